@@ -1,0 +1,273 @@
+"""Points and episodes: what learners read. Every check on users' values happens here, at the border.
+
+Shapes, here and everywhere: B tasks, N support points, M query points, S draws, R task-encoding size,
+W ways (classes); ``*X``, ``*Y``, ``*O`` are the event shapes of inputs, targets and network outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["Episode", "Points", "check", "concatenate", "move", "points", "split"]
+
+T = TypeVar("T")
+
+
+class Points(NamedTuple):
+    """The observed points of B tasks, padded to the longest task.
+
+    Attributes:
+        x: inputs ``(B, N, *X)``, or a pytree of such tensors.
+        y: targets ``(B, N, *Y)``: floating for regression, ``torch.long`` labels for classes (``*Y`` empty).
+        mask: ``(B, N)`` bool, true where a point is observed. Masked entries of x and y are zeros.
+
+    N is at least 1: an empty support is one masked row. Build it with :func:`points`, which also checks it.
+    """
+
+    x: Any
+    y: Tensor
+    mask: Tensor
+
+
+class Episode(NamedTuple):
+    """B tasks, each with a support to learn from and a query to be judged on."""
+
+    support: Points
+    query: Points
+
+
+def points(
+    x: Any,
+    y: Any,
+    *,
+    classes: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Points:
+    """Makes `Points` of one task, or of a list of tasks that may differ in length.
+
+    Args:
+        x: one task's inputs, ``(N,)`` or ``(N, *X)``, as an array, a tensor or a list of numbers; or a list
+            of such arrays, one a task (a list is a list of tasks only if its elements have a dimension).
+            ``(N,)`` is read as one feature, ``*X = (1,)``.
+        y: targets in the same form. For regression ``(N,)`` is read as ``*Y = (1,)``.
+        classes: the number W of classes; y then holds the labels 0 to W - 1. None means regression, and
+            whole numbers in y are converted to floating point.
+        dtype: floating type of the result; torch's default type if None.
+        device: where the result lives; the CPU if None.
+
+    Raises:
+        ValueError: x and y differ in tasks or points, tasks differ in their event shapes, a value is NaN
+            or infinite, or a label is outside 0 to W - 1.
+
+    Example:
+        >>> support = points([0.0, 1.0, 2.0], [0.1, 0.9, 2.1])
+        >>> support.x.shape, support.y.shape
+        (torch.Size([1, 3, 1]), torch.Size([1, 3, 1]))
+        >>> ragged = points([torch.rand(3, 2), torch.rand(5, 2)], [torch.tensor([0, 1, 1]), torch.zeros(5)], classes=2)
+        >>> ragged.mask.sum(1)
+        tensor([3, 5])
+    """
+    dtype = dtype or torch.get_default_dtype()
+    xs, ys = _tasks(x, "x"), _tasks(y, "y")
+    if len(xs) != len(ys):
+        raise ValueError(
+            f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
+            "pass two lists of equal length, one array a task"
+        )
+    xs = [_column(a.to(device=device, dtype=dtype)) for a in xs]
+    ys = [_labels(a, classes, b).to(device) if classes else _column(a.to(device=device, dtype=dtype)) for b, a in enumerate(ys)]
+    for b, (a, t) in enumerate(zip(xs, ys, strict=True)):
+        if len(a) != len(t):
+            raise ValueError(
+                f"x and y of task {b}: expected the same number of points, got {len(a)} in x and {len(t)} in y; "
+                "give every point an input and a target"
+            )
+    padded = Points(_pad(xs, "x"), _pad(ys, "y"), _mask([len(t) for t in ys]).to(device))
+    check(padded)
+    return padded
+
+
+def _tasks(value: Any, name: str) -> list[Tensor]:
+    """One task, or a list of them, as a list of tensors with at least one dimension."""
+    ragged = isinstance(value, (list, tuple)) and len(value) > 0 and all(_dimensions(v) > 0 for v in value)
+    try:
+        tensors = [torch.as_tensor(v) for v in value] if ragged else [torch.as_tensor(value)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: expected numbers, an array, a tensor, or a list of these (one a task), got {type(value).__name__} "
+            f"that does not convert ({error}); convert its columns to numbers first"
+        ) from error
+    if tensors[0].dim() == 0:
+        raise ValueError(f"{name}: expected at least one dimension (the points), got a single number; pass a list of numbers")
+    if any(t.is_complex() for t in tensors):
+        raise ValueError(f"{name}: expected real numbers, got complex ones; pass real and imaginary parts as two features")
+    return tensors
+
+
+def _dimensions(value: Any) -> int:
+    return 1 if isinstance(value, (list, tuple)) else int(getattr(value, "ndim", 0))
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None] if values.dim() == 1 else values
+
+
+def _labels(y: Tensor, classes: int, task: int) -> Tensor:
+    labels = y.long()
+    wrong = (labels != y) | (labels < 0) | (labels >= classes)
+    if y.dim() != 1:
+        raise ValueError(
+            f"y of task {task}: expected labels of shape (N,), got {tuple(y.shape)}; pass class indices, not one-hot rows"
+        )
+    if wrong.any():
+        point = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"y: expected labels 0 to {classes - 1} (classes={classes}), got {y[point].item()} at task {task}, point {point}; "
+            "number the classes from 0, or raise classes"
+        )
+    return labels
+
+
+def _pad(tasks: Sequence[Tensor], name: str) -> Tensor:
+    event = tasks[0].shape[1:]
+    for b, task in enumerate(tasks):
+        if task.shape[1:] != event:
+            raise ValueError(
+                f"{name} of task {b}: expected the event shape {tuple(event)} of task 0, got {tuple(task.shape[1:])}; "
+                "give all tasks the same features"
+            )
+    longest = max(1, *(len(task) for task in tasks))
+    padded = tasks[0].new_zeros(len(tasks), longest, *event)
+    for b, task in enumerate(tasks):
+        padded[b, : len(task)] = task
+    return padded
+
+
+def _mask(lengths: Sequence[int]) -> Tensor:
+    return torch.arange(max(1, *lengths)) < torch.tensor(lengths)[:, None]
+
+
+def check(given: Points | Episode, name: str = "points") -> None:
+    """Raises a ValueError that names what is wrong with the shapes, types or values of points or an episode.
+
+    It reads every value, so it stands where data enter (`points`, the first episode of `fit` and `evaluate`).
+
+    Example:
+        >>> check(Points(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1), torch.ones(2, 4, dtype=torch.bool)))
+        Traceback (most recent call last):
+        ...
+        ValueError: points.y: expected shape (B, N, ...) = (2, 4, ...) as the mask has, got (2, 3, 1); ...
+    """
+    if isinstance(given, Episode):
+        check(given.support, "support")
+        check(given.query, "query")
+        if given.support.mask.shape[0] != given.query.mask.shape[0]:
+            raise ValueError(
+                f"episode: expected as many tasks in support and query, got {given.support.mask.shape[0]} and "
+                f"{given.query.mask.shape[0]}; build both from the same tasks in the same order"
+            )
+        empty = (~given.query.mask.any(1)).nonzero()
+        if len(empty):
+            raise ValueError(
+                f"query: expected at least one point a task, got none in task {int(empty[0, 0])}; "
+                "leave out the task or give it fewer support points"
+            )
+        return
+    check_shapes(given, name)
+    for field, value in (("x", given.x), ("y", given.y)):
+        for leaf in tree_leaves(value):
+            bad = ~torch.isfinite(leaf).flatten(2).all(-1) if leaf.dim() > 2 else ~torch.isfinite(leaf)
+            if bad.any():
+                task, point = bad.nonzero()[0].tolist()
+                raise ValueError(
+                    f"{name}.{field}: expected finite numbers, got NaN or infinity at task {task}, point {point}; "
+                    "drop the point or fill it in (missing points are expressed by the mask, over zeros)"
+                )
+
+
+def check_shapes(given: Points, name: str = "points") -> None:
+    """The part of `check` that reads no values: cheap enough for every call."""
+    mask = given.mask
+    if mask.dim() != 2 or mask.dtype != torch.bool or mask.shape[1] == 0:
+        raise ValueError(
+            f"{name}.mask: expected a bool tensor (B, N) with N >= 1, got {mask.dtype} {tuple(mask.shape)}; "
+            "an empty support is one masked row of zeros: points([], [])"
+        )
+    for field, value in (("x", given.x), ("y", given.y)):
+        for leaf in tree_leaves(value):
+            if leaf.shape[:2] != mask.shape:
+                raise ValueError(
+                    f"{name}.{field}: expected shape (B, N, ...) = ({mask.shape[0]}, {mask.shape[1]}, ...) as the mask has, "
+                    f"got {tuple(leaf.shape)}; build the points with bayesmeta.points(x, y)"
+                )
+
+
+def concatenate(first: Points, second: Points) -> Points:
+    """All points of the same B tasks: ``(B, N, ...)`` and ``(B, M, ...)`` to ``(B, N + M, ...)``."""
+    joined: Points = tree_map(lambda a, b: torch.cat([a, b], 1), first, second)
+    return joined
+
+
+def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Generator) -> Episode:
+    """Divides each task's observed points at random into a support and a query.
+
+    Args:
+        given: the points of B tasks.
+        shots: ``(B,)``, how many points of each task become support.
+        queries: how many of the others become query, at most; all of them if None.
+        generator: the source of randomness.
+
+    Raises:
+        ValueError: a task would be left with no query point.
+
+    Example:
+        >>> task = points(torch.arange(6.0), torch.arange(6.0))
+        >>> episode = split(task, torch.tensor([2]), None, torch.Generator().manual_seed(0))
+        >>> episode.support.mask.sum().item(), episode.query.mask.sum().item()
+        (2, 4)
+    """
+    observed = given.mask.sum(1)
+    short = (observed <= shots).nonzero()
+    if len(short):
+        task = int(short[0, 0])
+        raise ValueError(
+            f"shots: expected fewer support points than the task has, got {int(shots[task])} shots for the "
+            f"{int(observed[task])} points of task {task}; lower shots or drop the task, so that a query point is left"
+        )
+    # A random order of each task's observed points, unobserved ones last.
+    order = torch.rand(given.mask.shape, generator=generator).masked_fill(~given.mask, 2.0).argsort(1)
+    left = observed - shots if queries is None else (observed - shots).clamp(max=queries)
+    return Episode(_take(given, order, shots * 0, shots), _take(given, order, shots, left))
+
+
+def _take(given: Points, order: Tensor, start: Tensor, count: Tensor) -> Points:
+    """The points ``order[b, start[b] : start[b] + count[b]]`` of each task, padded with zeros."""
+    slots = torch.arange(max(1, int(count.max())))
+    mask = slots < count[:, None]
+    chosen = order.gather(1, (start[:, None] + slots).clamp(max=order.shape[1] - 1))
+
+    def take(leaf: Tensor) -> Tensor:
+        rows = leaf[torch.arange(len(leaf))[:, None], chosen]
+        return rows * mask.reshape(mask.shape + (1,) * (leaf.dim() - 2)).to(rows.dtype)
+
+    return Points(tree_map(take, given.x), take(given.y), mask)
+
+
+def move(tree: T, like: nn.Module) -> T:
+    """The tree's tensors on the module's device, floating ones in the module's floating type."""
+    reference = next((p for p in like.parameters() if p.is_floating_point()), None)
+    if reference is None:
+        return tree
+
+    def to(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(reference.device, reference.dtype if leaf.is_floating_point() else None)
+
+    return tree_map(to, tree)

@@ -1,0 +1,214 @@
+"""Operations on distributions, chosen by their type: mixtures of draws, marginals, cdf, quantiles, affine maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+from torch import Tensor
+
+__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select"]
+
+
+def _map_parameters(d: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """The distribution with f applied to its parameters, whose leading dimensions are the batch shape."""
+    if isinstance(d, torch.distributions.Independent):
+        return Independent(_map_parameters(d.base_dist, f), d.reinterpreted_batch_ndims, validate_args=False)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        mixing = _map_parameters(d.mixture_distribution, f)
+        return MixtureSameFamily(mixing, _map_parameters(d.component_distribution, f), validate_args=False)
+    if isinstance(d, torch.distributions.Categorical):
+        return Categorical(logits=f(d.logits), validate_args=False)
+    if isinstance(d, torch.distributions.Bernoulli):
+        return Bernoulli(logits=f(d.logits), validate_args=False)
+    if isinstance(d, torch.distributions.StudentT):  # torch broadcasts the parameters of both to the batch shape
+        return StudentT(f(d.df), f(d.loc), f(d.scale), validate_args=False)
+    if isinstance(d, torch.distributions.Normal):
+        return Normal(f(d.loc), f(d.scale), validate_args=False)
+    raise _unknown(d, "of a known family")
+
+
+def _unknown(d: Any, wanted: str) -> TypeError:
+    return TypeError(
+        f"distribution: expected one {wanted} (Normal, StudentT, Bernoulli, Categorical, or an Independent or "
+        f"MixtureSameFamily of these), got {type(d).__name__}; let the likelihood return one of these"
+    )
+
+
+def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribution:
+    """The mixture over the first batch dimension: ``(S, B, M)`` to ``(B, M)``, with the event shape kept.
+
+    Args:
+        draws: one distribution a draw, batch ``(S, ...)``.
+        log_weights: ``(S, ...)``, broadcast against the batch, not necessarily normalised; equal weights if None.
+
+    Classes collapse to one `Categorical` of the mean probabilities; all else becomes a `MixtureSameFamily`.
+
+    Example:
+        >>> mixture(Normal(torch.tensor([[-1.0], [1.0]]), 1.0)).mean
+        tensor([0.])
+    """
+    batch = draws.batch_shape
+    weights = torch.zeros(batch[0], *[1] * (len(batch) - 1)) if log_weights is None else log_weights
+    if isinstance(draws, torch.distributions.Categorical):
+        weights = weights.to(draws.logits).log_softmax(0)
+        joint = draws.logits.log_softmax(-1) + weights[..., None]
+        return Categorical(logits=joint.logsumexp(0), validate_args=False)
+    components = _map_parameters(draws, lambda p: p.movedim(0, len(batch) - 1))
+    reference = _any_parameter(components)
+    logits = weights.to(reference).expand(batch).movedim(0, -1)
+    return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
+
+
+def select(draws: Distribution, index: Tensor) -> Distribution:
+    """Chooses draws by task: batch ``(K, B, M)`` and an index ``(S, B)`` into K give batch ``(S, B, M)``."""
+    tasks = torch.arange(index.shape[1], device=index.device)
+    chosen: Distribution = _map_parameters(draws, lambda p: p[index, tasks])
+    return chosen
+
+
+def _any_parameter(d: Any) -> Tensor:
+    while isinstance(d, torch.distributions.Independent):
+        d = d.base_dist
+    name = "logits" if isinstance(d, torch.distributions.Bernoulli) else "loc"
+    parameter: Tensor = getattr(d, name)
+    return parameter
+
+
+def marginals(d: Distribution) -> Distribution:
+    """The distribution of each entry of the event by itself: event dimensions become batch dimensions.
+
+    Example:
+        >>> marginals(Normal(torch.zeros(5, 2), 1.0).to_event(1)).batch_shape
+        torch.Size([5, 2])
+    """
+    if isinstance(d, torch.distributions.Independent):
+        return d.base_dist
+    if isinstance(d, torch.distributions.MixtureSameFamily) and len(d.event_shape) > 0:
+        component: Any = d.component_distribution
+        place, events = len(d.batch_shape), len(d.event_shape)
+        base = _map_parameters(component.base_dist, lambda p: p.movedim(place, place + events))
+        logits = d.mixture_distribution.logits
+        logits = logits.reshape(*d.batch_shape, *[1] * events, -1).expand(*d.batch_shape, *d.event_shape, -1)
+        return MixtureSameFamily(Categorical(logits=logits, validate_args=False), base, validate_args=False)
+    if len(d.event_shape) == 0:
+        return d
+    raise _unknown(d, "with independent event entries")
+
+
+def cdf(d: Distribution, value: Tensor) -> Tensor:
+    """The cumulative distribution function of a distribution of single numbers; see `marginals` for others."""
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        weights = d.mixture_distribution.logits.softmax(-1)
+        return (weights * cdf(d.component_distribution, value[..., None])).sum(-1)
+    if isinstance(d, torch.distributions.StudentT):
+        return _student_cdf(d.df, (value - d.loc) / d.scale)
+    if isinstance(d, torch.distributions.Normal):
+        return torch.special.ndtr((value - d.loc) / d.scale)
+    raise _unknown(d, "with a cumulative distribution function")
+
+
+_NODES = 128
+
+
+def _student_cdf(df: Tensor, t: Tensor) -> Tensor:
+    """Student's cdf by Gauss-Legendre quadrature over the angle θ, t = √df tan θ, where its density is
+    proportional to cos^(df - 1) θ. torch has no incomplete beta function."""
+    nodes, weights = (torch.as_tensor(a).to(t) for a in np.polynomial.legendre.leggauss(_NODES))
+    # Integrate from the nearer end of [0, angle] that keeps the integrand wide: cos^(df-1) decays like a Gaussian
+    # of variance 1 / (df - 1), so beyond 40 such deviations nothing is left.
+    angle = torch.atan(t.abs() / df.sqrt())
+    angle = torch.minimum(angle, 40.0 / (df - 1).clamp(min=1e-3).sqrt())
+    theta = angle[..., None] * (nodes + 1) / 2
+    area = (weights * torch.exp((df[..., None] - 1) * theta.cos().log())).sum(-1) * angle / 2
+    constant = torch.exp(torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2)) / math.sqrt(math.pi)
+    return 0.5 + t.sign() * (constant * area).clamp(max=0.5)
+
+
+def quantile(d: Distribution, p: float) -> Tensor:
+    """The value below which a distribution of single numbers has probability p; bisection where no inverse is known.
+
+    Raises:
+        ValueError: p is not strictly between 0 and 1.
+
+    Example:
+        >>> quantile(Normal(torch.zeros(1), torch.ones(1)), 0.975)
+        tensor([1.9600])
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"p: expected a probability strictly between 0 and 1, got {p}; the ends lie at infinity")
+    if isinstance(d, torch.distributions.Normal):
+        return d.icdf(torch.as_tensor(p).to(d.loc))
+    low, high = _bracket(d)
+    width = high - low
+    for _ in range(60):  # widen until the bracket holds p
+        outside_low, outside_high = cdf(d, low) > p, cdf(d, high) < p
+        if not (outside_low | outside_high).any():
+            break
+        low, high = torch.where(outside_low, low - width, low), torch.where(outside_high, high + width, high)
+        width = 2 * width
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = cdf(d, middle) < p
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def _bracket(d: Any) -> tuple[Tensor, Tensor]:
+    """A first guess of an interval that holds a quantile."""
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        lows, highs = _bracket(d.component_distribution)
+        return lows.amin(-1), highs.amax(-1)
+    if isinstance(d, (torch.distributions.StudentT, torch.distributions.Normal)):
+        return d.loc - 3 * d.scale, d.loc + 3 * d.scale
+    raise _unknown(d, "with quantiles")
+
+
+def affine(d: Distribution, loc: Tensor, scale: Tensor) -> Distribution:
+    """The distribution of ``loc + scale * y``, of the same family. `loc` and `scale` broadcast against ``*Y``; scale > 0.
+
+    Example:
+        >>> affine(Normal(torch.zeros(1), 1.0), torch.tensor(3.0), torch.tensor(2.0))
+        Normal(loc: tensor([3.]), scale: tensor([2.]))
+    """
+    if isinstance(d, torch.distributions.Independent):
+        return Independent(affine(d.base_dist, loc, scale), d.reinterpreted_batch_ndims, validate_args=False)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        component = d.component_distribution
+        if len(component.event_shape) == 0:  # the components stand last, where the event would be broadcast
+            loc, scale = loc[..., None], scale[..., None]
+        return MixtureSameFamily(d.mixture_distribution, affine(component, loc, scale), validate_args=False)
+    if isinstance(d, torch.distributions.StudentT):
+        return StudentT(d.df, loc + scale * d.loc, scale * d.scale, validate_args=False)
+    if isinstance(d, torch.distributions.Normal):
+        return Normal(loc + scale * d.loc, scale * d.scale, validate_args=False)
+    raise _unknown(d, "of real numbers")
+
+
+def class_probabilities(d: Distribution) -> Tensor:
+    """Probabilities of the classes, ``(..., W)``; a Bernoulli has two.
+
+    Raises:
+        TypeError: the distribution has no classes.
+    """
+    if isinstance(d, torch.distributions.Categorical):
+        return d.logits.softmax(-1)
+    single = marginals(d)
+    if isinstance(single, torch.distributions.MixtureSameFamily):
+        single_mean: Tensor = single.mean
+        return torch.stack([1 - single_mean, single_mean], -1)
+    if isinstance(single, torch.distributions.Bernoulli):
+        return torch.stack([1 - single.probs, single.probs], -1)
+    raise TypeError(f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead")

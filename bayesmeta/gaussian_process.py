@@ -1,0 +1,133 @@
+"""Exact Gaussian-process conditioning of B tasks at once, with any gpytorch kernel and mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
+from pyro.distributions import Distribution, Normal
+from torch import Tensor, nn
+
+from bayesmeta.data import Points
+from bayesmeta.functional import call
+from bayesmeta.learner import Posterior
+
+__all__ = ["GaussianProcess", "cholesky", "covariance"]
+
+_JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
+"""Relative to the mean of the diagonal; each is tried only where the one before fails."""
+
+
+class _Dense(nn.Module):
+    """Evaluates a kernel at once: gpytorch itself would do so later, when swapped parameters are back in place."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        matrix: Tensor = self.kernel(first, second, diag=diag)
+        return matrix if diag else matrix.to_dense()  # type: ignore[operator]
+
+
+def _double(module: nn.Module) -> Callable[..., Tensor]:
+    """The module as a function in float64, with its present parameters: differentiable, and unmoved by updates."""
+    state = {name: value.double().clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    return lambda *arguments: call(module, state, *arguments)
+
+
+def covariance(kernel: Kernel) -> Callable[..., Tensor]:
+    """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``;
+    with a third argument True, of two ``(B, N, D)`` to the diagonal ``(B, N)``.
+
+    The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
+
+    Example:
+        >>> x = torch.zeros(1, 2, 1, dtype=torch.float64)
+        >>> covariance(RBFKernel())(x, x).dtype
+        torch.float64
+    """
+    return _double(_Dense(kernel))
+
+
+def cholesky(matrix: Tensor, name: str) -> Tensor:
+    """The lower Cholesky factors of B matrices ``(B, N, N)``, with a little jitter where one needs it.
+
+    Raises:
+        torch.linalg.LinAlgError: a matrix is not positive definite even with the largest jitter; the message names
+            the kernel, the task and the condition number.
+    """
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    jitter = torch.zeros_like(diagonal)
+    for step in _JITTER:
+        factor, info = torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity)
+        if not info.any():
+            return factor
+        jitter = torch.where(info > 0, step * diagonal, jitter)
+    task = int((info > 0).nonzero()[0, 0])
+    values = torch.linalg.eigvalsh(matrix.detach()[task].nan_to_num())
+    raise torch.linalg.LinAlgError(
+        f"kernel {name}: expected a positive definite covariance, got eigenvalues {values[0]:.2e} to {values[-1]:.2e} "
+        f"(condition number {(values[-1] / values[0].abs()).item():.1e}) in task {task}; raise the noise, "
+        "remove duplicate inputs, or look for NaN in the kernel's inputs and parameters"
+    )
+
+
+class GaussianProcess(Posterior):
+    """The exact posterior of a Gaussian process with Gaussian noise, for B tasks at once.
+
+    f* | y ~ N(m* + K*ᵀ (K + σ² I)⁻¹ (y - m), K** - K*ᵀ (K + σ² I)⁻¹ K*) (Rasmussen & Williams 2006, eqs. 2.22 to 2.24).
+    Unobserved rows become rows of the identity, which leave the others as they are.
+
+    Args:
+        kernel: a gpytorch kernel on inputs ``(B, N, D)``.
+        mean: a gpytorch mean, or None for zero.
+        noise: σ, the noise's standard deviation, a scalar tensor.
+        support: the B tasks' points, ``*X = (D,)``. Several targets are independent given the kernel.
+    """
+
+    def __init__(self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points) -> None:
+        super().__init__(support)
+        self.name = type(kernel).__name__
+        self.kernel = covariance(kernel)
+        self.mean = None if mean is None else _double(mean)
+        self.noise = noise.double().clone()
+        x, mask = support.x.double(), support.mask
+        observed = mask[:, :, None] & mask[:, None, :]
+        identity = torch.eye(mask.shape[1], dtype=x.dtype, device=x.device)
+        matrix = self.kernel(x, x) + self.noise**2 * identity
+        self.cholesky = cholesky(torch.where(observed, matrix, identity), self.name)
+        residual = (support.y.double() - self._mean(x)) * mask[..., None]
+        self.solution = torch.cholesky_solve(residual, self.cholesky)  # (B, N, Y)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        if self.mean is None:
+            return x.new_zeros(*x.shape[:2], 1)
+        return self.mean(x)[..., None]
+
+    def _cross(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior mean ``(B, M, Y)`` and L⁻¹ K* ``(B, N, M)``."""
+        cross = self.kernel(self.support.x.double(), x) * self.support.mask[..., None]
+        mean = self._mean(x) + cross.mT @ self.solution
+        return mean, torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
+
+    def _predictive(self, x: Any) -> Distribution:
+        x = x.double()
+        mean, reduced = self._cross(x)
+        variance = (self.kernel(x, x, True) - reduced.square().sum(1)).clamp(min=0) + self.noise**2
+        return self._normal(mean, variance.sqrt()[..., None])
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        x = x.double()
+        mean, reduced = self._cross(x)
+        factor = cholesky(self.kernel(x, x) - reduced.mT @ reduced, self.name)
+        normal = torch.randn(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return self._normal(mean + factor @ normal, self.noise)
+
+    def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
+        dtype = self.support.y.dtype
+        return Normal(mean.to(dtype), scale.expand_as(mean).to(dtype), validate_args=False).to_event(1)

@@ -1,0 +1,98 @@
+"""The one idea: ``learner(support)(x)`` is p(y | x, support)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bayesmeta.data import Episode, Points, check_shapes, move
+from bayesmeta.distributions import mixture
+from bayesmeta.functional import Strategy
+from bayesmeta.likelihoods import nll
+
+__all__ = ["Learner", "Posterior"]
+
+
+class Posterior(ABC):
+    """What B tasks' supports taught: a value that later updates of the learner do not move.
+
+    ``posterior(x)`` is the predictive distribution of y at x, batch ``(B, M)`` and event ``*Y``.
+    ``posterior.draws(x, S)`` are S functions of the posterior, batch ``(S, B, M)``, each coherent across x.
+
+    x is ``(B, M, *X)``; for a single task ``(M, *X)`` will do, and for one feature ``(M,)``. It may be an array, a tensor or
+    a list, and is taken to the support's device and floating type.
+
+    A new posterior implements `_draws`, and `_predictive` where it has a closed form; the mixture of
+    `samples` draws serves otherwise and is then random: it uses torch's global generator.
+    """
+
+    def __init__(self, support: Points, samples: int = 64) -> None:
+        self.support = support
+        self.samples = samples
+
+    def __call__(self, x: Any) -> Distribution:
+        """The predictive distribution at x: batch ``(B, M)``, event ``*Y``."""
+        return self._predictive(self._inputs(x))
+
+    def draws(self, x: Any, samples: int) -> Distribution:
+        """S functions from the posterior at x: batch ``(S, B, M)``, event ``*Y``. Uses torch's global generator."""
+        return self._draws(self._inputs(x), samples)
+
+    @abstractmethod
+    def _draws(self, x: Any, samples: int) -> Distribution: ...
+
+    def _predictive(self, x: Any) -> Distribution:
+        return mixture(self._draws(x, self.samples))
+
+    def _inputs(self, x: Any) -> Any:
+        return tree_map(_like, self.support.x, x)
+
+
+def _like(support: Tensor, x: Any) -> Tensor:
+    """x as ``(B, M, *X)``, given the support's ``(B, N, *X)``."""
+    batch, event = support.shape[0], support.shape[2:]
+    given = torch.as_tensor(x)
+    given = given.to(support.device, support.dtype if support.is_floating_point() else None)
+    if given.dim() == 1 and event == (1,):
+        given = given[:, None]
+    if given.dim() == 1 + len(event):
+        given = given[None]
+    if given.dim() != 2 + len(event) or given.shape[0] != batch or given.shape[2:] != event:
+        shape = ", ".join(["B", "M", *map(str, event)])
+        raise ValueError(
+            f"x: expected shape ({shape}) with B = {batch} as the support has, got {tuple(torch.as_tensor(x).shape)}; "
+            "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
+        )
+    return given
+
+
+class Learner(nn.Module, ABC):
+    """What is shared between tasks: an initialisation, a prior, a kernel. Called with a support it gives a posterior.
+
+    A new learner implements `forward`; `losses` where its objective is not the query's NLL under the posterior.
+    """
+
+    strategy: Strategy = "auto"
+    """How the learner maps over tasks (see `bayesmeta.functional.map_tasks`)."""
+
+    def __call__(self, support: Points) -> Posterior:
+        """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
+        check_shapes(support, "support")
+        posterior: Posterior = super().__call__(move(support, self))
+        return posterior
+
+    @abstractmethod
+    def forward(self, support: Points) -> Posterior: ...
+
+    def losses(self, episode: Episode) -> Tensor:
+        """The meta-objective of each task, ``(B,)``: the mean over its observed query points."""
+        return nll(self(episode.support)(episode.query.x), episode.query)
+
+    def loss(self, episode: Episode) -> Tensor:
+        """The mean of `losses`; its gradient is the meta-update."""
+        return self.losses(episode).mean()

@@ -1,0 +1,235 @@
+"""From network outputs to distributions of targets, and the parameter-free errors that inner loops descend."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayesmeta.data import Points
+from bayesmeta.functional import Params, call
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Likelihood",
+    "StudentT",
+    "check_targets",
+    "nll",
+    "support_error",
+]
+
+
+class Likelihood(nn.Module, ABC):
+    """p(y | network outputs). It owns its parameters, such as the noise, which are shared by all tasks."""
+
+    def __call__(self, outputs: Tensor) -> Distribution:
+        distribution: Distribution = super().__call__(outputs)
+        return distribution
+
+    @abstractmethod
+    def forward(self, outputs: Tensor) -> Distribution:
+        """Network outputs ``(..., *O)`` to a distribution of batch ``(...)`` and event ``*Y``."""
+
+    @abstractmethod
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The inner loss of gradient-based learners, ``(...)``: free of the likelihood's own parameters.
+
+        With the noise inside, a small noise makes the inner step overflow (the gradient grows as 1/σ²).
+        """
+
+
+def _scale(initial: float) -> nn.Parameter:
+    if not initial > 0:
+        raise ValueError(f"scale: expected a positive number, got {initial}; it is the initial standard deviation")
+    return nn.Parameter(torch.tensor(math.log(initial)))
+
+
+_FLOOR = 1e-4
+"""Added to every standard deviation: a learned noise cannot reach zero, where the likelihood has no maximum."""
+
+
+class Gaussian(Likelihood):
+    """y ~ N(outputs, σ²), with one learned σ for all tasks and targets. ``*O = *Y = (outputs,)``.
+
+    Args:
+        scale: the initial σ.
+
+    Example:
+        >>> Gaussian(scale=0.5)(torch.zeros(4, 1)).event_shape
+        torch.Size([1])
+    """
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.log_scale = _scale(scale)
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        scale = _FLOOR + self.log_scale.exp()
+        return dist.Normal(outputs, scale.expand_as(outputs), validate_args=False).to_event(1)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return _half_square(outputs, y)
+
+
+class HeteroscedasticGaussian(Likelihood):
+    """y ~ N(mean(x), σ(x)²): the first half of the outputs is the mean, the second σ before a softplus. ``*O = (2 Y,)``.
+
+    The inner error is that of the mean alone; σ(x) is learned by the meta-update.
+
+    Example:
+        >>> HeteroscedasticGaussian()(torch.zeros(4, 2)).event_shape
+        torch.Size([1])
+    """
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        mean, raw = _halves(outputs)
+        return dist.Normal(mean, _FLOOR + F.softplus(raw), validate_args=False).to_event(1)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return _half_square(_halves(outputs)[0], y)
+
+
+class StudentT(Likelihood):
+    """y ~ outputs + σ t_ν: heavy tails, so that single wild points do not move the noise. Learns σ and ν > 2.
+
+    Args:
+        scale: the initial σ.
+        df: the initial degrees of freedom ν, above 2 so that the variance exists.
+
+    Example:
+        >>> StudentT()(torch.zeros(4, 1)).event_shape
+        torch.Size([1])
+    """
+
+    def __init__(self, scale: float = 0.5, df: float = 5.0) -> None:
+        super().__init__()
+        if not df > 2:
+            raise ValueError(f"df: expected a number above 2, got {df}; at 2 or less the variance is infinite")
+        self.log_scale = _scale(scale)
+        self.log_excess = nn.Parameter(torch.tensor(math.log(df - 2)))
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        scale = (_FLOOR + self.log_scale.exp()).expand_as(outputs)
+        df = (2 + self.log_excess.exp()).expand_as(outputs)
+        return dist.StudentT(df, outputs, scale, validate_args=False).to_event(1)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return _half_square(outputs, y)
+
+
+class Categorical(Likelihood):
+    """Labels 0 to W - 1 with the outputs as logits. ``*O = (W,)``, ``*Y = ()``.
+
+    Example:
+        >>> Categorical()(torch.zeros(4, 5)).probs[0]
+        tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
+    """
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        return dist.Categorical(logits=outputs, validate_args=False)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        _check_labels(y)
+        log_probabilities = outputs.log_softmax(-1)
+        return -log_probabilities.gather(-1, y[..., None]).squeeze(-1)
+
+
+class Bernoulli(Likelihood):
+    """Yes-or-no targets, 0.0 or 1.0, with the outputs as logits. ``*O = *Y = (outputs,)``.
+
+    Example:
+        >>> Bernoulli()(torch.zeros(4, 1)).mean[0]
+        tensor([0.5000])
+    """
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        _check_event(outputs.shape[-1:], y.shape[-1:])
+        return F.binary_cross_entropy_with_logits(outputs, y, reduction="none").sum(-1)
+
+
+def _half_square(outputs: Tensor, y: Tensor) -> Tensor:
+    _check_event(outputs.shape[-1:], y.shape[-1:])
+    return 0.5 * (outputs - y).square().sum(-1)
+
+
+def _halves(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    if outputs.shape[-1] % 2:
+        raise ValueError(
+            f"outputs: expected an even number of network outputs (means, then scales), got {outputs.shape[-1]}; "
+            "give the network twice as many outputs as the targets have entries"
+        )
+    mean, raw = outputs.chunk(2, -1)
+    return mean, raw
+
+
+def _check_event(expected: torch.Size, given: torch.Size) -> None:
+    if given != expected:
+        raise ValueError(
+            f"y: expected targets of event shape {tuple(expected)} as the predictions have, got {tuple(given)}; "
+            "change the network's number of outputs, or pass y as (B, N, *Y)"
+        )
+
+
+def _check_labels(y: Tensor) -> None:
+    if y.is_floating_point():
+        raise ValueError(
+            f"y: expected integer labels for a Categorical, got {y.dtype}; build the points with points(x, y, classes=W)"
+        )
+
+
+def nll(distribution: Distribution, given: Points) -> Tensor:
+    """Negative log-likelihood of each task's targets, ``(B,)`` nats: the mean over its observed points.
+
+    Args:
+        distribution: predictions, batch ``(B, M)``, event ``*Y``.
+        given: the points predicted, M of them.
+    """
+    if isinstance(distribution, torch.distributions.Categorical):
+        _check_labels(given.y)
+    _check_event(distribution.event_shape, given.y.shape[2:])
+    total = (distribution.log_prob(given.y) * given.mask).sum(1)
+    return -total / given.mask.sum(1).clamp(min=1)
+
+
+def check_targets(distribution: Distribution, given: Points) -> None:
+    """Raises a ValueError where an observed target is outside what the distribution can produce."""
+    if isinstance(distribution, torch.distributions.Categorical):
+        _check_labels(given.y)
+    _check_event(distribution.event_shape, given.y.shape[2:])
+    inside = distribution.support.check(given.y)
+    bad = ~inside & given.mask
+    if bad.any():
+        task, point = bad.nonzero()[0].tolist()
+        if isinstance(distribution, torch.distributions.Categorical):
+            expected = f"labels 0 to {distribution.logits.shape[-1] - 1}, as many as the network has outputs"
+        else:
+            expected = f"values in {distribution.support}"
+        raise ValueError(
+            f"y: expected {expected}, got {given.y[task, point].tolist()} at task {task}, point {point}; "
+            "renumber the targets or change the likelihood or the network's outputs"
+        )
+
+
+def support_error(network: nn.Module, likelihood: Likelihood, support: Points) -> Callable[[Params], Tensor]:
+    """One task's inner objective: the mean error over its observed support points, as a function of the weights.
+
+    `support` is one task's, without B. With nothing observed the objective is zero.
+    """
+
+    def objective(weights: Params) -> Tensor:
+        error = likelihood.error(call(network, weights, support.x), support.y)
+        return (error * support.mask).sum() / support.mask.sum().clamp(min=1)
+
+    return objective

@@ -1,0 +1,65 @@
+"""Almost no inner loop: only the head adapts, on features that all tasks share.
+
+Raghu, Raghu, Bengio & Vinyals 2020, "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML",
+https://arxiv.org/abs/1909.09157 (section 4.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import nn
+
+from bayesmeta.data import Points
+from bayesmeta.functional import call, map_tasks, snapshot
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood
+from bayesmeta.networks import check_stateless
+from bayesmeta.posteriors import Transformed, adapt
+
+__all__ = ["ANIL"]
+
+
+@final
+class ANIL(Learner):
+    """MAML whose inner loop moves the head alone: the features are computed once a task, not once a step.
+
+    Args:
+        features: the body, any module from ``(N, *X)`` to features; not adapted.
+        head: the module from features to outputs ``(N, *O)``; its parameters are the initialisation.
+        likelihood: from outputs to p(y | x).
+        steps: K, the number of inner steps; the attribute may be changed for testing.
+        rate: the inner step size.
+
+    Example:
+        >>> network = MLP(1, 1)
+        >>> learner = ANIL(network.features, network.head, Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self, features: nn.Module, head: nn.Module, likelihood: Likelihood, *, steps: int = 5, rate: float = 0.01
+    ) -> None:
+        super().__init__()
+        check_stateless(features)
+        check_stateless(head)
+        self.features = features
+        self.head = head
+        self.likelihood = likelihood
+        self.steps = steps
+        self.rate = rate
+
+    def forward(self, support: Points) -> Posterior:
+        body = snapshot(self.features)
+
+        def embed(x: Any) -> Any:
+            return map_tasks(
+                lambda x: call(self.features, body, x), x, network=self.features, strategy=self.strategy
+            )
+
+        embedded = support._replace(x=embed(support.x))
+        inner = adapt(
+            self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy
+        )
+        return Transformed(inner, support, embed)

@@ -1,0 +1,51 @@
+"""Meta-SGD: the initialisation and a step size for every parameter are learned together.
+
+Li, Zhou, Chen & Li 2017, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", https://arxiv.org/abs/1707.09835
+(equation 2): φ = θ - α ∘ ∇L_S(θ), with the elementwise product ∘ and L_Q(φ) minimised over θ and α.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import nn
+
+from bayesmeta.data import Points
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood
+from bayesmeta.networks import check_stateless
+from bayesmeta.posteriors import adapt
+
+__all__ = ["MetaSGD"]
+
+
+@final
+class MetaSGD(Learner):
+    """MAML with a learned inner rate for every parameter; rates may change sign.
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
+        likelihood: from outputs to p(y | x).
+        steps: K, the number of inner steps (the paper's is 1); the attribute may be changed for testing.
+        rate: every parameter's initial step size.
+
+    Example:
+        >>> learner = MetaSGD(MLP(1, 1), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.02) -> None:
+        super().__init__()
+        check_stateless(network)
+        self.network = network
+        self.likelihood = likelihood
+        self.steps = steps
+        self.rates = nn.ParameterList(torch.full_like(p, rate) for p in network.parameters())
+
+    def forward(self, support: Points) -> Posterior:
+        names = [name for name, _ in self.network.named_parameters()]
+        # Cloned, as the posterior's graph must survive an update of the learner.
+        rates = {name: rate.clone() for name, rate in zip(names, self.rates, strict=True)}
+        return adapt(self.network, self.likelihood, support, steps=self.steps, rates=rates, strategy=self.strategy)

@@ -1,0 +1,86 @@
+"""Reptile: move the initialisation towards what plain training on each task leads to.
+
+Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms", https://arxiv.org/abs/1803.02999 (algorithm 1).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.functional import Params, descend, first_order, map_tasks, snapshot
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood, nll, support_error
+from bayesmeta.networks import check_stateless
+from bayesmeta.posteriors import PointEstimate, adapt
+
+__all__ = ["Reptile"]
+
+
+@final
+class Reptile(Learner):
+    """Meta-learns an initialisation θ without any second derivative.
+
+    A task is trained on for `steps` steps on its support, which gives φ_S, and as many on support and query
+    together, which gives φ. The loss is ½‖θ - φ‖² with φ constant, whose gradient θ - φ is Reptile's direction,
+    and beside it the query's NLL at φ_S, from which the likelihood's parameters (the noise) learn and nothing else.
+    The number returned is that NLL, so that losses of different learners compare; the gradient is of both.
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
+        likelihood: from outputs to p(y | x).
+        steps: steps of each of the two phases, and of adaptation to a new task; the attribute may be changed for testing.
+        rate: the inner step size.
+
+    Example:
+        >>> learner = Reptile(MLP(1, 1), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 8, rate: float = 0.02) -> None:
+        super().__init__()
+        check_stateless(network)
+        self.network = network
+        self.likelihood = likelihood
+        self.steps = steps
+        self.rate = rate
+
+    def forward(self, support: Points) -> Posterior:
+        return adapt(
+            self.network,
+            self.likelihood,
+            support,
+            steps=self.steps,
+            rates=self.rate,
+            gradient=first_order,
+            strategy=self.strategy,
+        )
+
+    def losses(self, episode: Episode) -> Tensor:
+        start = {name: weight.detach() for name, weight in snapshot(self.network).items()}
+
+        def train(support: Points, everything: Points) -> tuple[Params, Params]:
+            adapted = self._descend(support, start)
+            return adapted, self._descend(everything, adapted)
+
+        adapted, trained = map_tasks(
+            train,
+            episode.support,
+            concatenate(episode.support, episode.query),
+            network=self.network,
+            strategy=self.strategy,
+        )
+        posterior = PointEstimate(self.network, self.likelihood, adapted, episode.support, self.strategy)
+        values = nll(posterior(episode.query.x), episode.query)
+        distance = torch.stack([
+            0.5 * (weight - trained[name]).square().flatten(1).sum(1)
+            for name, weight in self.network.named_parameters()
+        ]).sum(0)
+        return values + distance - distance.detach()
+
+    def _descend(self, task: Points, start: Params) -> Params:
+        return descend(support_error(self.network, self.likelihood, task), start, self.steps, self.rate, first_order)

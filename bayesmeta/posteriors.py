@@ -1,0 +1,173 @@
+"""Posteriors that learners and oracles share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import Distribution, Normal
+from torch import Tensor, nn
+
+from bayesmeta.data import Points
+from bayesmeta.distributions import mixture, select
+from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, snapshot
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Likelihood, support_error
+
+__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Transformed", "adapt"]
+
+
+class PointEstimate(Posterior):
+    """One set of adapted weights a task; the predictive's spread is the likelihood's alone.
+
+    Args:
+        network: maps inputs ``(N, *X)`` to outputs ``(N, *O)``.
+        likelihood: maps outputs to distributions.
+        weights: the network's parameters, each ``(B, ...)``.
+        support: what was learned from.
+        strategy: how to map over tasks.
+    """
+
+    def __init__(
+        self, network: nn.Module, likelihood: Likelihood, weights: Params, support: Points, strategy: Strategy = "auto"
+    ) -> None:
+        super().__init__(support, samples=1)
+        self.network = network
+        self.weights = weights
+        self.strategy = strategy
+        self.likelihood = likelihood
+        self.likelihood_parameters = snapshot(likelihood)
+
+    def _predictive(self, x: Any) -> Distribution:
+        outputs = map_tasks(
+            lambda weights, x: call(self.network, weights, x),
+            self.weights,
+            x,
+            network=self.network,
+            strategy=self.strategy,
+        )
+        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, outputs)
+        return distribution
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        predictive = self._predictive(x)
+        return predictive.expand(torch.Size([samples]) + predictive.batch_shape)
+
+
+def adapt(
+    network: nn.Module,
+    likelihood: Likelihood,
+    support: Points,
+    *,
+    steps: int,
+    rates: float | Params,
+    gradient: Gradient = torch.func.grad,
+    strategy: Strategy = "auto",
+) -> PointEstimate:
+    """K gradient steps from the network's weights on each task's support error: the inner loop of the MAML family.
+
+    The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is.
+    """
+    start = snapshot(network)
+
+    def inner_loop(support: Points) -> Params:
+        return descend(support_error(network, likelihood, support), start, steps, rates, gradient)
+
+    weights = map_tasks(inner_loop, support, network=network, strategy=strategy)
+    return PointEstimate(network, likelihood, weights, support, strategy)
+
+
+class Transformed(Posterior):
+    """Another posterior seen through a map of its inputs and a map of its predictions.
+
+    Args:
+        inner: the posterior that is asked.
+        support: the support as the user gave it, before the maps.
+        inputs: maps x ``(B, M, *X)`` to the inner posterior's inputs.
+        outputs: maps the inner posterior's distributions to the user's.
+    """
+
+    def __init__(
+        self,
+        inner: Posterior,
+        support: Points,
+        inputs: Callable[[Any], Any],
+        outputs: Callable[[Distribution], Distribution] = lambda distribution: distribution,
+    ) -> None:
+        super().__init__(support, inner.samples)
+        self.inner = inner
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def _predictive(self, x: Any) -> Distribution:
+        return self.outputs(self.inner(self.inputs(x)))
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        return self.outputs(self.inner.draws(self.inputs(x), samples))
+
+
+class Particles(Posterior):
+    """A posterior over functions by weighted particles: K functions, each with a weight in each task.
+
+    Args:
+        functions: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
+        log_weights: ``(K, B)``, not necessarily normalised.
+        support: what was learned from.
+    """
+
+    def __init__(self, functions: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
+        super().__init__(support)
+        self.functions = functions
+        self.log_weights = log_weights
+
+    def _predictive(self, x: Any) -> Distribution:
+        return mixture(self.functions(x), self.log_weights[..., None])
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        chosen = torch.multinomial(self.log_weights.softmax(0).mT, samples, replacement=True).mT  # (S, B)
+        return select(self.functions(x), chosen)
+
+
+class BayesianLinear(Posterior):
+    """The conjugate posterior of a linear model on features, y = φ(x) W + noise, in closed form.
+
+    The noise is N(0, σ²) and each column of W has the prior N(mean, covariance). With the prior's precision Λ₀,
+    Λ = Λ₀ + ΦᵀΦ / σ² and the posterior mean is Λ⁻¹ (Λ₀ mean + Φᵀ y / σ²) (Bishop 2006, eqs. 3.50 and 3.51).
+    Solved in float64 by Cholesky, so that many points with little noise stay exact.
+
+    Args:
+        features: maps inputs ``(B, N, *X)`` to features ``(B, N, P)``.
+        mean: prior mean of the weights, ``(P, Y)`` with Y targets.
+        covariance: their prior covariance, ``(P, P)``, shared by the targets.
+        noise: σ, a scalar tensor.
+        support: the B tasks' points; ``*Y = (Y,)``.
+    """
+
+    def __init__(
+        self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points
+    ) -> None:
+        super().__init__(support)
+        self.features = features
+        self.noise = noise.double()
+        phi = features(support.x).double() * support.mask[..., None]
+        prior = torch.linalg.inv(covariance.double())
+        precision = prior + phi.mT @ phi / self.noise**2
+        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
+        evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
+        self.mean = torch.cholesky_solve(evidence, self.cholesky)  # (B, P, Y)
+
+    def _predictive(self, x: Any) -> Distribution:
+        phi = self.features(x).double()
+        spread = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)  # (B, M)
+        scale = (spread + self.noise**2).sqrt()
+        return self._normal(phi @ self.mean, scale[..., None])
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        normal = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
+        return self._normal(self.features(x).double() @ weights, self.noise)
+
+    def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
+        dtype = self.support.y.dtype
+        return Normal(mean.to(dtype), scale.expand_as(mean).to(dtype), validate_args=False).to_event(1)

@@ -1,0 +1,20 @@
+"""Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
+
+from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
+from bayesmeta.tasks.linear import LinearGaussian
+from bayesmeta.tasks.longitudinal import Longitudinal
+from bayesmeta.tasks.sinusoids import Sinusoids
+from bayesmeta.tasks.source import SyntheticTasks, TaskSource
+
+__all__ = [
+    "ArrayTasks",
+    "GaussianProcessTasks",
+    "LinearGaussian",
+    "Longitudinal",
+    "Sinusoids",
+    "SyntheticTasks",
+    "TaskSource",
+    "tasks_from_arrays",
+    "tasks_from_frame",
+]

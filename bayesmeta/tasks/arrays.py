@@ -1,0 +1,203 @@
+"""Users' own data as a task source: arrays with a task id a row, or a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+
+from bayesmeta.data import Episode, Points, points, split
+from bayesmeta.tasks.source import TaskSource, shots_per_task
+
+__all__ = ["ArrayTasks", "tasks_from_arrays", "tasks_from_frame"]
+
+
+@final
+class ArrayTasks(TaskSource):
+    """Episodes from the points of T given tasks: each task's points are divided anew into support and query.
+
+    Args:
+        given: all points of the T tasks (ragged tasks are padded).
+        names: the tasks' names, T of them.
+        batch: B, tasks in an episode, drawn without replacement; None for all T, always in the same order
+            (`fixed` is then true, and `evaluate` counts a task once however many episodes it sees).
+        shots: support points a task, or a range (low, high) from which each task's number is drawn.
+        queries: query points a task at most; None for all that are left.
+        seed, length: see `TaskSource`.
+
+    Raises:
+        ValueError: a task has too few points to leave one for the query, or batch exceeds T.
+    """
+
+    def __init__(
+        self,
+        given: Points,
+        names: Sequence[str],
+        *,
+        batch: int | None = None,
+        shots: int | tuple[int, int] = 5,
+        queries: int | None = None,
+        seed: int = 0,
+        length: int = 1_000_000,
+    ) -> None:
+        super().__init__(seed=seed, length=length)
+        tasks = len(given.mask)
+        if batch is not None and not 1 <= batch <= tasks:
+            raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch}; None takes all tasks")
+        if queries is not None and queries < 1:
+            raise ValueError(f"queries: expected at least 1, got {queries}; None takes all points that are left")
+        most = int(shots_per_task(shots, 1, torch.Generator()).max()) if isinstance(shots, int) else shots[1]
+        short = (given.mask.sum(1) <= most).nonzero()
+        if len(short):
+            task = int(short[0, 0])
+            raise ValueError(
+                f"shots: expected fewer support points than every task has, got {most} shots and {int(given.mask[task].sum())} "
+                f"points in task {names[task]!r}; lower shots or drop its rows, so that a query point is left"
+            )
+        self.points = given
+        self.names = list(names)
+        self.batch = batch
+        self.shots = shots
+        self.queries = queries
+        self.fixed = batch is None
+
+    def draw(self, generator: torch.Generator) -> Episode:
+        tasks = len(self.names)
+        chosen = torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)[: self.batch]
+        given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
+        return split(given, shots_per_task(self.shots, len(chosen), generator), self.queries, generator)
+
+    def __repr__(self) -> str:
+        counts = self.points.mask.sum(1)
+        return f"ArrayTasks({len(self.names)} tasks of {int(counts.min())} to {int(counts.max())} points, shots={self.shots})"
+
+
+def tasks_from_arrays(
+    x: Any,
+    y: Any,
+    task_ids: Any,
+    *,
+    classes: int | None = None,
+    batch: int | None = None,
+    shots: int | tuple[int, int] = 5,
+    queries: int | None = None,
+    seed: int = 0,
+    length: int = 1_000_000,
+) -> ArrayTasks:
+    """A task source from one row a point and a task id a row.
+
+    Args:
+        x: inputs, ``(rows,)`` or ``(rows, *X)``.
+        y: targets, ``(rows,)`` or ``(rows, *Y)``.
+        task_ids: ``(rows,)``, numbers or strings; rows of a task need not stand together. Tasks keep the order in
+            which they first appear.
+        classes: W if y holds labels 0 to W - 1; None for regression.
+        batch, shots, queries, seed, length: see `ArrayTasks`.
+
+    Raises:
+        ValueError: x, y and task_ids differ in length, a value is not finite, a task has a single row.
+
+    Example:
+        >>> tasks = tasks_from_arrays([0.0, 1.0, 2.0, 3.0], [0, 1, 2, 3], ["a", "a", "b", "b"], shots=1)
+        >>> tasks
+        ArrayTasks(2 tasks of 2 to 2 points, shots=1)
+    """
+    x, y, ids = _array(x), _array(y), np.asarray(task_ids)
+    if not len(x) == len(y) == len(ids) or ids.ndim != 1:
+        raise ValueError(
+            f"x, y and task_ids: expected the same number of rows, got shapes {x.shape}, {y.shape} and {ids.shape}; "
+            "give every row an input, a target and a task id"
+        )
+    if len(ids) == 0:
+        raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
+    names, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    rows = [np.flatnonzero(inverse == task) for task in np.argsort(first)]
+    names = names[np.argsort(first)]
+    for name, mine in zip(names, rows, strict=True):
+        if len(mine) < 2:
+            raise ValueError(
+                f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
+                f"{str(name)!r} (row {mine[0]}); drop the row or merge the task with another"
+            )
+    for field, values in (("x", x), ("y", y)):
+        bad = ~np.isfinite(values.reshape(len(values), -1).astype(float)).all(1)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"{field}: expected finite numbers, got NaN or infinity in row {row} (task {str(ids[row])!r}); "
+                "drop the row or fill it in"
+            )
+    given = points([x[mine] for mine in rows], [y[mine] for mine in rows], classes=classes)
+    return ArrayTasks(
+        given, [str(name) for name in names], batch=batch, shots=shots, queries=queries, seed=seed, length=length
+    )
+
+
+def _array(values: Any) -> Any:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def tasks_from_frame(
+    frame: Any,
+    *,
+    task: str,
+    x: Sequence[str] | str,
+    y: Sequence[str] | str,
+    classes: int | None = None,
+    batch: int | None = None,
+    shots: int | tuple[int, int] = 5,
+    queries: int | None = None,
+    seed: int = 0,
+    length: int = 1_000_000,
+) -> ArrayTasks:
+    """A task source from a data frame (pandas, polars, or a mapping of columns) with one row a point.
+
+    Args:
+        frame: the data.
+        task: the column that names each row's task.
+        x: the columns of inputs.
+        y: the column of targets, or several.
+        classes, batch, shots, queries, seed, length: see `tasks_from_arrays`.
+
+    Raises:
+        ValueError: a column is missing or not numeric, or what `tasks_from_arrays` raises.
+
+    Example:
+        >>> frame = {"boy": ["a", "a", "b", "b"], "age": [1, 2, 1, 2], "height": [80.0, 90.0, 82.0, 91.0]}
+        >>> tasks_from_frame(frame, task="boy", x="age", y="height", shots=1)
+        ArrayTasks(2 tasks of 2 to 2 points, shots=1)
+    """
+    inputs = [x] if isinstance(x, str) else list(x)
+    targets = [y] if isinstance(y, str) else list(y)
+    columns = list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
+    for argument, names in (("task", [task]), ("x", inputs), ("y", targets)):
+        for name in names:
+            if name not in columns:
+                raise ValueError(
+                    f"{argument}: expected a column of the frame, got {name!r}; its columns are {', '.join(map(str, columns))}"
+                )
+    numeric = {name: _numeric(frame[name], name) for name in [*inputs, *targets]}
+    labels = numeric[targets[0]] if classes or len(targets) == 1 else np.stack([numeric[n] for n in targets], 1)
+    return tasks_from_arrays(
+        np.stack([numeric[name] for name in inputs], 1),
+        labels,
+        np.asarray(frame[task]),
+        classes=classes,
+        batch=batch,
+        shots=shots,
+        queries=queries,
+        seed=seed,
+        length=length,
+    )
+
+
+def _numeric(column: Any, name: str) -> Any:
+    try:
+        return np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected a numeric column, got one that does not convert ({error}); encode it as numbers first"
+        ) from error

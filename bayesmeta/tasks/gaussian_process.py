@@ -1,0 +1,72 @@
+"""Functions drawn from a Gaussian process."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from gpytorch.kernels import Kernel
+from torch import Tensor
+
+from bayesmeta.data import Points
+from bayesmeta.gaussian_process import GaussianProcess, cholesky, covariance
+from bayesmeta.learner import Posterior
+from bayesmeta.tasks.source import SyntheticTasks
+
+__all__ = ["GaussianProcessTasks"]
+
+
+@final
+class GaussianProcessTasks(SyntheticTasks):
+    """y = f(x) + ε with f from a zero-mean Gaussian process and ε ~ N(0, noise²).
+
+    Args:
+        kernel: a gpytorch kernel; set its hyperparameters before.
+        noise: σ of the targets, above 0.
+        inputs: D, the number of input features.
+        batch, shots, queries, support_range, query_range, seed, length: see `SyntheticTasks`.
+
+    Example:
+        >>> tasks = GaussianProcessTasks(RBFKernel())
+        >>> tasks.oracle(tasks[0].support)(tasks[0].query.x).batch_shape
+        torch.Size([25, 15])
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        noise: float = 0.1,
+        inputs: int = 1,
+        batch: int = 25,
+        shots: int | tuple[int, int] = 5,
+        queries: int = 15,
+        support_range: tuple[float, float] = (-2.0, 2.0),
+        query_range: tuple[float, float] | None = None,
+        seed: int = 0,
+        length: int = 1_000_000,
+    ) -> None:
+        super().__init__(
+            batch=batch,
+            shots=shots,
+            queries=queries,
+            support_range=support_range,
+            query_range=query_range,
+            inputs=inputs,
+            noise=noise,
+            seed=seed,
+            length=length,
+        )
+        if noise <= 0:
+            raise ValueError(f"noise: expected a positive number, got {noise}; without noise the exact posterior is degenerate")
+        self.kernel = kernel
+
+    def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            factor = cholesky(covariance(self.kernel)(x.double(), x.double()), type(self.kernel).__name__)
+            normal = torch.randn(*x.shape[:2], 1, dtype=factor.dtype, generator=generator)
+            return (factor @ normal).to(x.dtype)
+
+    def oracle(self, support: Points) -> Posterior:
+        noise = torch.tensor(self.noise, dtype=torch.float64, device=support.y.device)
+        return GaussianProcess(self.kernel, None, noise, support)

@@ -1,0 +1,278 @@
+"""Meta-training and evaluation, for every learner."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from bayesmeta.data import Episode, Points, check, move
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import check_targets
+from bayesmeta.metrics import Estimate, Metric, bootstrap, default_metrics
+
+__all__ = ["Diverged", "History", "evaluate", "fit"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class History:
+    """What happened in `fit`, step by step."""
+
+    losses: list[float] = field(default_factory=list)
+    """The meta-objective of each step, before its update."""
+    gradient_norms: list[float] = field(default_factory=list)
+    """The norm of each step's meta-gradient, before clipping."""
+    seconds: float = 0.0
+    """Wall-clock time."""
+    interrupted: bool = False
+    """True if Ctrl-C ended the run early."""
+
+
+class Diverged(FloatingPointError):
+    """The loss or a gradient was not finite. The learner is as it was before that step; `history` ends there too."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+def fit(
+    learner: Learner,
+    tasks: Dataset[Episode],
+    *,
+    steps: int,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | None = None,
+    clip: float | None = 1.0,
+    slices: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Meta-trains a learner in place: step i descends the loss of episode ``tasks[i]``.
+
+    Ctrl-C ends the run after the step in hand, and the history so far is returned.
+
+    Args:
+        learner: what to train; tasks are moved to its device and floating type.
+        tasks: a task source, or any map-style dataset of episodes. Beyond its length it starts over.
+        steps: the number of meta-updates.
+        optimizer: of the learner's parameters; Adam with rate 3e-3, decayed by a cosine to 0, if None.
+        scheduler: stepped after each update.
+        clip: the largest norm of the meta-gradient; None does not clip.
+        slices: splits each episode's tasks into this many equal parts with a backward pass each, which bounds memory.
+        seed: of torch's global generator during training; the generator itself is left as it was.
+        progress: shows a bar with the loss and the number of tasks per second.
+
+    Raises:
+        ValueError: the first episode does not fit the learner, or an argument is out of range; before any update.
+        Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
+
+    Example:
+        >>> learner = MAML(MLP(1, 1), Gaussian())
+        >>> history = fit(learner, Sinusoids(), steps=2, progress=False)
+        >>> len(history.losses)
+        2
+    """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
+    if optimizer is None and scheduler is not None:
+        raise ValueError("optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither")
+    length = len(tasks)  # type: ignore[arg-type]
+    with _seeded(learner, seed):
+        _preflight(learner, tasks[0], slices)
+    if optimizer is None:
+        optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    history = History()
+    began = time.perf_counter()
+    learner.train()
+    with _seeded(learner, seed), _interruptible() as interrupted, tqdm(total=steps, disable=not progress, unit="step") as bar:
+        try:
+            for step in range(steps):
+                episode = move(tasks[step % length], learner)
+                optimizer.zero_grad(set_to_none=True)
+                loss = _backward(learner, episode, slices, step, history)
+                norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")).item()
+                if not (torch.isfinite(loss) and norm < float("inf")):
+                    raise Diverged(_explain(learner, loss, step), history)
+                optimizer.step()
+                if scheduler is not None:
+                    scheduler.step()
+                history.losses.append(loss.item())
+                history.gradient_norms.append(norm)
+                history.seconds = time.perf_counter() - began
+                rate = (step + 1) * len(episode.query.mask) / history.seconds
+                bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
+                bar.update()
+                if interrupted():
+                    history.interrupted = True
+                    break
+        except KeyboardInterrupt:  # only where signals are not ours to handle: not in the main thread
+            history.interrupted = True
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+    return history
+
+
+def _backward(learner: Learner, episode: Episode, slices: int, step: int, history: History) -> Tensor:
+    """Accumulates the gradient of the mean loss over equal slices of tasks, one graph at a time."""
+    total = torch.zeros(())
+    size = len(episode.query.mask) // slices
+    for part in range(slices):
+        piece = tree_map(lambda leaf, start=part * size: leaf[start : start + size], episode) if slices > 1 else episode
+        loss = learner.loss(piece) / slices
+        if not torch.isfinite(loss):  # no backward: anomalies in it could raise something less clear
+            raise Diverged(_explain(learner, loss, step), history)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach().cpu()
+    return total
+
+
+def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
+    named = [(name, p) for name, p in learner.named_parameters() if p.grad is not None]
+    bad_weight = next((name for name, p in learner.named_parameters() if not torch.isfinite(p).all()), None)
+    bad = next((name for name, p in named if not torch.isfinite(p.grad).all()), None)  # type: ignore[arg-type]
+    if bad_weight is not None:
+        what = f"parameter {bad_weight!r} is not finite"
+    elif not torch.isfinite(loss):
+        what = f"the loss is {loss.item()} though all parameters are finite"
+    else:
+        what = f"the loss is {loss.item():.4g} but the gradient of parameter {bad!r} is not finite"
+    return (
+        f"step {step}: {what}; the learner is as it was before this step. Lower the optimizer's or the inner rate, "
+        "standardise the data (Standardized), or clip harder (clip=0.1)"
+    )
+
+
+def _preflight(learner: Learner, episode: Episode, slices: int) -> None:
+    """Fails early and clearly if the first episode is broken or does not fit the learner."""
+    check(episode)
+    batch = len(episode.query.mask)
+    if slices < 1 or batch % slices:
+        raise ValueError(
+            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; equal slices make gradients add up exactly"
+        )
+    one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
+    with torch.no_grad():
+        _predict(learner, one)
+
+
+def _predict(learner: Callable[[Points], Posterior], episode: Episode) -> torch.distributions.Distribution:
+    """The predictive at the query, with errors of shape explained and the targets checked against it."""
+    try:
+        prediction = learner(episode.support)(episode.query.x)
+    except (RuntimeError, IndexError) as error:
+        shapes = {f"{part}.{field}": tuple(getattr(getattr(episode, part), field).shape)
+                  for part in ("support", "query") for field in ("x", "y")
+                  if isinstance(getattr(getattr(episode, part), field), Tensor)}
+        raise ValueError(
+            f"learner and tasks: expected tasks that fit the learner's network, got an error for tasks of shapes {shapes}: "
+            f"{error}. Compare the network's inputs and outputs with the last dimensions of x and y, and labels with its outputs"
+        ) from error
+    check_targets(prediction, episode.query)
+    return prediction
+
+
+def evaluate(
+    learner: Callable[[Points], Posterior],
+    tasks: Dataset[Episode],
+    *,
+    episodes: int,
+    metrics: Sequence[Metric] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Estimate]:
+    """Metrics of a learner's predictions over the first episodes of a task source, with 95 % intervals over tasks.
+
+    Args:
+        learner: a learner, an oracle, or any function from a support to a posterior.
+        tasks: a task source, or any map-style dataset of episodes.
+        episodes: how many of its episodes to read. Where all hold the same tasks (``tasks.fixed``), a task counts once
+            in the bootstrap however often its points were divided.
+        metrics: what to report; NLL, RMSE and 90 % coverage, or for classes NLL, accuracy and ECE, if None.
+        seed: of torch's global generator during evaluation, of which random predictives draw; it is left as it was.
+        progress: shows a bar.
+
+    Returns:
+        A dictionary from a metric's name to its `Estimate`.
+
+    Raises:
+        ValueError: an episode is broken or does not fit the learner.
+
+    Example:
+        >>> tasks = Sinusoids(noise=0.1)
+        >>> list(evaluate(tasks.oracle, tasks, episodes=1))
+        ['NLL', 'RMSE', '90% coverage']
+    """
+    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
+        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
+    module = learner if isinstance(learner, nn.Module) else None
+    rows: dict[str, list[Tensor]] = {}
+    training = module is not None and module.training
+    try:
+        if module is not None:
+            module.eval()
+        with _seeded(module, seed), torch.no_grad():
+            for index in tqdm(range(episodes), disable=not progress, unit="episode"):
+                episode = tasks[index]
+                check(episode)
+                if module is not None:
+                    episode = move(episode, module)
+                prediction = _predict(learner, episode)
+                metrics = metrics or default_metrics(prediction)
+                for metric in metrics:
+                    rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
+    finally:
+        if module is not None:
+            module.train(training)
+    join = (lambda r: torch.stack(r).sum(0)) if getattr(tasks, "fixed", False) else torch.cat
+    return {metric.name: bootstrap(metric, join(rows[metric.name])) for metric in metrics or []}
+
+
+@contextmanager
+def _seeded(module: nn.Module | None, seed: int) -> Iterator[None]:
+    """torch's global generators seeded within, and as they were afterwards."""
+    devices = {p.device for p in module.parameters()} if module is not None else set()
+    with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a flag, read between steps; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)

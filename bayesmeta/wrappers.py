@@ -1,0 +1,88 @@
+"""Learners around learners."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.distributions import affine
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.posteriors import Transformed
+
+__all__ = ["Standardized"]
+
+
+@final
+class Standardized(Learner):
+    """A learner that sees inputs and real-valued targets with mean 0 and standard deviation 1, and answers in the user's units.
+
+    The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
+    It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
+    differ from those in the user's units by a constant. Labels are left as they are.
+
+    Args:
+        learner: the learner to wrap.
+        tasks: the meta-training tasks.
+        episodes: how many of their episodes to compute the scaling from.
+
+    Raises:
+        ValueError: x is not a tensor ``(B, N, D)``: only plain features can be scaled.
+
+    Example:
+        >>> tasks = Sinusoids(noise=0.1)
+        >>> learner = Standardized(MAML(MLP(1, 1), Gaussian()), tasks)
+        >>> learner(tasks[0].support)(tasks[0].query.x).batch_shape
+        torch.Size([25, 10])
+    """
+
+    x_loc: Tensor
+    x_scale: Tensor
+    y_loc: Tensor
+    y_scale: Tensor
+
+    def __init__(self, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20) -> None:
+        super().__init__()
+        self.learner = learner
+        first = tasks[0].support
+        if not isinstance(first.x, Tensor) or not first.x.is_floating_point():
+            raise ValueError(f"tasks: expected x to be one floating tensor (B, N, ...), got {type(first.x).__name__}; scale it yourself")
+        everything = [concatenate(*tasks[i]) for i in range(min(episodes, len(tasks)))]  # type: ignore[arg-type]
+        x = torch.cat([given.x[given.mask] for given in everything])
+        y = torch.cat([given.y[given.mask] for given in everything])
+        self._register("x", x)
+        self._register("y", y if y.is_floating_point() else torch.zeros(1, 1))
+
+    def _register(self, name: str, values: Tensor) -> None:
+        scale = values.std(0, correction=0)
+        self.register_buffer(f"{name}_loc", values.mean(0))
+        self.register_buffer(f"{name}_scale", torch.where(scale > 0, scale, 1.0))  # a constant is only centred
+
+    def _scale_x(self, x: Any) -> Any:
+        return (x - self.x_loc) / self.x_scale
+
+    def _scale(self, given: Points) -> Points:
+        observed = given.mask.reshape(given.mask.shape + (1,) * (given.x.dim() - 2))
+        x = self._scale_x(given.x) * observed
+        if not given.y.is_floating_point():
+            return Points(x, given.y, given.mask)
+        y = (given.y - self.y_loc) / self.y_scale
+        return Points(x, y * given.mask.reshape(given.mask.shape + (1,) * (given.y.dim() - 2)), given.mask)
+
+    def forward(self, support: Points) -> Posterior:
+        inner = self.learner(self._scale(support))
+        if not support.y.is_floating_point():
+            return Transformed(inner, support, self._scale_x)
+        loc, scale = self.y_loc.clone(), self.y_scale.clone()
+
+        def unscale(distribution: Distribution) -> Distribution:
+            return affine(distribution, loc, scale)
+
+        return Transformed(inner, support, self._scale_x, unscale)
+
+    def losses(self, episode: Episode) -> Tensor:
+        return self.learner.losses(Episode(self._scale(episode.support), self._scale(episode.query)))
