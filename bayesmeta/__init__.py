@@ -5,7 +5,8 @@
     learner(points(x, y))(x_new)            # p(y_new | x_new, x, y)
 """
 
-from bayesmeta.data import Episode, Points, check, concatenate, points
+from bayesmeta.data import Episode, Points, check, concatenate, move, points
+from bayesmeta.functional import Strategy
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import (
     Bernoulli,
@@ -17,7 +18,7 @@ from bayesmeta.likelihoods import (
 )
 from bayesmeta.methods import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
 from bayesmeta.metrics import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric
-from bayesmeta.networks import MLP
+from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
 from bayesmeta.tasks import (
     ArrayTasks,
     GaussianProcessTasks,

@@ -1,12 +1,18 @@
-"""Networks with a body of features and a linear head, and the choice of normalisation."""
+"""Networks with a body of features and a linear head, and the choice of normalisation.
+
+Shape letters of images: N images, C channels, W width (channels of a block), H rows and columns.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["MLP", "check_stateless"]
+__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_stateless"]
 
 
 class MLP(nn.Module):
@@ -47,6 +53,139 @@ class MLP(nn.Module):
             raise ValueError(
                 f"x: expected {self.inputs} features (MLP(inputs={self.inputs})), got {x.shape[-1]}; "
                 f"build the network with inputs={x.shape[-1]} or select the features"
+            )
+        output: Tensor = self.head(self.features(x))
+        return output
+
+
+class Norm(nn.Module, ABC):
+    """Normalisation as a rule: from the moments of a map to the affine function of each channel that normalises it."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    @abstractmethod
+    def average(self, moment: Tensor) -> Tensor:
+        """The moment of every image and channel, (N, W), over the images and channels that share a statistic: (N or 1, W)."""
+
+    def forward(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (N or 1, W), from the mean and mean square of every image and channel, (N, W)."""
+        mean, square = self.average(mean), self.average(square)
+        variance = (square - mean * mean).clamp_min(0)  # rounding can leave it just below zero
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return scale, self.bias - mean * scale
+
+
+class BatchNorm(Norm):
+    """`nn.BatchNorm2d(width, track_running_stats=False)`. It is transductive: a prediction depends on its whole batch."""
+
+    def average(self, moment: Tensor) -> Tensor:
+        return moment.mean(0, keepdim=True)
+
+
+class GroupNorm(Norm):
+    """`nn.GroupNorm(width // 8, width)`: groups of eight neighbouring channels, one image at a time."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        if width % 8:
+            raise ValueError(f"width: expected a multiple of 8 under GroupNorm, got {width}; e.g. {8 * (width // 8 + 1)}")
+        super().__init__(width, eps)
+
+    def average(self, moment: Tensor) -> Tensor:
+        groups = moment.unflatten(1, (-1, 8)).mean(2, keepdim=True)
+        return groups.expand(-1, -1, 8).flatten(1)
+
+
+def convolution(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve (N, C, H, H) with (W, C, 3, 3). Returns the map (N, W, H, H), and its mean and mean square, (N, W)."""
+    y = F.conv2d(x, weight, padding=1)
+    size = y.shape[2] * y.shape[3]  # sums and products: var_mean is ten times slower here, and mean and square twice
+    return y, y.sum((2, 3)) / size, (y * y).sum((2, 3)) / size
+
+
+def convolution_of_patches(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for few channels C, where it is faster: one matrix product, and moments that need no pass over the map.
+
+    The output at a patch p is w·p, so its mean is w·E[p] and its mean square is w·E[ppᵀ]·w.
+    """
+    patches = F.unfold(x, 3, padding=1).transpose(1, 2).contiguous()  # (N, H*H, 9C)
+    second = patches.transpose(1, 2) @ patches / patches.shape[1]  # (N, 9C, 9C)
+    w = weight.flatten(1).T.contiguous()  # (9C, W)
+    y = (patches @ w).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # channels last in memory, as the later blocks keep it
+    return y, patches.mean(1) @ w, (second @ w * w).sum(1)
+
+
+class Block(nn.Module):
+    """Convolution, normalisation, ReLU and 2x2 max-pool: (N, C, H, H) to (N, W, H // 2, H // 2).
+
+    The pool comes first, since relu(a·y + b) commutes with it where a >= 0, and the rest then works on a quarter of the map.
+    Channels with a < 0 are convolved with the opposite sign: a·y is (-a)·(-y).
+    """
+
+    def __init__(self, channels: int, width: int, norm: Callable[[int], Norm], convolve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = convolution) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)  # only its weight is used
+        self.norm = norm(width)
+        self.convolve = convolve
+
+    def forward(self, x: Tensor) -> Tensor:
+        sign = torch.ones_like(self.norm.weight).copysign(self.norm.weight.detach())
+        y, mean, square = self.convolve(x, self.conv.weight * sign[:, None, None, None])
+        scale, shift = self.norm(mean * sign, square)
+        y = F.max_pool2d(y, 2)
+        return torch.addcmul(shift[..., None, None], y, (scale * sign)[..., None, None]).relu()
+
+
+class Conv4(nn.Module):
+    """The four-block network of the few-shot literature: `features`, then a linear `head`.
+
+    Images ``(N, channels, image_size, image_size)`` to ``(N, outputs)``. Each block is a 3x3 convolution, a normalisation,
+    a ReLU and a 2x2 max-pool (Vinyals et al. 2016, https://arxiv.org/abs/1606.04080).
+
+    Args:
+        channels: of the images.
+        outputs: number of outputs, W for classes.
+        width: channels of each block; a multiple of 8 under `GroupNorm`.
+        image_size: rows and columns of the images, at least 16.
+        norm: `GroupNorm`, which treats each image by itself, or `BatchNorm`, which reproduces papers and is
+            transductive: its predictions depend on which other images are asked about in the same call.
+
+    Raises:
+        ValueError: images of other channels or size at a call, or an image_size below 16.
+
+    Example:
+        >>> Conv4(width=8)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        outputs: int = 5,
+        *,
+        width: int = 64,
+        image_size: int = 28,
+        norm: Callable[[int], Norm] = GroupNorm,
+    ) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(f"image_size: expected at least 16 (four blocks halve it), got {image_size}; enlarge the images")
+        self.image = (channels, image_size, image_size)
+        self.features = nn.Sequential(
+            Block(channels, width, norm, convolution_of_patches),
+            *(Block(width, width, norm) for _ in range(3)),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(width * (image_size // 16) ** 2, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-3:] != self.image:
+            raise ValueError(
+                f"x: expected images of shape {self.image} (channels, rows, columns), got {tuple(x.shape[-3:])}; "
+                "build Conv4 with their channels and image_size, or reshape them"
             )
         output: Tensor = self.head(self.features(x))
         return output

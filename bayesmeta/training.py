@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeAlias
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,13 +21,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check, move
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, bootstrap, default_metrics
 
 __all__ = ["Diverged", "History", "evaluate", "fit"]
 
-T = TypeVar("T")
+Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
+"""A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
 
 
 @dataclass
@@ -176,7 +178,7 @@ def _preflight(learner: Learner, episode: Episode, slices: int) -> None:
         _predict(learner, one)
 
 
-def _predict(learner: Callable[[Points], Posterior], episode: Episode) -> torch.distributions.Distribution:
+def _predict(learner: Predictor, episode: Episode) -> Distribution:
     """The predictive at the query, with errors of shape explained and the targets checked against it."""
     try:
         prediction = learner(episode.support)(episode.query.x)
@@ -193,7 +195,7 @@ def _predict(learner: Callable[[Points], Posterior], episode: Episode) -> torch.
 
 
 def evaluate(
-    learner: Callable[[Points], Posterior],
+    learner: Predictor,
     tasks: Dataset[Episode],
     *,
     episodes: int,
@@ -204,7 +206,7 @@ def evaluate(
     """Metrics of a learner's predictions over the first episodes of a task source, with 95 % intervals over tasks.
 
     Args:
-        learner: a learner, an oracle, or any function from a support to a posterior.
+        learner: a learner, an oracle, or any function from a support to a function from x to predictions.
         tasks: a task source, or any map-style dataset of episodes.
         episodes: how many of its episodes to read. Where all hold the same tasks (``tasks.fixed``), a task counts once
             in the bootstrap however often its points were divided.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
 from pyro.distributions import Distribution
@@ -62,12 +62,9 @@ class Standardized(Learner):
         self.register_buffer(f"{name}_loc", values.mean(0))
         self.register_buffer(f"{name}_scale", torch.where(scale > 0, scale, 1.0))  # a constant is only centred
 
-    def _scale_x(self, x: Any) -> Any:
-        return (x - self.x_loc) / self.x_scale
-
     def _scale(self, given: Points) -> Points:
         observed = given.mask.reshape(given.mask.shape + (1,) * (given.x.dim() - 2))
-        x = self._scale_x(given.x) * observed
+        x = (given.x - self.x_loc) / self.x_scale * observed
         if not given.y.is_floating_point():
             return Points(x, given.y, given.mask)
         y = (given.y - self.y_loc) / self.y_scale
@@ -75,14 +72,16 @@ class Standardized(Learner):
 
     def forward(self, support: Points) -> Posterior:
         inner = self.learner(self._scale(support))
-        if not support.y.is_floating_point():
-            return Transformed(inner, support, self._scale_x)
-        loc, scale = self.y_loc.clone(), self.y_scale.clone()
+        # Cloned: the posterior must not follow if another scaling is loaded into the learner.
+        x_loc, x_scale, y_loc, y_scale = (b.clone() for b in (self.x_loc, self.x_scale, self.y_loc, self.y_scale))
+
+        def scale(x: Tensor) -> Tensor:
+            return (x - x_loc) / x_scale
 
         def unscale(distribution: Distribution) -> Distribution:
-            return affine(distribution, loc, scale)
+            return affine(distribution, y_loc, y_scale) if support.y.is_floating_point() else distribution
 
-        return Transformed(inner, support, self._scale_x, unscale)
+        return Transformed(inner, support, scale, unscale)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(Episode(self._scale(episode.support), self._scale(episode.query)))

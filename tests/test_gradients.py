@@ -1,0 +1,161 @@
+"""Every meta-gradient against float64 finite differences of what it claims to be the gradient of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta import Episode, Learner
+from bayesmeta.likelihoods import nll
+
+EPSILON = 1e-5
+
+
+def network(outputs: int = 1) -> bm.MLP:
+    return bm.MLP(1, outputs, hidden=(6, 5), activation=nn.Tanh)
+
+
+def anil(network: bm.MLP, likelihood: bm.Likelihood) -> Learner:
+    return bm.ANIL(network.features, network.head, likelihood, steps=3, rate=0.1)
+
+
+SECOND_ORDER: dict[str, Callable[[bm.MLP, bm.Likelihood], Learner]] = {
+    "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=3, rate=0.1),
+    "ANIL": anil,
+    "MetaSGD": lambda network, likelihood: bm.MetaSGD(network, likelihood, steps=3, rate=0.1),
+    "Standardized": lambda network, likelihood: bm.Standardized(bm.MAML(network, likelihood, steps=2), bm.Sinusoids()),
+}
+
+
+@pytest.fixture
+def episode() -> Episode:
+    tasks = bm.Sinusoids(batch=3, shots=(1, 6), queries=5, noise=0.1, amplitudes=(0.1, 1.0))
+    return bm.move(tasks[0], nn.Linear(1, 1).double())
+
+
+@pytest.fixture
+def images() -> Episode:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(points: int) -> bm.Points:
+        x = torch.randn(2, points, 1, generator=generator).double()
+        return bm.Points(x, torch.randint(3, (2, points), generator=generator), torch.ones(2, points, dtype=torch.bool))
+
+    return Episode(draw(4), draw(5))
+
+
+def finite_differences(value: Callable[[], Tensor], parameters: list[Tensor]) -> Tensor:
+    """The central-difference gradient of a function of parameters that are changed in place."""
+    slopes = []
+    for parameter in parameters:
+        flat = parameter.data.view(-1)
+        for i in range(len(flat)):
+            centre = flat[i].item()
+            flat[i] = centre + EPSILON
+            above = value().item()
+            flat[i] = centre - EPSILON
+            below = value().item()
+            flat[i] = centre
+            slopes.append((above - below) / (2 * EPSILON))
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+def gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_second_order_meta_gradient(name: str, strategy: bm.Strategy, episode: Episode) -> None:
+    learner = SECOND_ORDER[name](network(), bm.Gaussian()).double()
+    learner.strategy = strategy
+    parameters = list(learner.parameters())
+    found = gradient(learner.loss(episode), parameters)
+    expected = finite_differences(lambda: learner.loss(episode), parameters)
+    assert relative_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD"])
+def test_second_order_meta_gradient_of_a_classifier(name: str, images: Episode) -> None:
+    learner = SECOND_ORDER[name](network(outputs=3), bm.Categorical()).double()
+    parameters = list(learner.parameters())
+    expected = finite_differences(lambda: learner.loss(images), parameters)
+    assert relative_error(gradient(learner.loss(images), parameters), expected) < 1e-6
+
+
+def test_first_order_gradient_is_the_query_gradient_at_the_adapted_weights(episode: Episode) -> None:
+    """∂L_Q(φ)/∂φ, summed over tasks: finite differences of a shift that is added after adaptation."""
+    learner = bm.FirstOrderMAML(network(), bm.Gaussian(), steps=3, rate=0.1).double()
+    shift = {name: torch.zeros_like(p) for name, p in learner.network.named_parameters()}
+    posterior = learner(episode.support)
+    adapted = {name: weight.detach() for name, weight in posterior.weights.items()}  # type: ignore[attr-defined]
+
+    def shifted() -> Tensor:
+        posterior.weights = {name: adapted[name] + shift[name] for name in shift}  # type: ignore[attr-defined]
+        return nll(posterior(episode.query.x), episode.query).mean().detach()
+
+    expected = finite_differences(shifted, list(shift.values()))
+    found = gradient(learner.loss(episode), list(learner.network.parameters()))
+    assert relative_error(found, expected) < 1e-6
+
+
+def test_first_and_second_order_agree_in_value_and_differ_in_gradient(episode: Episode) -> None:
+    first = bm.FirstOrderMAML(network(), bm.Gaussian(), steps=2, rate=0.1).double()
+    second = bm.MAML(network(), bm.Gaussian(), steps=2, rate=0.1).double()
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(first.losses(episode), second.losses(episode))
+    gradients = [gradient(learner.loss(episode), list(learner.network.parameters())) for learner in (first, second)]
+    assert relative_error(*gradients) > 0.01
+    likelihoods = [gradient(learner.loss(episode), list(learner.likelihood.parameters())) for learner in (first, second)]
+    torch.testing.assert_close(*likelihoods)  # the noise is not in the inner loop: no difference there
+
+
+def test_reptile_moves_towards_plainly_trained_weights(episode: Episode) -> None:
+    """θ - φ with φ from torch's own SGD, one task at a time; and the noise's gradient by finite differences."""
+    learner = bm.Reptile(network(), bm.Gaussian(), steps=4, rate=0.05).double()
+    expected = torch.zeros(sum(p.numel() for p in learner.network.parameters()), dtype=torch.float64)
+    for b in range(3):
+        model = network().double()
+        model.load_state_dict(learner.network.state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        support, query = (bm.Points(*(leaf[b][points.mask[b]] for leaf in points)) for points in episode)
+        both = [torch.cat([support.x, query.x]), torch.cat([support.y, query.y])]
+        for x, y in [[support.x, support.y]] * 4 + [both] * 4:
+            optimizer.zero_grad()
+            (0.5 * (model(x) - y).square().mean()).backward()
+            optimizer.step()
+        start, end = (nn.utils.parameters_to_vector(m.parameters()) for m in (learner.network, model))
+        expected += (start - end).detach() / 3
+    torch.testing.assert_close(gradient(learner.loss(episode), list(learner.network.parameters())), expected)
+    noise = list(learner.likelihood.parameters())
+    assert relative_error(gradient(learner.loss(episode), noise), finite_differences(lambda: learner.loss(episode), noise)) < 1e-6
+
+
+def test_implicit_gradient_is_that_of_the_fixed_point(episode: Episode) -> None:
+    """The inner problem and the linear system are solved to convergence, and the whole loss is differenced."""
+    learner = bm.ImplicitMAML(network(), bm.Gaussian(), steps=150, rate=0.1, strength=2.0, iterations=40).double()
+    parameters = list(learner.parameters())
+    found = gradient(learner.loss(episode), parameters)
+    directions = torch.randn(3, len(found), dtype=torch.float64)  # 3 random directions: each value costs 150 steps
+    expected = []
+    for direction in directions:
+        values = []
+        for sign in (1, -1):
+            _shift(parameters, sign * EPSILON * direction)
+            values.append(learner.loss(episode).item())
+            _shift(parameters, -sign * EPSILON * direction)
+        expected.append((values[0] - values[1]) / (2 * EPSILON))
+    assert relative_error(directions @ found, torch.tensor(expected, dtype=torch.float64)) < 1e-6
+
+
+def _shift(parameters: list[Tensor], vector: Tensor) -> None:
+    for parameter, piece in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+        parameter.data += piece.view_as(parameter)

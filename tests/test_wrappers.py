@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bayesmeta import MAML, MLP, Categorical, Episode, Gaussian, Learner, Points, Standardized, StudentT, points
+from bayesmeta.likelihoods import nll
+from bayesmeta.posteriors import BayesianLinear
+
+D = torch.float64
+LOC, SCALE = torch.tensor([100.0, -3.0], dtype=D), torch.tensor([20.0, 0.1], dtype=D)
+SLOPES = torch.tensor([[5.0, 0.01], [-300.0, 2.0]], dtype=D)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=D, generator=torch.Generator().manual_seed(seed))
+
+
+class Tasks(list):
+    """Ragged linear tasks in wild units, in which padding would spoil means and deviations."""
+
+    def __init__(self, episodes: int = 3, dtype: torch.dtype = D) -> None:
+        super().__init__(Episode(ragged(2 * i, dtype), ragged(2 * i + 1, dtype)) for i in range(episodes))
+
+
+def ragged(seed: int, dtype: torch.dtype = D) -> Points:
+    x = [LOC + SCALE * normal(n, 2, seed=10 * seed + n) for n in (2, 5, 3)]
+    y = [a @ SLOPES + 40 + normal(len(a), 2, seed=seed) for a in x]
+    return points(x, y, dtype=dtype)
+
+
+def maml(outputs: int = 2, likelihood=None) -> MAML:
+    return MAML(MLP(2, outputs, hidden=(8,)), likelihood or Gaussian())
+
+
+def values(tasks: list[Episode], field: str) -> np.ndarray:
+    return torch.cat([getattr(p, field)[p.mask] for e in tasks for p in e]).numpy()
+
+
+class Recorder(Learner):
+    """A learner that keeps what it is given; its posterior is Bayesian linear regression."""
+
+    def forward(self, support: Points) -> BayesianLinear:
+        self.seen = support
+        one = torch.eye(2, dtype=D)
+        return BayesianLinear(lambda x: x, 0 * one, one, torch.tensor(0.5, dtype=D), support)
+
+
+def test_the_learner_sees_observed_values_of_mean_zero_and_deviation_one():
+    tasks = Tasks()
+    recorder = Recorder()
+    learner = Standardized(recorder, tasks)
+    seen = []
+    for episode in tasks:
+        for part in episode:
+            learner(part)
+            seen.append(recorder.seen)
+            assert torch.equal(recorder.seen.mask, part.mask)
+            assert not recorder.seen.x[~part.mask].any()
+            assert not recorder.seen.y[~part.mask].any()
+    for field in ("x", "y"):
+        everything = torch.cat([getattr(p, field)[p.mask] for p in seen])
+        torch.testing.assert_close(everything.mean(0), torch.zeros(2, dtype=D), rtol=0, atol=1e-10)
+        torch.testing.assert_close(everything.std(0, correction=0), torch.ones(2, dtype=D), rtol=1e-10, atol=0)
+
+
+def test_the_scaling_is_that_of_the_named_tasks_first_episodes():
+    tasks = Tasks(4)
+    learner = Standardized(maml().double(), tasks, episodes=2)
+    for field in ("x", "y"):
+        data = values(tasks[:2], field)
+        np.testing.assert_allclose(getattr(learner, f"{field}_loc"), data.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(getattr(learner, f"{field}_scale"), data.std(0), rtol=1e-12)
+
+
+def test_predictions_and_draws_come_back_in_the_users_units():
+    tasks = Tasks()
+    given, x = tasks[0].support, tasks[0].query.x
+    learner = Standardized(Recorder(), tasks)
+    x_loc, x_scale = (torch.from_numpy(f(values(tasks, "x"), 0)) for f in (np.mean, np.std))
+    y_loc, y_scale = (torch.from_numpy(f(values(tasks, "y"), 0)) for f in (np.mean, np.std))
+    m = given.mask[..., None]
+    inner = Recorder()(Points((given.x - x_loc) / x_scale * m, (given.y - y_loc) / y_scale * m, given.mask))
+    scaled = inner((x - x_loc) / x_scale)
+    d = learner(given)(x)
+    torch.testing.assert_close(d.mean, y_loc + y_scale * scaled.mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(d.stddev, y_scale * scaled.stddev, rtol=1e-10, atol=1e-10)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = learner(given).draws(x, 3)
+        torch.manual_seed(0)
+        expected = y_loc + y_scale * inner.draws((x - x_loc) / x_scale, 3).mean
+    torch.testing.assert_close(draws.mean, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian, StudentT])
+def test_the_loss_is_the_nll_in_the_users_units_but_for_the_log_scale(likelihood):
+    tasks = Tasks()
+    learner = Standardized(maml(likelihood=likelihood()).double(), tasks)
+    expected = nll(learner(tasks[1].support)(tasks[1].query.x), tasks[1].query) - learner.y_scale.log().sum()
+    torch.testing.assert_close(learner.losses(tasks[1]), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_change_of_units_changes_predictions_by_that_change_alone():
+    tasks, inner = Tasks(), maml().double()
+    a, b = torch.tensor([1000.0, 0.01], dtype=D), torch.tensor([5.0, -7.0], dtype=D)
+
+    def convert(p: Points) -> Points:
+        m = p.mask[..., None]
+        return Points((a * p.x + b) * m, (a * p.y - b) * m, p.mask)
+
+    other = [Episode(*map(convert, e)) for e in tasks]
+    d = Standardized(inner, tasks)(tasks[0].support)(tasks[0].query.x)
+    converted = Standardized(inner, other)(other[0].support)(a * tasks[0].query.x + b)
+    torch.testing.assert_close(converted.mean, a * d.mean - b, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(converted.stddev, a * d.stddev, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.3, 273.15, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_feature_is_only_centred(constant, dtype):
+    def part(seed: int) -> Points:
+        x = torch.stack([normal(500, seed=seed), torch.full((500,), constant, dtype=D)], 1)
+        return points(x, normal(500, seed=seed + 1), dtype=dtype)
+
+    learner = Standardized(maml(1).to(dtype), [Episode(part(0), part(1))])
+    assert learner.x_scale[1] == 1
+    assert learner.x_scale[0] != 1
+    assert learner.x_loc[1].item() == pytest.approx(constant, rel=1e-5)
+
+
+def test_labels_are_left_as_they_are():
+    def part(seed: int) -> Points:
+        return points(LOC + SCALE * normal(6, 2, seed=seed), [0, 1, 2, 0, 1, 2], classes=3)
+
+    episode = Episode(part(0), part(1))
+    learner = Standardized(maml(3, Categorical()), [episode])
+    d = learner(episode.support)(episode.query.x)
+    assert d.probs.shape == (1, 6, 3)
+    torch.testing.assert_close(learner.losses(episode), nll(d, episode.query), rtol=1e-6, atol=1e-6)
+
+
+def test_the_scaling_is_saved_with_the_learner():
+    tasks = Tasks()
+    learner, other = Standardized(maml().double(), tasks), Standardized(maml().double(), Tasks()[1:])
+    assert not torch.equal(learner.x_loc, other.x_loc)
+    other.load_state_dict(learner.state_dict())
+    for p in (learner, other):
+        assert {"x_loc", "x_scale", "y_loc", "y_scale"} < set(p.state_dict())
+    a, b = (p(tasks[0].support)(tasks[0].query.x) for p in (learner, other))
+    assert torch.equal(a.mean, b.mean)
+    assert torch.equal(a.stddev, b.stddev)
+
+
+def test_an_empty_support_stays_finite_and_a_snapshot_stays():
+    tasks = Tasks()
+    learner = Standardized(maml().double(), tasks)
+    zeros = Points(tasks[0].support.x * 0, tasks[0].support.y * 0, tasks[0].support.mask & False)
+    posterior = learner(zeros)
+    before = posterior(tasks[0].query.x)
+    assert before.mean.isfinite().all()
+    learner.load_state_dict({n: v + 1 for n, v in learner.state_dict().items()})
+    after = posterior(tasks[0].query.x)
+    assert torch.equal(after.mean, before.mean)
+    assert torch.equal(after.stddev, before.stddev)
+
+
+def test_inputs_that_are_no_tensor_are_named():
+    p = points([[0.0], [1.0]], [[0.0], [1.0]])
+    tree = Points({"a": p.x}, p.y, p.mask)
+    with pytest.raises(ValueError, match="tasks: expected x to be one floating tensor"):
+        Standardized(maml(1), [Episode(tree, tree)])
