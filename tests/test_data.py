@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,14 +12,14 @@ from hypothesis import strategies as st
 from bayesmeta import Episode, Points, check, concatenate, move, points
 from bayesmeta.data import split
 
-examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 lengths = st.lists(st.integers(0, 6), min_size=1, max_size=4)
 
 
 def numbered(sizes: list[int]) -> Points:
     """Ragged tasks in which every point has its own number: x is (n, 10 n), y is n; numbers start at 1."""
     ends = np.cumsum([0, *sizes]) + 1
-    tasks = [np.arange(a, b, dtype=float) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    tasks = [np.arange(a, b, dtype=float) for a, b in pairwise(ends)]
     return points([np.stack([n, 10 * n], 1) for n in tasks], tasks)
 
 

@@ -10,7 +10,7 @@ from pyro import distributions as dist
 
 from bayesmeta.distributions import affine, cdf, class_probabilities, marginals, mixture, quantile, select
 
-examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 D = torch.float64
 
 
@@ -23,7 +23,8 @@ def gaussian(*shape: int, seed: int = 0):
 
 
 def student(*shape: int, seed: int = 0):
-    return dist.StudentT(2 + normal(*shape, seed=seed + 2).exp(), normal(*shape, seed=seed), normal(*shape, seed=seed + 1).exp())
+    like = gaussian(*shape, seed=seed)
+    return dist.StudentT(2 + normal(*shape, seed=seed + 2).exp(), like.loc / 2, like.scale)
 
 
 def bernoulli(*shape: int, seed: int = 0):
@@ -49,9 +50,10 @@ families = pytest.mark.parametrize("family", [gaussian, student, bernoulli])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("df", [0.5, 1.0, 1.5, 2.0, 2.001, 3.0, 10.0, 100.0, 1e4, 1e6, 1e9])
 def test_student_cdf_equals_scipys(df, dtype):
-    t = torch.cat([torch.linspace(-40, 40, 161, dtype=dtype), torch.tensor([-1e6, -1e-8, 0.0, 1e-8, 1e6], dtype=dtype)])
+    t = torch.cat([torch.linspace(-40, 40, 161, dtype=dtype), torch.tensor([-1e6, -1e-3, 0.0, 1e-3, 1e6], dtype=dtype)])
     ours = cdf(dist.StudentT(torch.full_like(t, df), 0.5, 2.0), 0.5 + 2 * t)
-    exact = torch.from_numpy(scipy.stats.t.cdf(((0.5 + 2 * t - 0.5) / 2).double().numpy(), float(torch.tensor(df, dtype=dtype))))
+    rounded = ((0.5 + 2 * t - 0.5) / 2).double().numpy()
+    exact = torch.from_numpy(scipy.stats.t.cdf(rounded, torch.tensor(df, dtype=dtype).item()))
     torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-9 if dtype == torch.float64 else 1e-6)
 
 
@@ -105,11 +107,27 @@ def test_quantile_refuses_what_is_no_probability(p):
 
 
 def test_cdf_and_quantile_name_a_distribution_they_do_not_know():
-    for d in (bernoulli(2), mixture(bernoulli(3, 2)), dist.Categorical(logits=normal(2, 3)), dist.Gamma(1.0, 1.0)):
-        with pytest.raises(TypeError, match=type(d).__name__ if not hasattr(d, "component_distribution") else "Bernoulli"):
+    for d, name in (
+        (bernoulli(2), "Bernoulli"),
+        (mixture(bernoulli(3, 2)), "Bernoulli"),
+        (dist.Categorical(logits=normal(2, 3)), "Categorical"),
+        (dist.Gamma(1.0, 1.0), "Gamma"),
+    ):
+        with pytest.raises(TypeError, match=f"distribution: expected .* got {name}"):
             cdf(d, torch.zeros(2, dtype=D))
-        with pytest.raises(TypeError, match="distribution: expected"):
+        with pytest.raises(TypeError, match=f"distribution: expected .* got {name}"):
             quantile(d, 0.5)
+
+
+@pytest.mark.parametrize("at", [-2.0, 0.0, 1e-3, 3.0])
+def test_the_derivative_of_the_cdf_is_the_density(at):
+    for d in SCALARS.values():
+        x = torch.full((4, 3), at, dtype=D, requires_grad=True)
+        slope = torch.autograd.grad(cdf(d, x).sum(), x)[0]
+        torch.testing.assert_close(slope, d.log_prob(x).exp(), rtol=1e-9, atol=1e-12)
+    centred = dist.StudentT(torch.tensor(4.0, dtype=D), torch.tensor(at, dtype=D), 1.0)
+    x = torch.tensor(at, dtype=D, requires_grad=True)
+    torch.testing.assert_close(torch.autograd.grad(cdf(centred, x), x)[0], torch.tensor(0.375, dtype=D))
 
 
 # --- mixture, select, marginals
@@ -124,10 +142,10 @@ def test_a_mixture_averages_the_densities_and_moments_of_its_draws(family, event
     for weights in (None, log_weights):
         d = mixture(draws, weights)
         assert (d.batch_shape, d.event_shape) == (draws.batch_shape[1:], draws.event_shape)
-        share = torch.full((5,), 0.2, dtype=D) if weights is None else weights.softmax(0)
+        share = torch.full([5] + [1] * len(d.batch_shape), 0.2, dtype=D) if weights is None else weights.softmax(0)
         y = (normal(*d.batch_shape, *d.event_shape, seed=6) > 0).to(D)
-        density = share.reshape(5, *[1] * (len(d.batch_shape)) if weights is None else share.shape[1:]) * draws.log_prob(y).exp()
-        torch.testing.assert_close(d.log_prob(y).exp(), density.sum(0), rtol=1e-10, atol=1e-14)
+        density = (share * draws.log_prob(y).exp()).sum(0)
+        torch.testing.assert_close(d.log_prob(y).exp(), density, rtol=1e-10, atol=1e-14)
         wide = share.reshape(*share.shape, *[1] * (draws.mean.dim() - share.dim()))
         mean = (wide * draws.mean).sum(0)
         torch.testing.assert_close(d.mean, mean, rtol=1e-10, atol=1e-12)
@@ -186,7 +204,8 @@ def test_marginals_add_up_where_entries_are_independent_and_integrate_where_they
     y = (normal(4, 3, 2, seed=6) > 0).to(D)
     single = marginals(draws.to_event(event))
     assert single.event_shape == ()
-    torch.testing.assert_close(single.log_prob(y).flatten(-event).sum(-1), draws.to_event(event).log_prob(y), rtol=1e-12, atol=1e-12)
+    total, expected = single.log_prob(y).flatten(-event).sum(-1), draws.to_event(event).log_prob(y)
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
     entries = marginals(mixture(draws.to_event(event)))
     assert (entries.batch_shape, entries.event_shape) == ((4, 3, 2), ())
     torch.testing.assert_close(entries.log_prob(y), mixture(draws).log_prob(y), rtol=1e-12, atol=1e-12)
@@ -204,8 +223,9 @@ def test_marginals_of_single_numbers_are_themselves_and_of_dependent_entries_an_
 @pytest.mark.parametrize("event", [0, 1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("family", [gaussian, student])
-@pytest.mark.parametrize("loc", [torch.tensor(3.0, dtype=D), torch.tensor([3.0, -1.0], dtype=D)], ids=["scalar", "vector"])
+@pytest.mark.parametrize("loc", [3.0, [3.0, -1.0]], ids=["scalar", "vector"])
 def test_affine_changes_variables_and_back(family, mixed, event, loc):
+    loc = torch.tensor(loc, dtype=D)
     scale = (loc / 2).abs() + 0.5
     d = family(5, 4, 2) if mixed else family(4, 2)
     d = d.to_event(event) if event else d
@@ -224,10 +244,10 @@ def test_affine_changes_variables_and_back(family, mixed, event, loc):
     torch.testing.assert_close(cdf(single, loc + scale * y), cdf(wide, y), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("d", [bernoulli(3).to_event(1), dist.Categorical(logits=normal(2, 3)), mixture(bernoulli(3, 2))], ids=str)
-def test_affine_refuses_what_is_no_real_number(d):
-    with pytest.raises(TypeError, match="of real numbers"):
-        affine(d, torch.tensor(0.0), torch.tensor(1.0))
+def test_affine_refuses_what_is_no_real_number():
+    for d in (bernoulli(3).to_event(1), dist.Categorical(logits=normal(2, 3)), mixture(bernoulli(3, 2))):
+        with pytest.raises(TypeError, match="of real numbers"):
+            affine(d, torch.tensor(0.0), torch.tensor(1.0))
 
 
 # --- classes
@@ -238,7 +258,8 @@ def test_class_probabilities_are_the_distributions_own():
     torch.testing.assert_close(class_probabilities(categorical), categorical.probs, rtol=1e-12, atol=0)
     for d in (yes_or_no, mixture(yes_or_no)):
         p = class_probabilities(d)
-        torch.testing.assert_close(p[..., 1], d.log_prob(torch.ones(4, 1, dtype=D)).exp()[..., None], rtol=1e-10, atol=0)
+        yes = d.log_prob(torch.ones(4, 1, dtype=D)).exp()
+        torch.testing.assert_close(p[..., 1], yes[..., None], rtol=1e-10, atol=0)
         torch.testing.assert_close(p.sum(-1), torch.ones_like(p[..., 0]), rtol=1e-12, atol=0)
 
 

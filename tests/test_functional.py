@@ -123,7 +123,8 @@ def test_conjugate_gradient_stops_where_the_curvature_is_negative():
     target = torch.tensor([1.0, 1.0, 0.1], dtype=torch.float64)
     solutions = [conjugate_gradient(lambda v: curvature * v, target, n) for n in (1, 2, 3, 4, 20)]
     assert all(torch.isfinite(s).all() and s @ target > 0 for s in solutions)
-    torch.testing.assert_close(solutions[0], target * (target @ target) / (target @ (curvature * target)), rtol=1e-12, atol=0)
+    first = target * (target @ target) / (target @ (curvature * target))
+    torch.testing.assert_close(solutions[0], first, rtol=1e-12, atol=0)
     assert torch.equal(solutions[-1], solutions[-2])  # it stopped
 
 

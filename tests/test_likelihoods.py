@@ -14,7 +14,7 @@ from bayesmeta.distributions import mixture
 from bayesmeta.functional import call
 from bayesmeta.likelihoods import check_targets, nll, support_error
 
-examples = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+examples = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 D = torch.float64
 B, M = 3, 5
 
@@ -45,8 +45,8 @@ def observe(y: torch.Tensor, mask: torch.Tensor | None = None) -> Points:
 @pytest.mark.parametrize("scale", [0.01, 0.5, 3.0])
 def test_gaussian_and_student_start_at_the_scale_and_degrees_of_freedom_asked_for(scale):
     student = StudentT(scale=scale, df=2.5).double()(normal(B, M, 2)).base_dist
-    for given in (Gaussian(scale=scale).double()(normal(B, M, 2)).stddev, student.scale):
-        torch.testing.assert_close(given, torch.full_like(given, scale), rtol=1e-6, atol=0)
+    for sigma in (Gaussian(scale=scale).double()(normal(B, M, 2)).stddev, student.scale):
+        torch.testing.assert_close(sigma, torch.full_like(sigma, scale), rtol=1e-6, atol=0)
     torch.testing.assert_close(student.df, torch.full_like(student.df, 2.5), rtol=1e-6, atol=0)
 
 

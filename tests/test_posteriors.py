@@ -25,7 +25,7 @@ COVARIANCE = ROOT @ ROOT.mT + 0.1 * torch.eye(P, dtype=D)
 
 
 def conjugate(b: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of task b's weights for target k by conditioning the joint Gaussian of weights and targets."""
+    """Mean and covariance of task b's weights for target k, by conditioning the joint Gaussian of weights and y."""
     phi, y = SUPPORT.x[b, MASK[b]].numpy(), SUPPORT.y[b, MASK[b], k].numpy()
     prior, mean = COVARIANCE.numpy(), MEAN[:, k].numpy()
     gain = prior @ phi.T @ np.linalg.inv(phi @ prior @ phi.T + NOISE.item() ** 2 * np.eye(len(y)))
@@ -64,7 +64,7 @@ def test_bayesian_linear_draws_have_the_posteriors_moments():
 
 
 def test_bayesian_linear_stays_exact_with_many_points_and_little_noise_in_float32():
-    x = torch.linspace(-1, 1, 1000)[None, :, None].expand(1, 1000, P) * torch.tensor([1.0, 0.5]) + torch.tensor([0.0, 1.0])
+    x = torch.linspace(-1, 1, 1000)[None, :, None] * torch.tensor([1.0, 0.5]) + torch.tensor([0.0, 1.0])
     weights = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     given = Points(x, x @ weights, torch.ones(1, 1000, dtype=torch.bool))
     d = linear(given, torch.tensor(1e-3))(x)

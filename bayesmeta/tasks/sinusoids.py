@@ -92,21 +92,28 @@ class Sinusoids(SyntheticTasks):
 
         x, y = support.x.double(), support.y.double()
         wave = torch.sin(x - phase) * support.mask[..., None]  # (B, N, F) at F phases; masked targets are zeros
-        # Given φ the likelihood is Gaussian in A: integrate it over where it is not negligible within the prior.
+        # Given φ the likelihood is Gaussian in A, with this mode and information:
         information = wave.square().sum(1).clamp(min=1e-12)  # (B, F)
-        centre, reach = (wave * y).sum(1) / information, 8 * self.noise / information.sqrt()
-        start, end = (centre - reach).clamp(low, high), (centre + reach).clamp(low, high)
-        amplitude = start[..., None] + (end - start)[..., None] * node  # (B, F, A)
-        residual = y[:, :, :, None] - wave[..., None] * amplitude[:, None]  # (B, N, F, A)
-        log_likelihood = -0.5 * residual.square().sum(1) / self.noise**2
-        log_weights = log_likelihood + (end - start).log()[..., None] + node_weight.log() + phase_weight.log()[:, None]
+        mode = (wave * y).sum(1) / information
+        misfit = (y - wave * mode.clamp(low, high)[:, None]).square().sum(1) / self.noise**2
+        kept = _enough(misfit < misfit.amin(1, keepdim=True) + 100)  # exp(-50) of the best phase
+        chosen = misfit.argsort(1)[:, :kept]  # (B, F')
+        phase, phase_weight = phase[chosen], phase_weight[chosen]
+        wave = wave.gather(2, chosen[:, None].expand(-1, wave.shape[1], -1))
+        # Integrate over A where it is not negligible within the prior.
+        mode, reach = mode.gather(1, chosen), 8 * self.noise / information.gather(1, chosen).sqrt()
+        start, end = (mode - reach).clamp(low, high), (mode + reach).clamp(low, high)
+        amplitude = start[..., None] + (end - start)[..., None] * node  # (B, F', A)
+        residual = y[..., None] - wave[..., None] * amplitude[:, None]  # (B, N, F', A)
+        log_weights = -0.5 * residual.square().sum(1) / self.noise**2
+        log_weights = log_weights + ((end - start) * phase_weight).log()[..., None] + node_weight.log()
 
         log_weights = log_weights.flatten(1).log_softmax(1)  # (B, K)
         ranked = log_weights.sort(1, descending=True)
-        kept = int((ranked.values.exp().cumsum(1) < 1 - 1e-12).sum(1).max()) + 1
+        kept = _enough(ranked.values.exp().cumsum(1) < 1 - 1e-12) + 1
         chosen = ranked.indices[:, :kept]
         amplitude = amplitude.flatten(1).gather(1, chosen)
-        phases = phase.repeat_interleave(_AMPLITUDES)[chosen]
+        phases = phase.repeat_interleave(_AMPLITUDES, 1).gather(1, chosen)
 
         def functions(x: Tensor) -> Distribution:
             waves = amplitude[:, None] * torch.sin(x.double() - phases[:, None])  # (B, M, K)
@@ -114,6 +121,11 @@ class Sinusoids(SyntheticTasks):
             return Normal(mean, torch.full_like(mean, self.noise), validate_args=False).to_event(1)
 
         return Particles(functions, ranked.values[:, :kept].mT.to(support.y.dtype), support)
+
+
+def _enough(needed: Tensor) -> int:
+    """How many columns the neediest task needs."""
+    return int(needed.sum(1).max())
 
 
 def _legendre(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,176 @@
+"""fit and evaluate: what they promise about learning, failing, stopping, memory of the past, and global state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta import Episode
+from bayesmeta.metrics import Metric
+
+
+def learner(rate: float = 0.05) -> bm.MAML:
+    torch.manual_seed(0)
+    return bm.MAML(bm.MLP(1, 1, hidden=(16,), activation=nn.Tanh), bm.Gaussian(), rate=rate)
+
+
+TASKS = bm.LinearGaussian(batch=8)
+
+
+def test_fit_learns() -> None:
+    trained = learner()
+    before = bm.evaluate(trained, TASKS, episodes=10)["NLL"]
+    history = bm.fit(trained, TASKS, steps=150, progress=False)
+    after = bm.evaluate(trained, TASKS, episodes=10)["NLL"]
+    assert after.high < before.low
+    assert len(history.losses) == len(history.gradient_norms) == 150
+    assert history.seconds > 0
+    assert not history.interrupted
+
+
+def test_fit_follows_the_sources_indices() -> None:
+    class Recorder(bm.LinearGaussian):  # type: ignore[misc]
+        seen: list[int] = []
+
+        def __getitem__(self, index: int) -> Episode:
+            self.seen.append(index)
+            return super().__getitem__(index)
+
+    tasks = Recorder(batch=2, length=3)
+    bm.fit(learner(), tasks, steps=5, progress=False)
+    assert tasks.seen == [0, 0, 1, 2, 0, 1]  # the first is the check before training
+
+
+def test_slices_give_the_same_gradients() -> None:
+    weights = []
+    for slices in (1, 2, 8):
+        trained = learner().double()
+        history = bm.fit(trained, TASKS, steps=3, slices=slices, progress=False)
+        weights.append((history.losses, nn.utils.parameters_to_vector(trained.parameters())))
+    for losses, vector in weights[1:]:
+        np.testing.assert_allclose(losses, weights[0][0], rtol=1e-12)
+        torch.testing.assert_close(vector, weights[0][1], rtol=1e-9, atol=1e-12)
+
+
+def test_clips_the_meta_gradient() -> None:
+    trained = learner()
+    start = nn.utils.parameters_to_vector(trained.parameters()).detach().clone()
+    history = bm.fit(trained, TASKS, steps=1, optimizer=torch.optim.SGD(trained.parameters(), 1.0), clip=0.01, progress=False)
+    moved = (nn.utils.parameters_to_vector(trained.parameters()).detach() - start).norm().item()
+    assert history.gradient_norms[0] > 0.1
+    assert moved == pytest.approx(0.01, rel=1e-3)
+
+
+class Poisoned(bm.Learner):
+    """A learner whose loss or gradient is not finite from a given step on."""
+
+    def __init__(self, at: int, gradient_only: bool) -> None:
+        super().__init__()
+        self.inner = learner()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.at, self.gradient_only, self.calls = at, gradient_only, 0
+
+    def forward(self, support: bm.Points) -> bm.Posterior:
+        return self.inner(support)
+
+    def losses(self, episode: Episode) -> Tensor:
+        self.calls += 1
+        losses = self.inner.losses(episode)
+        if self.calls <= self.at:
+            return losses
+        if self.gradient_only:  # the square root of zero has an infinite slope and a finite value
+            return losses + (self.scale - self.scale.detach()).sqrt()
+        return losses * torch.nan
+
+
+@pytest.mark.parametrize(("gradient_only", "message"), [(False, "step 3: the loss is nan"), (True, "step 3.*parameter 'scale'")])
+def test_stops_at_the_first_non_finite_number_and_leaves_the_learner(gradient_only: bool, message: str) -> None:
+    poisoned = Poisoned(3, gradient_only)
+    reference = Poisoned(99, gradient_only)
+    bm.fit(reference, TASKS, steps=3, optimizer=torch.optim.Adam(reference.parameters()), progress=False)
+    with pytest.raises(bm.Diverged, match=message) as error:
+        bm.fit(poisoned, TASKS, steps=10, optimizer=torch.optim.Adam(poisoned.parameters()), progress=False)
+    assert len(error.value.history.losses) == 3
+    for ours, theirs in zip(poisoned.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_names_the_parameter_that_is_not_finite() -> None:
+    broken = learner()
+    broken.network.head.bias.data.fill_(torch.inf)
+    with pytest.raises(bm.Diverged, match=r"step 0: parameter 'network\.head\.bias' is not finite.*Standardized"):
+        bm.fit(broken, TASKS, steps=1, progress=False)
+
+
+class Interrupting(bm.LinearGaussian):  # type: ignore[misc]
+    """Sends Ctrl-C to the process while episode 2 is read."""
+
+    def __getitem__(self, index: int) -> Episode:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(index)
+
+
+def test_ctrl_c_ends_after_the_step_in_hand_and_returns_the_history() -> None:
+    trained, reference = learner(), learner()
+    handler = signal.getsignal(signal.SIGINT)
+    optimizers = [torch.optim.Adam(model.parameters()) for model in (trained, reference)]
+    history = bm.fit(trained, Interrupting(batch=8), steps=10, optimizer=optimizers[0], progress=False)
+    assert history.interrupted
+    assert len(history.losses) == 3
+    bm.fit(reference, TASKS, steps=3, optimizer=optimizers[1], progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), reference.parameters(), strict=True))
+    assert signal.getsignal(signal.SIGINT) is handler
+    trained(TASKS[0].support)(TASKS[0].query.x)
+
+
+def test_works_outside_the_main_thread() -> None:
+    histories: list[bm.History] = []
+    thread = threading.Thread(target=lambda: histories.append(bm.fit(learner(), TASKS, steps=2, progress=False)))
+    thread.start()
+    thread.join()
+    assert len(histories[0].losses) == 2
+
+
+def test_fit_and_evaluate_leave_random_state_and_mode_alone() -> None:
+    trained = learner()
+    state = torch.get_rng_state()
+    bm.fit(trained, TASKS, steps=2, progress=False)
+    trained.eval()
+    bm.evaluate(trained, TASKS, episodes=2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not trained.training
+    assert all(p.grad is None for p in trained.parameters())
+
+
+def test_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    bm.fit(learner(), TASKS, steps=2)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert "loss" in shown
+    assert "tasks/s" in shown
+
+
+def test_evaluate_counts_a_fixed_task_once() -> None:
+    """Dividing the same tasks again must not narrow the interval as new tasks would."""
+
+    class Count(Metric):
+        def statistic(self, distribution: torch.distributions.Distribution, given: bm.Points) -> Tensor:
+            return torch.ones(len(given.mask), 1)
+
+        def reduce(self, sums: Tensor) -> Tensor:
+            return sums[..., 0]
+
+    tasks = bm.tasks_from_arrays(np.arange(20.0), np.arange(20.0), np.arange(20) // 4, shots=2)
+    assert tasks.fixed
+    estimate = bm.evaluate(learner(), tasks, episodes=3, metrics=[Count()])["Count"]
+    assert estimate == (15.0, 15.0, 15.0)  # 5 rows of 3, in every resample
+    one, many = (bm.evaluate(learner(), tasks, episodes=n)["NLL"] for n in (1, 20))
+    assert many.high - many.low > 0.3 * (one.high - one.low)
