@@ -1,8 +1,6 @@
 """Probabilistic meta-learning: learn from many small related tasks, answer from a handful of points with uncertainty.
 
-    learner = MAML(MLP(1, 1), Gaussian())
-    fit(learner, tasks, steps=10_000)
-    learner(points(x, y))(x_new)            # p(y_new | x_new, x, y)
+``fit(learner, tasks, steps=...)`` meta-trains; ``learner(points(x, y))(x_new)`` is then p(y_new | x_new, x, y).
 """
 
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
@@ -33,3 +31,51 @@ from bayesmeta.training import Diverged, History, evaluate, fit
 from bayesmeta.wrappers import Standardized
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ANIL",
+    "ECE",
+    "MAML",
+    "MLP",
+    "NLL",
+    "RMSE",
+    "Accuracy",
+    "ArrayTasks",
+    "BatchNorm",
+    "Bernoulli",
+    "Categorical",
+    "Conv4",
+    "Coverage",
+    "Diverged",
+    "Episode",
+    "Estimate",
+    "FirstOrderMAML",
+    "Gaussian",
+    "GaussianProcessTasks",
+    "GroupNorm",
+    "HeteroscedasticGaussian",
+    "History",
+    "ImplicitMAML",
+    "Learner",
+    "Likelihood",
+    "LinearGaussian",
+    "Longitudinal",
+    "MetaSGD",
+    "Metric",
+    "Points",
+    "Posterior",
+    "Reptile",
+    "Sinusoids",
+    "Standardized",
+    "Strategy",
+    "StudentT",
+    "TaskSource",
+    "check",
+    "concatenate",
+    "evaluate",
+    "fit",
+    "move",
+    "points",
+    "tasks_from_arrays",
+    "tasks_from_frame",
+]

@@ -81,7 +81,10 @@ def points(
             "pass two lists of equal length, one array a task"
         )
     xs = [_column(a.to(device=device, dtype=dtype)) for a in xs]
-    ys = [_labels(a, classes, b).to(device) if classes else _column(a.to(device=device, dtype=dtype)) for b, a in enumerate(ys)]
+    ys = [
+        _labels(a, classes, b).to(device) if classes else _column(a.to(device=device, dtype=dtype))
+        for b, a in enumerate(ys)
+    ]
     for b, (a, t) in enumerate(zip(xs, ys, strict=True)):
         if len(a) != len(t):
             raise ValueError(
@@ -104,9 +107,13 @@ def _tasks(value: Any, name: str) -> list[Tensor]:
             f"that does not convert ({error}); convert its columns to numbers first"
         ) from error
     if tensors[0].dim() == 0:
-        raise ValueError(f"{name}: expected at least one dimension (the points), got a single number; pass a list of numbers")
+        raise ValueError(
+            f"{name}: expected at least one dimension (the points), got a single number; pass a list of numbers"
+        )
     if any(t.is_complex() for t in tensors):
-        raise ValueError(f"{name}: expected real numbers, got complex ones; pass real and imaginary parts as two features")
+        raise ValueError(
+            f"{name}: expected real numbers, got complex ones; pass real and imaginary parts as two features"
+        )
     return tensors
 
 

@@ -11,13 +11,13 @@ import torch
 from pyro.distributions import (
     Bernoulli,
     Categorical,
-    Distribution,
     Independent,
     MixtureSameFamily,
     Normal,
     StudentT,
 )
 from torch import Tensor
+from torch.distributions import Distribution
 
 __all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select"]
 
@@ -124,8 +124,10 @@ _NODES = 128
 
 
 def _student_cdf(df: Tensor, t: Tensor) -> Tensor:
-    """Student's cdf by Gauss-Legendre quadrature over the angle θ, t = √df tan θ, where its density is
-    proportional to cos^(df - 1) θ. torch has no incomplete beta function."""
+    """Student's cdf: torch has no incomplete beta function.
+
+    Gauss-Legendre quadrature over the angle θ, t = √df tan θ, where the density is proportional to cos^(df - 1) θ.
+    """
     nodes, weights = (torch.as_tensor(a).to(t) for a in np.polynomial.legendre.leggauss(_NODES))
     # Integrate from the nearer end of [0, angle] that keeps the integrand wide: cos^(df-1) decays like a Gaussian
     # of variance 1 / (df - 1), so beyond 40 such deviations nothing is left.
@@ -211,4 +213,6 @@ def class_probabilities(d: Distribution) -> Tensor:
         return torch.stack([1 - single_mean, single_mean], -1)
     if isinstance(single, torch.distributions.Bernoulli):
         return torch.stack([1 - single.probs, single.probs], -1)
-    raise TypeError(f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead")
+    raise TypeError(
+        f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead"
+    )

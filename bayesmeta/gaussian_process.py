@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
-from pyro.distributions import Distribution, Normal
+from pyro.distributions import Normal
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.functional import call
@@ -30,7 +31,7 @@ class _Dense(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
         matrix: Tensor = self.kernel(first, second, diag=diag)
-        return matrix if diag else matrix.to_dense()  # type: ignore[operator]
+        return matrix if diag else matrix.to_dense()
 
 
 def _double(module: nn.Module) -> Callable[..., Tensor]:
@@ -40,9 +41,9 @@ def _double(module: nn.Module) -> Callable[..., Tensor]:
 
 
 def covariance(kernel: Kernel) -> Callable[..., Tensor]:
-    """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``;
-    with a third argument True, of two ``(B, N, D)`` to the diagonal ``(B, N)``.
+    """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
 
+    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``.
     The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
 
     Example:
@@ -70,7 +71,7 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
         jitter = torch.where(info > 0, step * diagonal, jitter)
     task = int((info > 0).nonzero()[0, 0])
     values = torch.linalg.eigvalsh(matrix.detach()[task].nan_to_num())
-    raise torch.linalg.LinAlgError(
+    raise torch.linalg.LinAlgError(  # type: ignore[attr-defined]
         f"kernel {name}: expected a positive definite covariance, got eigenvalues {values[0]:.2e} to {values[-1]:.2e} "
         f"(condition number {(values[-1] / values[0].abs()).item():.1e}) in task {task}; raise the noise, "
         "remove duplicate inputs, or look for NaN in the kernel's inputs and parameters"

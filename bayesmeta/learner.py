@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, check_shapes, move

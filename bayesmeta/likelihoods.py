@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from bayesmeta.data import Points
@@ -208,14 +208,16 @@ def check_targets(distribution: Distribution, given: Points) -> None:
     if isinstance(distribution, torch.distributions.Categorical):
         _check_labels(given.y)
     _check_event(distribution.event_shape, given.y.shape[2:])
-    inside = distribution.support.check(given.y)
+    constraint = distribution.support
+    assert constraint is not None
+    inside = constraint.check(given.y)
     bad = ~inside & given.mask
     if bad.any():
         task, point = bad.nonzero()[0].tolist()
         if isinstance(distribution, torch.distributions.Categorical):
             expected = f"labels 0 to {distribution.logits.shape[-1] - 1}, as many as the network has outputs"
         else:
-            expected = f"values in {distribution.support}"
+            expected = f"values in {constraint}"
         raise ValueError(
             f"y: expected {expected}, got {given.y[task, point].tolist()} at task {task}, point {point}; "
             "renumber the targets or change the likelihood or the network's outputs"

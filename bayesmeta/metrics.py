@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor
+from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import cdf, class_probabilities, marginals
@@ -153,7 +153,9 @@ class ECE(Metric):
         bin_of = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)  # bins (a, b], as is customary
         weight = given.mask.double()
         empty = confidence.new_zeros(len(confidence), self.bins)
-        parts = [empty.scatter_add(1, bin_of, value * weight) for value in (torch.ones_like(weight), confidence, correct)]
+        parts = [
+            empty.scatter_add(1, bin_of, value * weight) for value in (torch.ones_like(weight), confidence, correct)
+        ]
         return torch.cat(parts, 1)
 
     def reduce(self, sums: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class ECE(Metric):
 
 def default_metrics(distribution: Distribution) -> list[Metric]:
     """What `evaluate` reports for predictions of this type."""
-    if isinstance(distribution, torch.distributions.Categorical) or distribution.support.is_discrete:
+    if distribution.support is not None and distribution.support.is_discrete:
         return [NLL(), Accuracy(), ECE()]
     return [NLL(), RMSE(), Coverage(0.9)]
 
@@ -186,7 +188,9 @@ def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int 
     generator = torch.Generator().manual_seed(seed)
     tasks = len(rows)
     drawn = torch.randint(tasks, (resamples, tasks), generator=generator)
-    counts = torch.zeros(resamples, tasks, dtype=rows.dtype).scatter_add(1, drawn, torch.ones_like(drawn, dtype=rows.dtype))
+    counts = torch.zeros(resamples, tasks, dtype=rows.dtype).scatter_add(
+        1, drawn, torch.ones_like(drawn, dtype=rows.dtype)
+    )
     low, high = torch.quantile(metric.reduce(counts @ rows), torch.tensor([0.025, 0.975], dtype=rows.dtype))
     return Estimate(value.item(), low.item(), high.item())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         self.inputs = inputs
         self.features = nn.Sequential(*layers)
@@ -91,7 +92,9 @@ class GroupNorm(Norm):
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         if width % 8:
-            raise ValueError(f"width: expected a multiple of 8 under GroupNorm, got {width}; e.g. {8 * (width // 8 + 1)}")
+            raise ValueError(
+                f"width: expected a multiple of 8 under GroupNorm, got {width}; e.g. {8 * (width // 8 + 1)}"
+            )
         super().__init__(width, eps)
 
     def average(self, moment: Tensor) -> Tensor:
@@ -114,7 +117,9 @@ def convolution_of_patches(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, T
     patches = F.unfold(x, 3, padding=1).transpose(1, 2).contiguous()  # (N, H*H, 9C)
     second = patches.transpose(1, 2) @ patches / patches.shape[1]  # (N, 9C, 9C)
     w = weight.flatten(1).T.contiguous()  # (9C, W)
-    y = (patches @ w).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # channels last in memory, as the later blocks keep it
+    y = (
+        (patches @ w).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    )  # channels last in memory, as the later blocks keep it
     return y, patches.mean(1) @ w, (second @ w * w).sum(1)
 
 
@@ -125,7 +130,13 @@ class Block(nn.Module):
     Channels with a < 0 are convolved with the opposite sign: a·y is (-a)·(-y).
     """
 
-    def __init__(self, channels: int, width: int, norm: Callable[[int], Norm], convolve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = convolution) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        norm: Callable[[int], Norm],
+        convolve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = convolution,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)  # only its weight is used
         self.norm = norm(width)
@@ -172,7 +183,9 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 16:
-            raise ValueError(f"image_size: expected at least 16 (four blocks halve it), got {image_size}; enlarge the images")
+            raise ValueError(
+                f"image_size: expected at least 16 (four blocks halve it), got {image_size}; enlarge the images"
+            )
         self.image = (channels, image_size, image_size)
         self.features = nn.Sequential(
             Block(channels, width, norm, convolution_of_patches),

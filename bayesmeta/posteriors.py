@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import Distribution, Normal
+from pyro.distributions import Normal
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select

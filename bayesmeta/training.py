@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
@@ -95,7 +95,9 @@ def fit(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
     if optimizer is None and scheduler is not None:
-        raise ValueError("optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither")
+        raise ValueError(
+            "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
+        )
     length = len(tasks)  # type: ignore[arg-type]
     with _seeded(learner, seed):
         _preflight(learner, tasks[0], slices)
@@ -107,7 +109,11 @@ def fit(
     history = History()
     began = time.perf_counter()
     learner.train()
-    with _seeded(learner, seed), _interruptible() as interrupted, tqdm(total=steps, disable=not progress, unit="step") as bar:
+    with (
+        _seeded(learner, seed),
+        _interruptible() as interrupted,
+        tqdm(total=steps, disable=not progress, unit="step") as bar,
+    ):
         try:
             for step in range(steps):
                 episode = move(tasks[step % length], learner)
@@ -144,7 +150,7 @@ def _backward(learner: Learner, episode: Episode, slices: int, step: int, histor
         loss = learner.loss(piece) / slices
         if not torch.isfinite(loss):  # no backward: anomalies in it could raise something less clear
             raise Diverged(_explain(learner, loss, step), history)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total = total + loss.detach().cpu()
     return total
 
@@ -171,7 +177,8 @@ def _preflight(learner: Learner, episode: Episode, slices: int) -> None:
     batch = len(episode.query.mask)
     if slices < 1 or batch % slices:
         raise ValueError(
-            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; equal slices make gradients add up exactly"
+            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; "
+            "equal slices make gradients add up exactly"
         )
     one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
     with torch.no_grad():
@@ -182,10 +189,15 @@ def _predict(learner: Predictor, episode: Episode) -> Distribution:
     """The predictive at the query, with errors of shape explained and the targets checked against it."""
     try:
         prediction = learner(episode.support)(episode.query.x)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a RuntimeError too, but no matter of shapes
+        raise
     except (RuntimeError, IndexError) as error:
-        shapes = {f"{part}.{field}": tuple(getattr(getattr(episode, part), field).shape)
-                  for part in ("support", "query") for field in ("x", "y")
-                  if isinstance(getattr(getattr(episode, part), field), Tensor)}
+        shapes = {
+            f"{part}.{field}": tuple(getattr(getattr(episode, part), field).shape)
+            for part in ("support", "query")
+            for field in ("x", "y")
+            if isinstance(getattr(getattr(episode, part), field), Tensor)
+        }
         raise ValueError(
             f"learner and tasks: expected tasks that fit the learner's network, got an error for tasks of shapes {shapes}: "
             f"{error}. Compare the network's inputs and outputs with the last dimensions of x and y, and labels with its outputs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, concatenate
@@ -50,7 +50,9 @@ class Standardized(Learner):
         self.learner = learner
         first = tasks[0].support
         if not isinstance(first.x, Tensor) or not first.x.is_floating_point():
-            raise ValueError(f"tasks: expected x to be one floating tensor (B, N, ...), got {type(first.x).__name__}; scale it yourself")
+            raise ValueError(
+                f"tasks: expected x to be one floating tensor (B, N, ...), got {type(first.x).__name__}; scale it yourself"
+            )
         everything = [concatenate(*tasks[i]) for i in range(min(episodes, len(tasks)))]  # type: ignore[arg-type]
         x = torch.cat([given.x[given.mask] for given in everything])
         y = torch.cat([given.y[given.mask] for given in everything])

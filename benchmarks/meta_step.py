@@ -43,7 +43,9 @@ def conv4(dtype: torch.dtype) -> tuple[bm.MAML, nn.Module, bm.Episode, Callable[
     labels = torch.arange(5).repeat(8, 1)
     support, query = (
         bm.Points(
-            torch.rand(8, 5 * n, 1, 28, 28, generator=generator), labels.repeat(1, n), torch.ones(8, 5 * n, dtype=torch.bool)
+            torch.rand(8, 5 * n, 1, 28, 28, generator=generator),
+            labels.repeat(1, n),
+            torch.ones(8, 5 * n, dtype=torch.bool),
         )
         for n in (1, 15)
     )
@@ -69,21 +71,28 @@ class UnitGaussian(bm.Likelihood):
         return 0.5 * (outputs - y).square().sum(-1)
 
 
-def with_higher(network: nn.Module, episode: bm.Episode, loss: Callable[..., Tensor], steps: int, rate: float) -> Tensor:
+def with_higher(
+    network: nn.Module, episode: bm.Episode, loss: Callable[..., Tensor], steps: int, rate: float
+) -> Tensor:
     """The meta-loss the way `higher` documents it: a patched copy of the module a task."""
     import higher
 
     inner = torch.optim.SGD(network.parameters(), lr=rate)
     losses = []
     for task in range(len(episode.query.y)):
-        with higher.innerloop_ctx(network, inner, copy_initial_weights=False, track_higher_grads=True) as (model, optimizer):
+        with higher.innerloop_ctx(network, inner, copy_initial_weights=False, track_higher_grads=True) as (
+            model,
+            optimizer,
+        ):
             for _ in range(steps):
                 optimizer.step(loss(model(episode.support.x[task]), episode.support.y[task]))
             losses.append(loss(model(episode.query.x[task]), episode.query.y[task]))
     return torch.stack(losses).mean()
 
 
-def with_torchopt(network: nn.Module, episode: bm.Episode, loss: Callable[..., Tensor], steps: int, rate: float) -> Tensor:
+def with_torchopt(
+    network: nn.Module, episode: bm.Episode, loss: Callable[..., Tensor], steps: int, rate: float
+) -> Tensor:
     """The meta-loss the way `torchopt` documents it: a differentiable optimiser, reset between tasks."""
     import torchopt
 
@@ -166,11 +175,14 @@ def main() -> None:
 
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     fastest = min(medians["higher"], medians["torchopt"])
-    print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} rounds")
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"\n{machine}, torch {torch.__version__}, medians of {rounds} rounds")
     for name, median in medians.items():
         print(f"{name:<22}{median:10.2f} ms   {fastest / median:6.2f} x the faster of higher and torchopt")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"network": arguments.network, "torch": torch.__version__, "ms": medians}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"network": arguments.network, "torch": torch.__version__, "ms": medians}, indent=1)
+        )
 
 
 def make_update(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:

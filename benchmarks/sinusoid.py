@@ -54,7 +54,10 @@ def run(method: str, shots: int, seed: int, steps: int, compiled: bool) -> dict[
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Medians over seeds, with the lowest and the highest."""
-    lines = ["| learner | shots | MSE, 1 step: median (range) | MSE, 10 steps | published re-run, 1 step |", "|---|---|---|---|---|"]
+    lines = [
+        "| learner | shots | MSE, 1 step: median (range) | MSE, 10 steps | published re-run, 1 step |",
+        "|---|---|---|---|---|",
+    ]
     for shots in (5, 10):
         for method in METHODS:
             runs = [r for key, r in results.items() if key.startswith(f"{method}, {shots} shots,")]

@@ -14,8 +14,6 @@ import linear_operator
 import pytest
 import torch
 
-import bayesmeta
-
 torch.func.grad(torch.sin)(torch.zeros(()))  # torch imports sympy on first use, which adds a warning filter
 
 
@@ -51,10 +49,3 @@ def global_state_stays() -> Iterator[None]:
     after = _globals()
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"the test changed global state: {changed}"
-
-
-@pytest.fixture(autouse=True)
-def names_in_docstrings(doctest_namespace: dict[str, Any]) -> None:
-    doctest_namespace.update(
-        {name: getattr(bayesmeta, name) for name in dir(bayesmeta) if not name.startswith("_")}, torch=torch, nn=torch.nn
-    )

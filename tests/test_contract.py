@@ -90,7 +90,11 @@ class TestLearner:
         losses = learner.losses(episode(likelihood))
         assert losses.shape == (B,)
         losses.mean().backward()
-        idle = [n for n, p in learner.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
+        idle = [
+            n
+            for n, p in learner.named_parameters()
+            if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()
+        ]
         assert not idle, f"no gradient, or none but zeros: {idle}"
 
     def test_tasks_at_once_equal_tasks_one_by_one(self, name: str, likelihood: str) -> None:
@@ -116,7 +120,12 @@ class TestLearner:
         order = torch.tensor([2, 0, 3, 1])
         shuffled = Points(*(leaf[:, order] for leaf in given.support))
         torch.testing.assert_close(describe(learner, shuffled, given.query.x, given.query.y), expected)
-        padded = Points(*(torch.cat([torch.zeros_like(leaf[:, :2]), leaf, torch.zeros_like(leaf[:, :1])], 1) for leaf in given.support))
+        padded = Points(
+            *(
+                torch.cat([torch.zeros_like(leaf[:, :2]), leaf, torch.zeros_like(leaf[:, :1])], 1)
+                for leaf in given.support
+            )
+        )
         torch.testing.assert_close(describe(learner, padded, given.query.x, given.query.y), expected)
         padded_query = Points(*(torch.cat([leaf, torch.zeros_like(leaf[:, :2])], 1) for leaf in given.query))
         torch.testing.assert_close(learner.losses(Episode(padded, padded_query)), learner.losses(given))
@@ -144,7 +153,9 @@ class TestLearner:
         other.load_state_dict(learner.state_dict())
         again = pickle.loads(pickle.dumps(learner))
         for restored in (other, again, copy.deepcopy(learner)):
-            torch.testing.assert_close(describe(restored, given.support, given.query.x, given.query.y), expected, rtol=0, atol=0)
+            torch.testing.assert_close(
+                describe(restored, given.support, given.query.x, given.query.y), expected, rtol=0, atol=0
+            )
 
     def test_float32_agrees_with_float64(self, name: str, likelihood: str) -> None:
         given, small = episode(likelihood), episode(likelihood, torch.float32)

@@ -114,7 +114,9 @@ def test_first_and_second_order_agree_in_value_and_differ_in_gradient(episode: E
     torch.testing.assert_close(first.losses(episode), second.losses(episode))
     gradients = [gradient(learner.loss(episode), list(learner.network.parameters())) for learner in (first, second)]
     assert relative_error(*gradients) > 0.01
-    likelihoods = [gradient(learner.loss(episode), list(learner.likelihood.parameters())) for learner in (first, second)]
+    likelihoods = [
+        gradient(learner.loss(episode), list(learner.likelihood.parameters())) for learner in (first, second)
+    ]
     torch.testing.assert_close(*likelihoods)  # the noise is not in the inner loop: no difference there
 
 
@@ -136,7 +138,10 @@ def test_reptile_moves_towards_plainly_trained_weights(episode: Episode) -> None
         expected += (start - end).detach() / 3
     torch.testing.assert_close(gradient(learner.loss(episode), list(learner.network.parameters())), expected)
     noise = list(learner.likelihood.parameters())
-    assert relative_error(gradient(learner.loss(episode), noise), finite_differences(lambda: learner.loss(episode), noise)) < 1e-6
+    assert (
+        relative_error(gradient(learner.loss(episode), noise), finite_differences(lambda: learner.loss(episode), noise))
+        < 1e-6
+    )
 
 
 def test_implicit_gradient_is_that_of_the_fixed_point(episode: Episode) -> None:

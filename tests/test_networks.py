@@ -57,7 +57,9 @@ def meta_loss(network: nn.Module, support: tuple[Tensor, Tensor], query: tuple[T
 
 @pytest.mark.parametrize("norm", ORDINARY)
 @pytest.mark.parametrize(("channels", "size", "width"), [(1, 28, 16), (3, 33, 8)])
-def test_values_and_meta_gradients_are_those_of_the_ordinary_network(norm: type, channels: int, size: int, width: int) -> None:
+def test_values_and_meta_gradients_are_those_of_the_ordinary_network(
+    norm: type, channels: int, size: int, width: int
+) -> None:
     ordinary, ours = pair(norm, channels, size, width)
     support, query = images(2, 5, channels, size), images(2, 7, channels, size)
     torch.testing.assert_close(ours(query[0][0]), ordinary(query[0][0]), rtol=0, atol=1e-10)

@@ -133,7 +133,13 @@ def test_sinusoid_oracle_equals_adaptive_integration(shots: int) -> None:
     def expectation(of: object) -> float:
         return float(
             integrate.dblquad(
-                lambda a, p: of(a, p) * density(y, a * np.sin(x - p)), 0, math.pi, 0.1, 5, epsabs=1e-12, epsrel=1e-9  # type: ignore[operator]
+                lambda a, p: of(a, p) * density(y, a * np.sin(x - p)),
+                0,
+                math.pi,
+                0.1,
+                5,
+                epsabs=1e-12,
+                epsrel=1e-9,  # type: ignore[operator]
             )[0]
         )
 
@@ -243,4 +249,3 @@ def test_longitudinal_is_the_published_data(data_root: Path) -> None:
             ours = torch.cat([tasks.points.x[index, mask], tasks.points.y[index, mask]], 1).numpy()
             theirs = np.column_stack([by_name[name]["x"], by_name[name]["y"]])
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-

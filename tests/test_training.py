@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_fit_learns() -> None:
 
 def test_fit_follows_the_sources_indices() -> None:
     class Recorder(bm.LinearGaussian):  # type: ignore[misc]
-        seen: list[int] = []
+        seen: ClassVar[list[int]] = []
 
         def __getitem__(self, index: int) -> Episode:
             self.seen.append(index)
@@ -62,7 +63,9 @@ def test_slices_give_the_same_gradients() -> None:
 def test_clips_the_meta_gradient() -> None:
     trained = learner()
     start = nn.utils.parameters_to_vector(trained.parameters()).detach().clone()
-    history = bm.fit(trained, TASKS, steps=1, optimizer=torch.optim.SGD(trained.parameters(), 1.0), clip=0.01, progress=False)
+    history = bm.fit(
+        trained, TASKS, steps=1, optimizer=torch.optim.SGD(trained.parameters(), 1.0), clip=0.01, progress=False
+    )
     moved = (nn.utils.parameters_to_vector(trained.parameters()).detach() - start).norm().item()
     assert history.gradient_norms[0] > 0.1
     assert moved == pytest.approx(0.01, rel=1e-3)
@@ -90,7 +93,9 @@ class Poisoned(bm.Learner):
         return losses * torch.nan
 
 
-@pytest.mark.parametrize(("gradient_only", "message"), [(False, "step 3: the loss is nan"), (True, "step 3.*parameter 'scale'")])
+@pytest.mark.parametrize(
+    ("gradient_only", "message"), [(False, "step 3: the loss is nan"), (True, "step 3.*parameter 'scale'")]
+)
 def test_stops_at_the_first_non_finite_number_and_leaves_the_learner(gradient_only: bool, message: str) -> None:
     poisoned = Poisoned(3, gradient_only)
     reference = Poisoned(99, gradient_only)

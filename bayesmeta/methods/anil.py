@@ -54,12 +54,8 @@ class ANIL(Learner):
         body = snapshot(self.features)
 
         def embed(x: Any) -> Any:
-            return map_tasks(
-                lambda x: call(self.features, body, x), x, network=self.features, strategy=self.strategy
-            )
+            return map_tasks(lambda x: call(self.features, body, x), x, network=self.features, strategy=self.strategy)
 
         embedded = support._replace(x=embed(support.x))
-        inner = adapt(
-            self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy
-        )
+        inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)
         return Transformed(inner, support, embed)

@@ -11,7 +11,6 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from bayesmeta.data import Episode, Points
 from bayesmeta.functional import (
@@ -24,7 +23,7 @@ from bayesmeta.functional import (
     snapshot,
     unravel,
 )
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_stateless
 from bayesmeta.posteriors import PointEstimate
@@ -95,7 +94,9 @@ class ImplicitMAML(Learner):
         weights = {name: weight.requires_grad_() for name, weight in posterior.weights.items()}
         with torch.enable_grad():
             values = nll(posterior(episode.query.x), episode.query)
-            outer = dict(zip(weights, torch.autograd.grad(values.sum(), list(weights.values()), retain_graph=True), strict=True))
+            outer = dict(
+                zip(weights, torch.autograd.grad(values.sum(), list(weights.values()), retain_graph=True), strict=True)
+            )
 
         def solve(support: Points, weights: Params, outer: Params) -> Params:
             error = support_error(self.network, self.likelihood, support)
@@ -107,10 +108,8 @@ class ImplicitMAML(Learner):
             return unravel(conjugate_gradient(product, ravel(outer), self.iterations), weights)
 
         with torch.no_grad():
-            implicit = map_tasks(
-                solve, posterior.support, weights, outer, network=self.network, strategy=self.strategy
-            )
-        linear = torch.stack([
-            (implicit[name] * weight).flatten(1).sum(1) for name, weight in self.network.named_parameters()
-        ]).sum(0)
+            implicit = map_tasks(solve, posterior.support, weights, outer, network=self.network, strategy=self.strategy)
+        linear = torch.stack(
+            [(implicit[name] * weight).flatten(1).sum(1) for name, weight in self.network.named_parameters()]
+        ).sum(0)
         return values + linear - linear.detach()

@@ -47,9 +47,7 @@ class MAML(Learner):
         self.rate = rate
 
     def forward(self, support: Points) -> Posterior:
-        return adapt(
-            self.network, self.likelihood, support, steps=self.steps, rates=self.rate, strategy=self.strategy
-        )
+        return adapt(self.network, self.likelihood, support, steps=self.steps, rates=self.rate, strategy=self.strategy)
 
 
 @final

@@ -76,10 +76,12 @@ class Reptile(Learner):
         )
         posterior = PointEstimate(self.network, self.likelihood, adapted, episode.support, self.strategy)
         values = nll(posterior(episode.query.x), episode.query)
-        distance = torch.stack([
-            0.5 * (weight - trained[name]).square().flatten(1).sum(1)
-            for name, weight in self.network.named_parameters()
-        ]).sum(0)
+        distance = torch.stack(
+            [
+                0.5 * (weight - trained[name]).square().flatten(1).sum(1)
+                for name, weight in self.network.named_parameters()
+            ]
+        ).sum(0)
         return values + distance - distance.detach()
 
     def _descend(self, task: Points, start: Params) -> Params:

@@ -58,7 +58,9 @@ class GaussianProcessTasks(SyntheticTasks):
             length=length,
         )
         if noise <= 0:
-            raise ValueError(f"noise: expected a positive number, got {noise}; without noise the exact posterior is degenerate")
+            raise ValueError(
+                f"noise: expected a positive number, got {noise}; without noise the exact posterior is degenerate"
+            )
         self.kernel = kernel
 
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:

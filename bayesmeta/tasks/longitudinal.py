@@ -26,33 +26,75 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "bdf": Family("nlme", "bdf", "schoolNR", ("IQ.verb", "ses"), "langPOST", "language score of pupils, a school a task", fewest=6),
-    "cefamandole": Family("nlme", "Cefamandole", "Subject", ("Time",), "conc", "cefamandole in blood over time, a patient a task"),
+    "bdf": Family(
+        "nlme", "bdf", "schoolNR", ("IQ.verb", "ses"), "langPOST", "language score of pupils, a school a task", fewest=6
+    ),
+    "cefamandole": Family(
+        "nlme", "Cefamandole", "Subject", ("Time",), "conc", "cefamandole in blood over time, a patient a task"
+    ),
     "chickweight": Family("datasets", "ChickWeight", "Chick", ("Time",), "weight", "weight by day, a chick a task"),
     "dietox": Family("geepack", "dietox", "Pig", ("Time",), "Weight", "weight by week, a pig a task"),
-    "dnase": Family("datasets", "DNase", "Run", ("conc",), "density", "optical density by concentration, an assay run a task"),
-    "exam": Family("mlmRev", "Exam", "school", ("standLRT",), "normexam", "exam score by intake score, a school a task"),
-    "gapminder": Family("gapminder", "gapminder", "country", ("year",), "lifeExp", "life expectancy by year, a country a task"),
-    "glucose2": Family("nlme", "Glucose2", "Subject", ("Time",), "glucose", "blood glucose after alcohol, a subject a task"),
+    "dnase": Family(
+        "datasets", "DNase", "Run", ("conc",), "density", "optical density by concentration, an assay run a task"
+    ),
+    "exam": Family(
+        "mlmRev", "Exam", "school", ("standLRT",), "normexam", "exam score by intake score, a school a task"
+    ),
+    "gapminder": Family(
+        "gapminder", "gapminder", "country", ("year",), "lifeExp", "life expectancy by year, a country a task"
+    ),
+    "glucose2": Family(
+        "nlme", "Glucose2", "Subject", ("Time",), "glucose", "blood glucose after alcohol, a subject a task"
+    ),
     "grunfeld": Family("plm", "Grunfeld", "firm", ("value", "capital"), "inv", "yearly investment, a firm a task"),
-    "hsb82": Family("mlmRev", "Hsb82", "school", ("ses",), "mAch", "mathematics by socio-economic status, a school a task"),
-    "indometh": Family("datasets", "Indometh", "Subject", ("time",), "conc", "indomethacin in blood over time, a subject a task"),
-    "loblolly": Family("datasets", "Loblolly", "Seed", ("age",), "height", "height by age, a pine's seed source a task"),
+    "hsb82": Family(
+        "mlmRev", "Hsb82", "school", ("ses",), "mAch", "mathematics by socio-economic status, a school a task"
+    ),
+    "indometh": Family(
+        "datasets", "Indometh", "Subject", ("time",), "conc", "indomethacin in blood over time, a subject a task"
+    ),
+    "loblolly": Family(
+        "datasets", "Loblolly", "Seed", ("age",), "height", "height by age, a pine's seed source a task"
+    ),
     "milk": Family("nlme", "Milk", "Cow", ("Time",), "protein", "protein in milk by week, a cow a task"),
-    "orange": Family("datasets", "Orange", "Tree", ("age",), "circumference", "trunk by age in days, an orange tree a task"),
-    "orthodont": Family("nlme", "Orthodont", "Subject", ("age",), "distance", "a dental distance by age, a child a task"),
-    "ovary": Family("nlme", "Ovary", "Mare", ("Time",), "follicles", "number of follicles over the cycle, a mare a task"),
+    "orange": Family(
+        "datasets", "Orange", "Tree", ("age",), "circumference", "trunk by age in days, an orange tree a task"
+    ),
+    "orthodont": Family(
+        "nlme", "Orthodont", "Subject", ("age",), "distance", "a dental distance by age, a child a task"
+    ),
+    "ovary": Family(
+        "nlme", "Ovary", "Mare", ("Time",), "follicles", "number of follicles over the cycle, a mare a task"
+    ),
     "oxboys": Family("nlme", "Oxboys", "Subject", ("age",), "height", "height by standardised age, a boy a task"),
     "pbcseq": Family("survival", "pbcseq", "id", ("day", "age"), "bili", "bilirubin by day, a liver patient a task"),
     "pixel": Family("nlme", "Pixel", "Dog", ("day",), "pixel", "lymph-node intensity in scans by day, a dog a task"),
-    "produc": Family("plm", "Produc", "state", ("pcap", "pc", "emp", "unemp"), "gsp", "gross product, a US state a task"),
-    "radon": Family("HLMdiag", "radon", "county.name", ("basement", "uranium"), "log.radon", "log radon of houses, a county a task"),
-    "remifentanil": Family("nlme", "Remifentanil", "Subject", ("Time", "Age", "Wt"), "conc", "remifentanil in blood, a patient a task"),
+    "produc": Family(
+        "plm", "Produc", "state", ("pcap", "pc", "emp", "unemp"), "gsp", "gross product, a US state a task"
+    ),
+    "radon": Family(
+        "HLMdiag", "radon", "county.name", ("basement", "uranium"), "log.radon", "log radon of houses, a county a task"
+    ),
+    "remifentanil": Family(
+        "nlme", "Remifentanil", "Subject", ("Time", "Age", "Wt"), "conc", "remifentanil in blood, a patient a task"
+    ),
     "sitka": Family("MASS", "Sitka", "tree", ("Time",), "size", "log size by day, a spruce a task"),
-    "sitka89": Family("MASS", "Sitka89", "tree", ("Time",), "size", "log size by day in the second season, a spruce a task"),
-    "sleepstudy": Family("lme4", "sleepstudy", "Subject", ("Days",), "Reaction", "reaction time by days without sleep, a subject a task"),
-    "theoph": Family("datasets", "Theoph", "Subject", ("Time", "Wt", "Dose"), "conc", "theophylline in blood over time, a patient a task"),
+    "sitka89": Family(
+        "MASS", "Sitka89", "tree", ("Time",), "size", "log size by day in the second season, a spruce a task"
+    ),
+    "sleepstudy": Family(
+        "lme4", "sleepstudy", "Subject", ("Days",), "Reaction", "reaction time by days without sleep, a subject a task"
+    ),
+    "theoph": Family(
+        "datasets",
+        "Theoph",
+        "Subject",
+        ("Time", "Wt", "Dose"),
+        "conc",
+        "theophylline in blood over time, a patient a task",
+    ),
 }
+
 
 def Longitudinal(  # noqa: N802 (a source, named like the others)
     family: str,
@@ -68,8 +110,8 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
 ) -> ArrayTasks:
     """One of 26 real families of small regression tasks, split by task.
 
-    Rows with a missing value and tasks with fewer than 4 rows (6 for bdf) are left out: 1,418 tasks remain. Values are in the data's own units:
-    wrap the learner in `Standardized`, whose scaling is computed on the meta-training tasks alone.
+    Rows with a missing value and tasks with fewer than 4 rows (6 for bdf) are left out: 1,418 tasks remain. Values are
+    in the data's own units: wrap the learner in `Standardized`, scaled by the meta-training tasks alone.
 
     Args:
         family: a key of `FAMILIES`, such as "oxboys".

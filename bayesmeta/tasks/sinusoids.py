@@ -7,8 +7,9 @@ from typing import final
 
 import numpy as np
 import torch
-from pyro.distributions import Distribution, Normal
+from pyro.distributions import Normal
 from torch import Tensor
+from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.learner import Posterior
@@ -77,14 +78,18 @@ class Sinusoids(SyntheticTasks):
         return amplitude * torch.sin(x - phase)
 
     def oracle(self, support: Points) -> Posterior:
-        """The posterior over (A, φ) by quadrature, in float64: Gauss-Legendre in φ, and for each φ in A, whose
-        posterior is a truncated Gaussian there. Nodes that together hold less than 1e-12 of a task's weight are dropped.
+        """The exact posterior over (A, φ), by quadrature in float64.
+
+        Gauss-Legendre in φ, and for each φ in A, whose posterior is then a truncated Gaussian. Nodes that together
+        hold less than 1e-12 of a task's weight are dropped.
 
         Raises:
             ValueError: the source is noise-free, so that the posterior is degenerate.
         """
         if self.noise == 0:
-            raise ValueError("noise: expected a source with noise > 0 for its oracle, got 0; build Sinusoids(noise=0.1)")
+            raise ValueError(
+                "noise: expected a source with noise > 0 for its oracle, got 0; build Sinusoids(noise=0.1)"
+            )
         low, high = self.amplitudes
         phase, phase_weight = _legendre(_PHASES, support.y)
         phase = self.phases[0] + (self.phases[1] - self.phases[0]) * phase

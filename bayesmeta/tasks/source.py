@@ -59,7 +59,9 @@ def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Ge
     """``(B,)`` support sizes: the same for all, or uniform between two bounds, both included."""
     low, high = (shots, shots) if isinstance(shots, int) else shots
     if not 0 <= low <= high:
-        raise ValueError(f"shots: expected a count >= 0 or a range (low, high) with low <= high, got {shots}; e.g. (1, 10)")
+        raise ValueError(
+            f"shots: expected a count >= 0 or a range (low, high) with low <= high, got {shots}; e.g. (1, 10)"
+        )
     return torch.randint(low, high + 1, (tasks,), generator=generator)
 
 
@@ -96,7 +98,9 @@ class SyntheticTasks(TaskSource):
         super().__init__(seed=seed, length=length)
         for name, value in (("batch", batch), ("queries", queries), ("inputs", inputs)):
             if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}; an episode needs tasks, queries and inputs")
+                raise ValueError(
+                    f"{name}: expected at least 1, got {value}; an episode needs tasks, queries and inputs"
+                )
         if noise < 0:
             raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
@@ -120,10 +124,13 @@ class SyntheticTasks(TaskSource):
         counts = shots_per_task(self.shots, self.batch, generator)
         size = max(1, int(counts.max()))
         mask = torch.arange(size) < counts[:, None]
-        x = torch.cat([
-            self._uniform(self.support_range, size, generator),
-            self._uniform(self.query_range, self.queries, generator),
-        ], 1)
+        x = torch.cat(
+            [
+                self._uniform(self.support_range, size, generator),
+                self._uniform(self.query_range, self.queries, generator),
+            ],
+            1,
+        )
         y = self.targets(x, generator)
         y = y + self.noise * torch.randn(y.shape, generator=generator)
         observed = mask[..., None]

@@ -1,0 +1,35 @@
+"""The examples in docstrings run, with the public names at hand."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import gpytorch
+import pyro
+import pytest
+import torch
+
+import bayesmeta
+
+MODULES = [module.name for module in pkgutil.walk_packages(bayesmeta.__path__, "bayesmeta.")]
+NAMES = {name: getattr(bayesmeta, name) for name in bayesmeta.__all__} | {
+    "torch": torch,
+    "nn": torch.nn,
+    "Normal": pyro.distributions.Normal,
+    "RBFKernel": gpytorch.kernels.RBFKernel,
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testmod(module, extraglobs=NAMES | vars(module), optionflags=flags)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", ["MAML", "Sinusoids", "fit", "evaluate", "points", "Standardized", "Conv4"])
+def test_public_names_have_an_example(name: str) -> None:
+    assert ">>>" in (getattr(bayesmeta, name).__doc__ or "")
