@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -73,6 +74,8 @@ def points(
         >>> ragged.mask.sum(1)
         tensor([3, 5])
     """
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes: expected the number of classes, at least 1, got {classes}; None means regression")
     dtype = dtype or torch.get_default_dtype()
     xs, ys = _tasks(x, "x"), _tasks(y, "y")
     if len(xs) != len(ys):
@@ -82,7 +85,7 @@ def points(
         )
     xs = [_column(a.to(device=device, dtype=dtype)) for a in xs]
     ys = [
-        _labels(a, classes, b).to(device) if classes else _column(a.to(device=device, dtype=dtype))
+        _labels(a, classes, b).to(device) if classes is not None else _column(a.to(device=device, dtype=dtype))
         for b, a in enumerate(ys)
     ]
     for b, (a, t) in enumerate(zip(xs, ys, strict=True)):
@@ -100,7 +103,7 @@ def _tasks(value: Any, name: str) -> list[Tensor]:
     """One task, or a list of them, as a list of tensors with at least one dimension."""
     ragged = isinstance(value, (list, tuple)) and len(value) > 0 and all(_dimensions(v) > 0 for v in value)
     try:
-        tensors = [torch.as_tensor(v) for v in value] if ragged else [torch.as_tensor(value)]
+        tensors = [_tensor(v) for v in value] if ragged else [_tensor(value)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name}: expected numbers, an array, a tensor, or a list of these (one a task), got {type(value).__name__} "
@@ -117,8 +120,14 @@ def _tasks(value: Any, name: str) -> list[Tensor]:
     return tensors
 
 
+def _tensor(value: Any) -> Tensor:
+    if hasattr(value, "__array__") and not isinstance(value, Tensor):  # arrays, series, frames; copied, as they may be
+        return torch.from_numpy(np.array(value))  # read-only or run backwards, which torch does not take
+    return torch.as_tensor(value)
+
+
 def _dimensions(value: Any) -> int:
-    return 1 if isinstance(value, (list, tuple)) else int(getattr(value, "ndim", 0))
+    return 1 if isinstance(value, (list, tuple, range)) else int(getattr(value, "ndim", 0))
 
 
 def _column(values: Tensor) -> Tensor:
@@ -239,6 +248,8 @@ def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Ge
         >>> episode.support.mask.sum().item(), episode.query.mask.sum().item()
         (2, 4)
     """
+    if (shots < 0).any() or (queries is not None and queries < 1):
+        raise ValueError(f"shots and queries: expected shots >= 0 and queries >= 1, got {shots.tolist()} and {queries}")
     observed = given.mask.sum(1)
     short = (observed <= shots).nonzero()
     if len(short):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +60,11 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
         tensor([0.])
     """
     batch = draws.batch_shape
+    if log_weights is not None and log_weights.dim() != len(batch):
+        raise ValueError(
+            f"log_weights: expected {len(batch)} dimensions as the batch {tuple(batch)} has, got {tuple(log_weights.shape)}; "
+            "add dimensions of size 1, e.g. log_weights[..., None]"
+        )
     weights = torch.zeros(batch[0], *[1] * (len(batch) - 1)) if log_weights is None else log_weights
     if isinstance(draws, torch.distributions.Categorical):
         weights = weights.to(draws.logits).log_softmax(0)
@@ -80,8 +84,8 @@ def select(draws: Distribution, index: Tensor) -> Distribution:
 
 
 def _any_parameter(d: Any) -> Tensor:
-    while isinstance(d, torch.distributions.Independent):
-        d = d.base_dist
+    while isinstance(d, (torch.distributions.Independent, torch.distributions.MixtureSameFamily)):
+        d = d.base_dist if isinstance(d, torch.distributions.Independent) else d.component_distribution
     name = "logits" if isinstance(d, torch.distributions.Bernoulli) else "loc"
     parameter: Tensor = getattr(d, name)
     return parameter
@@ -120,23 +124,30 @@ def cdf(d: Distribution, value: Tensor) -> Tensor:
     raise _unknown(d, "with a cumulative distribution function")
 
 
-_NODES = 128
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 def _student_cdf(df: Tensor, t: Tensor) -> Tensor:
     """Student's cdf: torch has no incomplete beta function.
 
-    Gauss-Legendre quadrature over the angle θ, t = √df tan θ, where the density is proportional to cos^(df - 1) θ.
+    Gauss-Legendre quadrature over u, t = √df sinh u, where the density is proportional to cosh^(-df) u: smooth for every
+    df. The constant is the same quadrature over all of u, since a difference of log-gammas cancels at large df.
     """
-    nodes, weights = (torch.as_tensor(a).to(t) for a in np.polynomial.legendre.leggauss(_NODES))
-    # Integrate from the nearer end of [0, angle] that keeps the integrand wide: cos^(df-1) decays like a Gaussian
-    # of variance 1 / (df - 1), so beyond 40 such deviations nothing is left.
-    angle = torch.atan(t.abs() / df.sqrt())
-    angle = torch.minimum(angle, 40.0 / (df - 1).clamp(min=1e-3).sqrt())
-    theta = angle[..., None] * (nodes + 1) / 2
-    area = (weights * torch.exp((df[..., None] - 1) * theta.cos().log())).sum(-1) * angle / 2
-    constant = torch.exp(torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2)) / math.sqrt(math.pi)
-    return 0.5 + t.sign() * (constant * area).clamp(max=0.5)
+    nodes, weights = (torch.as_tensor(a, device=t.device) for a in (_NODES, _WEIGHTS))
+    degrees = df.double()
+    decay = 50 / degrees  # cosh^(-df) u = exp(-50) at u = arcosh(exp(50 / df))
+    far = (decay + torch.log1p((-torch.expm1(-2 * decay)).sqrt())).clamp(max=700.0)
+
+    def area(start: Tensor) -> Tensor:
+        u = start[..., None] + (far - start)[..., None] * (nodes + 1) / 2
+        log_cosh = torch.log1p(2 * torch.sinh(u / 2).square())
+        return (weights * torch.exp(-degrees[..., None] * log_cosh)).sum(-1) * (far - start)
+
+    lower = t < 0  # the nearer tail, whose small probabilities then keep their digits
+    place = torch.asinh(t.double() / degrees.sqrt())
+    start = torch.minimum(torch.where(lower, -place, place), far)
+    tail = area(start) / area(torch.zeros_like(start)) / 2
+    return torch.where(lower, tail, 1 - tail).to(t.dtype)
 
 
 def quantile(d: Distribution, p: float) -> Tensor:
@@ -152,7 +163,7 @@ def quantile(d: Distribution, p: float) -> Tensor:
     if not 0 < p < 1:
         raise ValueError(f"p: expected a probability strictly between 0 and 1, got {p}; the ends lie at infinity")
     if isinstance(d, torch.distributions.Normal):
-        return d.icdf(torch.as_tensor(p).to(d.loc))
+        return d.loc + d.scale * torch.special.ndtri(torch.as_tensor(p, dtype=d.loc.dtype, device=d.loc.device))
     low, high = _bracket(d)
     width = high - low
     for _ in range(60):  # widen until the bracket holds p
@@ -208,7 +219,7 @@ def class_probabilities(d: Distribution) -> Tensor:
     if isinstance(d, torch.distributions.Categorical):
         return d.logits.softmax(-1)
     single = marginals(d)
-    if isinstance(single, torch.distributions.MixtureSameFamily):
+    if isinstance(single, torch.distributions.MixtureSameFamily) and single.support.is_discrete:
         single_mean: Tensor = single.mean
         return torch.stack([1 - single_mean, single_mean], -1)
     if isinstance(single, torch.distributions.Bernoulli):

@@ -120,7 +120,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iter
 
     The method of Hestenes & Stiefel (1952), exact after P iterations but for rounding. It stops where the residual
     vanishes, and where a direction has no positive curvature (the map was not positive definite after all), with the
-    solution so far: then a descent direction still, as in Steihaug's truncated method (1983).
+    solution so far, or the target itself if that is the first direction: the truncated method of Steihaug (1983).
 
     Example:
         >>> conjugate_gradient(lambda v: torch.tensor([2.0, 4.0]) * v, torch.tensor([2.0, 8.0]), iterations=2)
@@ -140,7 +140,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iter
         next_size = residual @ residual
         direction = residual + next_size / torch.where(size > 0, size, 1.0) * direction
         size = next_size
-    return solution
+    return torch.where(going | solution.any(), solution, target)
 
 
 def ravel(params: Params) -> Tensor:

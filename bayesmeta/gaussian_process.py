@@ -36,8 +36,12 @@ class _Dense(nn.Module):
 
 def _double(module: nn.Module) -> Callable[..., Tensor]:
     """The module as a function in float64, with its present parameters: differentiable, and unmoved by updates."""
-    state = {name: value.double().clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    state = {name: _widened(value).clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
     return lambda *arguments: call(module, state, *arguments)
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value  # a kernel's active_dims are whole numbers
 
 
 def covariance(kernel: Kernel) -> Callable[..., Tensor]:
@@ -64,12 +68,14 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     jitter = torch.zeros_like(diagonal)
+    failed = torch.ones_like(diagonal, dtype=torch.bool)
     for step in _JITTER:
+        jitter = torch.where(failed, step * diagonal, jitter)
         factor, info = torch.linalg.cholesky_ex(matrix + jitter[..., None, None] * identity)
-        if not info.any():
+        failed = info > 0
+        if not failed.any():
             return factor
-        jitter = torch.where(info > 0, step * diagonal, jitter)
-    task = int((info > 0).nonzero()[0, 0])
+    task = int(failed.nonzero()[0, 0])
     values = torch.linalg.eigvalsh(matrix.detach()[task].nan_to_num())
     raise torch.linalg.LinAlgError(  # type: ignore[attr-defined]
         f"kernel {name}: expected a positive definite covariance, got eigenvalues {values[0]:.2e} to {values[-1]:.2e} "

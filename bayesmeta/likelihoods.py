@@ -48,9 +48,11 @@ class Likelihood(nn.Module, ABC):
 
 
 def _scale(initial: float) -> nn.Parameter:
-    if not initial > 0:
-        raise ValueError(f"scale: expected a positive number, got {initial}; it is the initial standard deviation")
-    return nn.Parameter(torch.tensor(math.log(initial)))
+    if not _FLOOR < initial < math.inf:
+        raise ValueError(
+            f"scale: expected a positive number above {_FLOOR}, got {initial}; it is the initial standard deviation"
+        )
+    return nn.Parameter(torch.tensor(math.log(initial - _FLOOR)))
 
 
 _FLOOR = 1e-4
@@ -155,12 +157,12 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
-        _check_event(outputs.shape[-1:], y.shape[-1:])
+        check_event(outputs.shape[-1:], y.shape[-1:])
         return F.binary_cross_entropy_with_logits(outputs, y, reduction="none").sum(-1)
 
 
 def _half_square(outputs: Tensor, y: Tensor) -> Tensor:
-    _check_event(outputs.shape[-1:], y.shape[-1:])
+    check_event(outputs.shape[-1:], y.shape[-1:])
     return 0.5 * (outputs - y).square().sum(-1)
 
 
@@ -174,7 +176,7 @@ def _halves(outputs: Tensor) -> tuple[Tensor, Tensor]:
     return mean, raw
 
 
-def _check_event(expected: torch.Size, given: torch.Size) -> None:
+def check_event(expected: torch.Size, given: torch.Size) -> None:
     if given != expected:
         raise ValueError(
             f"y: expected targets of event shape {tuple(expected)} as the predictions have, got {tuple(given)}; "
@@ -198,8 +200,8 @@ def nll(distribution: Distribution, given: Points) -> Tensor:
     """
     if isinstance(distribution, torch.distributions.Categorical):
         _check_labels(given.y)
-    _check_event(distribution.event_shape, given.y.shape[2:])
-    total = (distribution.log_prob(given.y) * given.mask).sum(1)
+    check_event(distribution.event_shape, given.y.shape[2:])
+    total = distribution.log_prob(given.y).masked_fill(~given.mask, 0.0).sum(1)
     return -total / given.mask.sum(1).clamp(min=1)
 
 
@@ -207,7 +209,7 @@ def check_targets(distribution: Distribution, given: Points) -> None:
     """Raises a ValueError where an observed target is outside what the distribution can produce."""
     if isinstance(distribution, torch.distributions.Categorical):
         _check_labels(given.y)
-    _check_event(distribution.event_shape, given.y.shape[2:])
+    check_event(distribution.event_shape, given.y.shape[2:])
     constraint = distribution.support
     assert constraint is not None
     inside = constraint.check(given.y)

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import cdf, class_probabilities, marginals
-from bayesmeta.likelihoods import nll
+from bayesmeta.likelihoods import check_event, nll
 
 __all__ = ["ECE", "NLL", "RMSE", "Accuracy", "Coverage", "Estimate", "Metric", "bootstrap", "default_metrics"]
 
@@ -78,6 +78,7 @@ class RMSE(Metric):
     """Root of the mean square difference between the predictive mean and y, in y's unit; pooled over points and entries of y."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
         square = (distribution.mean - given.y).square()
         return _total(square.flatten(2).mean(2) if square.dim() > 2 else square, given)
 
@@ -101,6 +102,7 @@ class Coverage(Metric):
         return f"{100 * self.level:g}% coverage"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
         rank = cdf(marginals(distribution), given.y)
         inside = ((rank - 0.5).abs() <= self.level / 2).double()
         return _total(inside.flatten(2).mean(2) if inside.dim() > 2 else inside, given)
@@ -183,15 +185,16 @@ def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int 
         >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
         Estimate(value=1.0, low=1.0, high=1.0)
     """
+    if len(rows) == 0:
+        raise ValueError("rows: expected the statistics of at least one task, got none; evaluate on more episodes")
     rows = rows.double().cpu()
     value = metric.reduce(rows.sum(0))
     generator = torch.Generator().manual_seed(seed)
-    tasks = len(rows)
-    drawn = torch.randint(tasks, (resamples, tasks), generator=generator)
-    counts = torch.zeros(resamples, tasks, dtype=rows.dtype).scatter_add(
-        1, drawn, torch.ones_like(drawn, dtype=rows.dtype)
-    )
-    low, high = torch.quantile(metric.reduce(counts @ rows), torch.tensor([0.025, 0.975], dtype=rows.dtype))
+    sums = []
+    for _ in range(resamples):  # one at a time: memory stays that of the rows
+        counts = torch.randint(len(rows), (len(rows),), generator=generator).bincount(minlength=len(rows))
+        sums.append(counts.double() @ rows)
+    low, high = torch.nanquantile(metric.reduce(torch.stack(sums)), torch.tensor([0.025, 0.975], dtype=rows.dtype))
     return Estimate(value.item(), low.item(), high.item())
 
 

@@ -60,9 +60,9 @@ class Standardized(Learner):
         self._register("y", y if y.is_floating_point() else torch.zeros(1, 1))
 
     def _register(self, name: str, values: Tensor) -> None:
-        scale = values.std(0, correction=0)
+        scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
         self.register_buffer(f"{name}_loc", values.mean(0))
-        self.register_buffer(f"{name}_scale", torch.where(scale > 0, scale, 1.0))  # a constant is only centred
+        self.register_buffer(f"{name}_scale", torch.where(varies, scale, 1.0))  # a constant is only centred
 
     def _scale(self, given: Points) -> Points:
         observed = given.mask.reshape(given.mask.shape + (1,) * (given.x.dim() - 2))

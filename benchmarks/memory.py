@@ -2,19 +2,23 @@
 
     python benchmarks/memory.py
 
-Each setting runs in a process of its own, since a process's peak never falls. The network is Conv4-64 on Omniglot
-shapes, where activations are what fills memory. What the process weighs before the first update is subtracted.
+Each setting runs in processes of its own, since a process's peak never falls; medians of three. The network is
+Conv4-64 on Omniglot shapes, where activations are what fills memory. The peak is the whole process's; beside it stands
+what the updates added to what the process weighed before them.
 """
 
 from __future__ import annotations
 
 import resource
+import statistics
 import subprocess
 import sys
 
 import torch
 
 import bayesmeta as bm
+
+REPEATS = 3
 
 
 def peak() -> float:
@@ -41,25 +45,29 @@ class Images(torch.utils.data.Dataset[bm.Episode]):
 
 
 def measure(batch: int, slices: int) -> None:
-    """Two meta-updates, so that the optimiser's state is counted; prints what they added to the peak."""
+    """Two meta-updates, so that the optimiser's state is counted; prints the peak before and after."""
     learner = bm.MAML(bm.Conv4(outputs=5), bm.Categorical(), rate=0.4)
     before = peak()
     bm.fit(learner, Images(batch), steps=2, slices=slices, progress=False)
-    print(peak() - before)
+    print(before, peak())
 
 
 def main() -> None:
     if len(sys.argv) == 3:
         return measure(int(sys.argv[1]), int(sys.argv[2]))
     settings = [(4, 1), (64, 16), (16, 1), (64, 1)]
-    added = {}
+    medians = {}
     for batch, slices in settings:
-        done = subprocess.run(
-            [sys.executable, __file__, str(batch), str(slices)], capture_output=True, text=True, check=True
+        command = [sys.executable, __file__, str(batch), str(slices)]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(REPEATS)]
+        total = statistics.median(float(after) for _, after in runs)
+        added = statistics.median(float(after) - float(before) for before, after in runs)
+        medians[batch, slices] = total, added
+        ratios = [value / reference for value, reference in zip(medians[batch, slices], medians[4, 1], strict=True)]
+        print(
+            f"{batch:3} tasks in {slices:2} slices: peak {total:5.0f} MiB ({ratios[0]:.2f} x 4 tasks at once), "
+            f"of it the updates {added:5.0f} MiB ({ratios[1]:.2f} x)"
         )
-        added[batch, slices] = float(done.stdout)
-        ratio = added[batch, slices] / added[4, 1]
-        print(f"{batch:3} tasks in {slices:2} slices: {added[batch, slices]:6.0f} MiB, {ratio:.2f} x 4 tasks at once")
     return None
 
 

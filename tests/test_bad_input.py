@@ -105,7 +105,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "slices that do not divide": (lambda: fit(Episode(given(), given()), slices=3), "slices: expected a divisor of the 2 tasks.*got 3"),
     "clip of zero": (lambda: fit(Episode(given(), given()), clip=0.0), "clip: expected a positive norm.*got 0"),
     "too many episodes": (lambda: bm.evaluate(maml(), One(Episode(given(), given())), episodes=2), "episodes: expected 1 to 1.*got 2"),
-    "noise of zero": (lambda: bm.Gaussian(scale=0.0), "scale: expected a positive number, got 0"),
+    "noise of zero": (lambda: bm.Gaussian(scale=0.0), "scale: expected a positive number above 0.0001, got 0"),
     "two degrees of freedom": (lambda: bm.StudentT(df=2.0), "df: expected a number above 2, got 2"),
     "coverage level": (lambda: bm.Coverage(90), "level: expected a probability.*got 90"),
     # task sources
