@@ -59,7 +59,9 @@ def main() -> None:
     medians = {}
     for batch, slices in settings:
         command = [sys.executable, __file__, str(batch), str(slices)]
-        runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(REPEATS)]
+        runs = [
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(REPEATS)
+        ]
         total = statistics.median(float(after) for _, after in runs)
         added = statistics.median(float(after) - float(before) for before, after in runs)
         medians[batch, slices] = total, added

@@ -159,6 +159,10 @@ def main() -> None:
         entries["bayesmeta, compiled"] = (learner, lambda: compiled(episode))
 
     updates: dict[str, Callable[[], None]] = {}
+    if arguments.network == "conv4":
+        updates["bayesmeta, 2 threads"] = threaded_update(
+            copy.deepcopy(entries["bayesmeta"][0]), setting(torch.float32)[2]
+        )
     for name, (module, loss) in entries.items():
         updates[name] = make_update(loss, torch.optim.Adam(module.parameters(), lr=1e-3))
     times: dict[str, list[float]] = {name: [] for name in updates}
@@ -183,6 +187,21 @@ def main() -> None:
         arguments.json.write_text(
             json.dumps({"network": arguments.network, "torch": torch.__version__, "ms": medians}, indent=1)
         )
+
+
+def threaded_update(learner: bm.Learner, episode: bm.Episode) -> Callable[[], None]:
+    """The update that ``fit(..., slices=8, threads=2)`` makes: a task a slice, a slice a thread."""
+    from bayesmeta.training import MetaGradient
+
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    meta_gradient = MetaGradient(learner, list(learner.parameters()), slices=8, threads=2)
+
+    def update() -> None:
+        for parameter, gradient in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    return update
 
 
 def make_update(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:

@@ -103,6 +103,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "no steps": (lambda: fit(Episode(given(), given()), steps=0), "steps: expected at least 1.*got 0"),
     "negative steps": (lambda: fit(Episode(given(), given()), steps=-5), "steps: expected at least 1.*got -5"),
     "slices that do not divide": (lambda: fit(Episode(given(), given()), slices=3), "slices: expected a divisor of the 2 tasks.*got 3"),
+    "more threads than slices": (lambda: fit(Episode(given(), given()), slices=2, threads=3), "threads: expected 1 to 2.*got 3"),
     "clip of zero": (lambda: fit(Episode(given(), given()), clip=0.0), "clip: expected a positive norm.*got 0"),
     "too many episodes": (lambda: bm.evaluate(maml(), One(Episode(given(), given())), episodes=2), "episodes: expected 1 to 1.*got 2"),
     "noise of zero": (lambda: bm.Gaussian(scale=0.0), "scale: expected a positive number above 0.0001, got 0"),

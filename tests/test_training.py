@@ -60,6 +60,26 @@ def test_slices_give_the_same_gradients() -> None:
         torch.testing.assert_close(vector, weights[0][1], rtol=1e-9, atol=1e-12)
 
 
+def test_the_number_of_threads_changes_no_number() -> None:
+    results = []
+    intra_op = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.manual_seed(0)
+        network = bm.Conv4(outputs=5, width=8)
+        trained = bm.MAML(network, bm.Categorical(), rate=0.1)
+        generator = torch.Generator().manual_seed(0)
+        x, y = torch.rand(6, 5, 1, 28, 28, generator=generator), torch.arange(5).repeat(6, 1)
+        points = bm.Points(x, y, torch.ones(6, 5, dtype=torch.bool))
+        history = bm.fit(trained, [Episode(points, points)] * 2, steps=2, slices=6, threads=threads, progress=False)  # type: ignore[arg-type]
+        results.append((history.losses, nn.utils.parameters_to_vector(trained.parameters())))
+        assert torch.get_num_threads() == intra_op
+    for losses, vector in results[1:]:
+        np.testing.assert_allclose(losses, results[0][0], rtol=1e-6)
+        torch.testing.assert_close(vector, results[0][1])
+    assert results[1][0] == results[2][0]  # one intra-op thread in both
+    assert torch.equal(results[1][1], results[2][1])
+
+
 def test_clips_the_meta_gradient() -> None:
     trained = learner()
     start = nn.utils.parameters_to_vector(trained.parameters()).detach().clone()
