@@ -37,7 +37,7 @@ class Standardized(Learner):
         >>> tasks = Sinusoids(noise=0.1)
         >>> learner = Standardized(MAML(MLP(1, 1), Gaussian()), tasks)
         >>> learner(tasks[0].support)(tasks[0].query.x).batch_shape
-        torch.Size([25, 10])
+        torch.Size([25, 15])
     """
 
     x_loc: Tensor

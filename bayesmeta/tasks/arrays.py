@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypedDict, Unpack, final
 
 import numpy as np
 import torch
@@ -12,7 +12,17 @@ from torch.utils._pytree import tree_map
 from bayesmeta.data import Episode, Points, points, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
-__all__ = ["ArrayTasks", "tasks_from_arrays", "tasks_from_frame"]
+__all__ = ["ArrayTasks", "Division", "tasks_from_arrays", "tasks_from_frame"]
+
+
+class Division(TypedDict, total=False):
+    """The keyword arguments of every source of given points; `ArrayTasks` explains them."""
+
+    batch: int | None
+    shots: int | tuple[int, int]
+    queries: int | None
+    seed: int
+    length: int
 
 
 @final
@@ -81,11 +91,7 @@ def tasks_from_arrays(
     task_ids: Any,
     *,
     classes: int | None = None,
-    batch: int | None = None,
-    shots: int | tuple[int, int] = 5,
-    queries: int | None = None,
-    seed: int = 0,
-    length: int = 1_000_000,
+    **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from one row a point and a task id a row.
 
@@ -95,7 +101,7 @@ def tasks_from_arrays(
         task_ids: ``(rows,)``, numbers or strings; rows of a task need not stand together. Tasks keep the order in
             which they first appear.
         classes: W if y holds labels 0 to W - 1; None for regression.
-        batch, shots, queries, seed, length: see `ArrayTasks`.
+        division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
         ValueError: x, y and task_ids differ in length, a value is not finite, a task has a single row.
@@ -131,9 +137,7 @@ def tasks_from_arrays(
                 "drop the row or fill it in"
             )
     given = points([x[mine] for mine in rows], [y[mine] for mine in rows], classes=classes)
-    return ArrayTasks(
-        given, [str(name) for name in names], batch=batch, shots=shots, queries=queries, seed=seed, length=length
-    )
+    return ArrayTasks(given, [str(name) for name in names], **division)
 
 
 def _array(values: Any) -> Any:
@@ -147,11 +151,7 @@ def tasks_from_frame(
     x: Sequence[str] | str,
     y: Sequence[str] | str,
     classes: int | None = None,
-    batch: int | None = None,
-    shots: int | tuple[int, int] = 5,
-    queries: int | None = None,
-    seed: int = 0,
-    length: int = 1_000_000,
+    **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from a data frame (pandas, polars, or a mapping of columns) with one row a point.
 
@@ -160,7 +160,8 @@ def tasks_from_frame(
         task: the column that names each row's task.
         x: the columns of inputs.
         y: the column of targets, or several.
-        classes, batch, shots, queries, seed, length: see `tasks_from_arrays`.
+        classes: see `tasks_from_arrays`.
+        division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
         ValueError: a column is missing or not numeric, or what `tasks_from_arrays` raises.
@@ -186,11 +187,7 @@ def tasks_from_frame(
         labels,
         np.asarray(frame[task]),
         classes=classes,
-        batch=batch,
-        shots=shots,
-        queries=queries,
-        seed=seed,
-        length=length,
+        **division,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 import torch
 from gpytorch.kernels import Kernel
@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesmeta.data import Points
 from bayesmeta.gaussian_process import GaussianProcess, cholesky, covariance
 from bayesmeta.learner import Posterior
-from bayesmeta.tasks.source import SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
 
 __all__ = ["GaussianProcessTasks"]
 
@@ -24,7 +24,7 @@ class GaussianProcessTasks(SyntheticTasks):
         kernel: a gpytorch kernel; set its hyperparameters before.
         noise: σ of the targets, above 0.
         inputs: D, the number of input features.
-        batch, shots, queries, support_range, query_range, seed, length: see `SyntheticTasks`.
+        options: batch, shots, queries, support_range (-2, 2), query_range, seed, length: see `SyntheticTasks`.
 
     Example:
         >>> tasks = GaussianProcessTasks(RBFKernel())
@@ -38,25 +38,10 @@ class GaussianProcessTasks(SyntheticTasks):
         *,
         noise: float = 0.1,
         inputs: int = 1,
-        batch: int = 25,
-        shots: int | tuple[int, int] = 5,
-        queries: int = 15,
-        support_range: tuple[float, float] = (-2.0, 2.0),
-        query_range: tuple[float, float] | None = None,
-        seed: int = 0,
-        length: int = 1_000_000,
+        **options: Unpack[EpisodeOptions],
     ) -> None:
-        super().__init__(
-            batch=batch,
-            shots=shots,
-            queries=queries,
-            support_range=support_range,
-            query_range=query_range,
-            inputs=inputs,
-            noise=noise,
-            seed=seed,
-            length=length,
-        )
+        options.setdefault("support_range", (-2.0, 2.0))
+        super().__init__(inputs=inputs, noise=noise, **options)
         if noise <= 0:
             raise ValueError(
                 f"noise: expected a positive number, got {noise}; without noise the exact posterior is degenerate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from bayesmeta.data import Points
 from bayesmeta.learner import Posterior
 from bayesmeta.posteriors import BayesianLinear
-from bayesmeta.tasks.source import SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
 
 __all__ = ["LinearGaussian"]
 
@@ -23,7 +23,7 @@ class LinearGaussian(SyntheticTasks):
         inputs: D, the number of input features.
         weight_scale: prior standard deviation of every slope and of the intercept.
         noise: σ of the targets, above 0.
-        batch, shots, queries, support_range, query_range, seed, length: see `SyntheticTasks`.
+        options: batch, shots, queries, support_range, query_range, seed, length: see `SyntheticTasks`.
 
     Example:
         >>> tasks = LinearGaussian(inputs=2)
@@ -37,25 +37,9 @@ class LinearGaussian(SyntheticTasks):
         inputs: int = 1,
         weight_scale: float = 1.0,
         noise: float = 0.1,
-        batch: int = 25,
-        shots: int | tuple[int, int] = 5,
-        queries: int = 15,
-        support_range: tuple[float, float] = (-1.0, 1.0),
-        query_range: tuple[float, float] | None = None,
-        seed: int = 0,
-        length: int = 1_000_000,
+        **options: Unpack[EpisodeOptions],
     ) -> None:
-        super().__init__(
-            batch=batch,
-            shots=shots,
-            queries=queries,
-            support_range=support_range,
-            query_range=query_range,
-            inputs=inputs,
-            noise=noise,
-            seed=seed,
-            length=length,
-        )
+        super().__init__(inputs=inputs, noise=noise, **options)
         if noise <= 0 or weight_scale <= 0:
             raise ValueError(
                 f"noise and weight_scale: expected positive numbers, got {noise} and {weight_scale}; "

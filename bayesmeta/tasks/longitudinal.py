@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_frame
+from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_frame
 
 __all__ = ["FAMILIES", "Family", "Longitudinal"]
 
@@ -102,11 +102,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     split: Literal["train", "validation", "test", "all"] = "train",
     fractions: tuple[float, float] = (0.6, 0.2),
     split_seed: int = 0,
-    batch: int | None = None,
-    shots: int | tuple[int, int] = (1, 3),
-    queries: int | None = None,
-    seed: int = 0,
-    length: int = 1_000_000,
+    **division: Unpack[Division],
 ) -> ArrayTasks:
     """One of 26 real families of small regression tasks, split by task.
 
@@ -118,7 +114,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
         split: which tasks; the three parts are disjoint and do not depend on `seed`.
         fractions: the shares of tasks in train and validation; the rest is test. Each part gets at least one task.
         split_seed: another seed divides the tasks in another way.
-        batch, shots, queries, seed, length: see `ArrayTasks`.
+        division: batch, shots (1 to 3), queries, seed, length: see `ArrayTasks`.
 
     Raises:
         ValueError: an unknown family or split, or what `ArrayTasks` raises.
@@ -142,17 +138,8 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     names = [str(name) for name in frame[about.task].unique()]
     mine = names if split == "all" else _part(names, split, fractions, split_seed)
     frame = frame[frame[about.task].astype(str).isin(mine)]
-    return tasks_from_frame(
-        frame,
-        task=about.task,
-        x=about.x,
-        y=about.y,
-        batch=batch,
-        shots=shots,
-        queries=queries,
-        seed=seed,
-        length=length,
-    )
+    division.setdefault("shots", (1, 3))
+    return tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, **division)
 
 
 def _part(names: list[str], split: str, fractions: tuple[float, float], seed: int) -> list[str]:

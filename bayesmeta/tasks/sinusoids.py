@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Unpack, final
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.learner import Posterior
 from bayesmeta.posteriors import Particles
-from bayesmeta.tasks.source import SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
 
 __all__ = ["Sinusoids"]
 
@@ -27,19 +27,19 @@ four nodes wide; Gauss-Legendre converges exponentially from there."""
 class Sinusoids(SyntheticTasks):
     """y = A sin(x - φ) + ε with A uniform in `amplitudes` and φ uniform in `phases`.
 
-    The defaults are the protocol of Finn et al. 2017 (no noise; 10 queries of their own draw). That of
+    The defaults are the protocol of Finn et al. 2017 (no noise; they draw 10 queries). That of
     Patacchiola et al. 2020 (DKT) is ``Sinusoids(noise=0.1)``, out of range with ``query_range=(-5.0, 10.0)``.
 
     Args:
         amplitudes: bounds of A.
         phases: bounds of φ, in radians.
         noise: σ of the targets; above 0 where the oracle is asked.
-        batch, shots, queries, support_range, query_range, seed, length: see `SyntheticTasks`.
+        options: batch, shots, queries, support_range (-5, 5), query_range, seed, length: see `SyntheticTasks`.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1, batch=2)
         >>> tasks.oracle(tasks[0].support)(tasks[0].query.x).batch_shape
-        torch.Size([2, 10])
+        torch.Size([2, 15])
     """
 
     def __init__(
@@ -48,25 +48,10 @@ class Sinusoids(SyntheticTasks):
         amplitudes: tuple[float, float] = (0.1, 5.0),
         phases: tuple[float, float] = (0.0, math.pi),
         noise: float = 0.0,
-        batch: int = 25,
-        shots: int | tuple[int, int] = 5,
-        queries: int = 10,
-        support_range: tuple[float, float] = (-5.0, 5.0),
-        query_range: tuple[float, float] | None = None,
-        seed: int = 0,
-        length: int = 1_000_000,
+        **options: Unpack[EpisodeOptions],
     ) -> None:
-        super().__init__(
-            batch=batch,
-            shots=shots,
-            queries=queries,
-            support_range=support_range,
-            query_range=query_range,
-            inputs=1,
-            noise=noise,
-            seed=seed,
-            length=length,
-        )
+        options.setdefault("support_range", (-5.0, 5.0))
+        super().__init__(inputs=1, noise=noise, **options)
         self.amplitudes = amplitudes
         self.phases = phases
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Posterior
 
-__all__ = ["SyntheticTasks", "TaskSource", "shots_per_task"]
+__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "shots_per_task"]
 
 
 class TaskSource(Dataset[Episode], ABC):
@@ -65,19 +66,31 @@ def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Ge
     return torch.randint(low, high + 1, (tasks,), generator=generator)
 
 
+class EpisodeOptions(TypedDict, total=False):
+    """The keyword arguments that all synthetic sources share; `SyntheticTasks` explains them."""
+
+    batch: int
+    shots: int | tuple[int, int]
+    queries: int
+    support_range: tuple[float, float]
+    query_range: tuple[float, float] | None
+    seed: int
+    length: int
+
+
 class SyntheticTasks(TaskSource):
     """Tasks drawn from a known prior, so that the best possible answer is known too: see `oracle`.
 
     A new source implements `targets` and `oracle`.
 
     Args:
+        inputs: D, the number of input features.
+        noise: σ, the standard deviation of the targets' Gaussian noise, in support and query.
         batch: B, tasks in an episode.
         shots: support points a task, or a range (low, high) from which each task's number is drawn.
         queries: M, query points a task.
         support_range: inputs of the support are uniform in this interval, in each dimension.
         query_range: the same for queries; None for that of the support.
-        inputs: D, the number of input features.
-        noise: σ, the standard deviation of the targets' Gaussian noise, in support and query.
         seed: see `TaskSource`.
         length: see `TaskSource`.
     """
@@ -85,15 +98,15 @@ class SyntheticTasks(TaskSource):
     def __init__(
         self,
         *,
-        batch: int,
-        shots: int | tuple[int, int],
-        queries: int,
-        support_range: tuple[float, float],
-        query_range: tuple[float, float] | None,
         inputs: int,
         noise: float,
-        seed: int,
-        length: int,
+        batch: int = 25,
+        shots: int | tuple[int, int] = 5,
+        queries: int = 15,
+        support_range: tuple[float, float] = (-1.0, 1.0),
+        query_range: tuple[float, float] | None = None,
+        seed: int = 0,
+        length: int = 1_000_000,
     ) -> None:
         super().__init__(seed=seed, length=length)
         for name, value in (("batch", batch), ("queries", queries), ("inputs", inputs)):
