@@ -1,0 +1,25 @@
+"""The examples run and show what they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_growth_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every meta-learner's NLL at 3 points is below those of both baselines, and their intervals do not meet."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    module = runpy.run_path(str(EXAMPLES / "growth_curves.py"))
+    tables = module["main"]()
+    assert (tmp_path / "growth_curves.png").stat().st_size > 10_000
+    for learner in module["LEARNERS"]:
+        for baseline in ("GP per pig", "pooled regression"):
+            assert tables[3][learner]["NLL"].high < tables[3][baseline]["NLL"].low
