@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -32,6 +32,8 @@ __all__ = ["Diverged", "History", "evaluate", "fit"]
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
+
+Gradient: TypeAlias = Sequence[Tensor | None]
 
 
 @dataclass
@@ -156,8 +158,8 @@ class MetaGradient:
     """Takes the meta-gradient of an episode slice by slice, on one thread or several.
 
     Each thread works on a replica of the learner that shares its parameters: functional calls swap a module's
-    parameters while they run, which threads must not see of each other. Slices are added up in their own order, so that
-    the number of threads does not change the result.
+    parameters while they run, which threads must not see of each other. Thread t takes slices t, t + threads, ..., so
+    that the number of threads changes no more than the order of a sum.
     """
 
     def __init__(self, learner: Learner, parameters: Sequence[Tensor], slices: int, threads: int) -> None:
@@ -170,25 +172,38 @@ class MetaGradient:
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
         )
 
-    def __call__(self, episode: Episode) -> tuple[Tensor, list[Tensor | None]]:
-        """The mean loss over the episode's tasks, and its gradient for each parameter."""
-        workers = range(len(self.replicas))
-        run = partial(self._share, episode)
-        shares = list(self.pool.map(run, workers)) if self.pool else [run(0)]
-        ordered = sorted((result for share in shares for result in share), key=lambda result: result[0])
-        loss = torch.stack([loss for _, loss, _ in ordered]).sum()
-        return loss, [_add(pieces) for pieces in zip(*(gradient for _, _, gradient in ordered), strict=True)]
+    def __call__(self, episode: Episode) -> tuple[Tensor, Gradient]:
+        """The mean loss over the episode's tasks, and its gradient for each parameter.
 
-    def _share(self, episode: Episode, worker: int) -> list[tuple[int, Tensor, tuple[Tensor | None, ...]]]:
-        """Every slice that falls to this worker, one graph at a time."""
-        size = len(episode.query.mask) // self.slices
-        results: list[tuple[int, Tensor, tuple[Tensor | None, ...]]] = []
-        for part in range(worker, self.slices, len(self.replicas)):
-            rows = slice(part * size, (part + 1) * size)
-            loss = self.replicas[worker].loss(tree_map(lambda leaf, rows=rows: leaf[rows], episode)) / self.slices
-            gradient = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-            results.append((part, loss.detach(), gradient))
-        return results
+        Raises:
+            ValueError: the slices do not divide the episode's tasks.
+        """
+        batch = len(episode.query.mask)
+        if batch % self.slices:
+            raise ValueError(
+                f"slices: expected a divisor of the {batch} tasks in an episode, got {self.slices}; "
+                "equal slices make gradients add up exactly"
+            )
+        pieces = [
+            tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
+            for b in range(0, batch, batch // self.slices)
+        ]
+        threads = len(self.replicas)
+        shares = [(self.replicas[t], pieces[t::threads]) for t in range(threads)]
+        results = (
+            list(self.pool.map(self._share, *zip(*shares, strict=True))) if self.pool else [self._share(*shares[0])]
+        )
+        return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
+
+    def _share(self, learner: Learner, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
+        """One thread's part: a graph and a backward pass a slice, one after the other."""
+        total = torch.zeros(())
+        gradient: Gradient = [None] * len(self.parameters)
+        for piece in pieces:
+            loss = learner.loss(piece) / self.slices
+            gradient = _add([gradient, torch.autograd.grad(loss, self.parameters, allow_unused=True)])
+            total = total + loss.detach().cpu()
+        return total, gradient
 
     def close(self) -> None:
         if self.pool:
@@ -196,9 +211,10 @@ class MetaGradient:
             torch.set_num_threads(self.intra_op)  # some of the libraries beneath keep one number for all threads
 
 
-def _add(pieces: Sequence[Tensor | None]) -> Tensor | None:
-    present = [piece for piece in pieces if piece is not None]
-    return reduce(torch.add, present) if present else None
+def _add(gradients: Sequence[Gradient]) -> Gradient:
+    """The sum of gradients, each a tensor or None a parameter."""
+    columns = ([slope for slope in column if slope is not None] for column in zip(*gradients, strict=True))
+    return [reduce(torch.add, column) if column else None for column in columns]
 
 
 def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
@@ -222,10 +238,7 @@ def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) ->
     check(episode)
     batch = len(episode.query.mask)
     if slices < 1 or batch % slices:
-        raise ValueError(
-            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; "
-            "equal slices make gradients add up exactly"
-        )
+        raise ValueError(f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; e.g. {batch}")
     if not 1 <= threads <= slices:
         raise ValueError(
             f"threads: expected 1 to {slices} (the slices they share), got {threads}; raise slices, or lower it"

@@ -76,8 +76,13 @@ def test_the_number_of_threads_changes_no_number() -> None:
     for losses, vector in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-6)
         torch.testing.assert_close(vector, results[0][1])
-    assert results[1][0] == results[2][0]  # one intra-op thread in both
-    assert torch.equal(results[1][1], results[2][1])
+
+
+def test_refuses_slices_that_do_not_divide_a_later_episode() -> None:
+    """Else some of its tasks would be left out in silence."""
+    episodes = [bm.LinearGaussian(batch=batch)[0] for batch in (8, 6)]
+    with pytest.raises(ValueError, match="slices: expected a divisor of the 6 tasks in an episode, got 4"):
+        bm.fit(learner(), episodes, steps=2, slices=4, progress=False)  # type: ignore[arg-type]
 
 
 def test_clips_the_meta_gradient() -> None:
