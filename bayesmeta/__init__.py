@@ -4,6 +4,7 @@
 """
 
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
+from bayesmeta.distributions import quantile
 from bayesmeta.functional import Strategy
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import (
@@ -15,7 +16,7 @@ from bayesmeta.likelihoods import (
     StudentT,
 )
 from bayesmeta.methods import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
-from bayesmeta.metrics import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric
+from bayesmeta.metrics import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric, summary
 from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
 from bayesmeta.tasks import (
     ArrayTasks,
@@ -76,6 +77,8 @@ __all__ = [
     "fit",
     "move",
     "points",
+    "quantile",
+    "summary",
     "tasks_from_arrays",
     "tasks_from_frame",
 ]

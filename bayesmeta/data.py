@@ -209,6 +209,8 @@ def check(given: Points | Episode, name: str = "points") -> None:
 
 def check_shapes(given: Points, name: str = "points") -> None:
     """The part of `check` that reads no values: cheap enough for every call."""
+    if not isinstance(given, Points):
+        raise ValueError(f"{name}: expected Points, got {type(given).__name__}; build them with bayesmeta.points(x, y)")
     mask = given.mask
     if mask.dim() != 2 or mask.dtype != torch.bool or mask.shape[1] == 0:
         raise ValueError(

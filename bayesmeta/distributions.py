@@ -151,7 +151,9 @@ def _student_cdf(df: Tensor, t: Tensor) -> Tensor:
 
 
 def quantile(d: Distribution, p: float) -> Tensor:
-    """The value below which a distribution of single numbers has probability p; bisection where no inverse is known.
+    """The value below which each entry of y lies with probability p: ``(B, M, *Y)`` for predictions of ``(B, M)``.
+
+    Computed by bisection where no inverse is known. The interval from p = 0.05 to 0.95 holds 90 %.
 
     Raises:
         ValueError: p is not strictly between 0 and 1.
@@ -162,6 +164,7 @@ def quantile(d: Distribution, p: float) -> Tensor:
     """
     if not 0 < p < 1:
         raise ValueError(f"p: expected a probability strictly between 0 and 1, got {p}; the ends lie at infinity")
+    d = marginals(d)
     if isinstance(d, torch.distributions.Normal):
         return d.loc + d.scale * torch.special.ndtri(torch.as_tensor(p, dtype=d.loc.dtype, device=d.loc.device))
     low, high = _bracket(d)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from pyro import distributions as dist
@@ -47,12 +47,13 @@ class Likelihood(nn.Module, ABC):
         """
 
 
-def _scale(initial: float) -> nn.Parameter:
-    if not _FLOOR < initial < math.inf:
+def _scale(initial: float | Sequence[float]) -> nn.Parameter:
+    scale = torch.as_tensor(initial)
+    if not ((scale > _FLOOR) & (scale < math.inf)).all():
         raise ValueError(
             f"scale: expected a positive number above {_FLOOR}, got {initial}; it is the initial standard deviation"
         )
-    return nn.Parameter(torch.tensor(math.log(initial - _FLOOR)))
+    return nn.Parameter((scale - _FLOOR).log())
 
 
 _FLOOR = 1e-4
@@ -60,17 +61,17 @@ _FLOOR = 1e-4
 
 
 class Gaussian(Likelihood):
-    """y ~ N(outputs, σ²), with one learned σ for all tasks and targets. ``*O = *Y = (outputs,)``.
+    """y ~ N(outputs, σ²), with one learned σ for all tasks. ``*O = *Y = (outputs,)``.
 
     Args:
-        scale: the initial σ.
+        scale: the initial σ; a sequence gives each target its own, ``Gaussian(scale=(0.5, 0.5))`` for two.
 
     Example:
         >>> Gaussian(scale=0.5)(torch.zeros(4, 1)).event_shape
         torch.Size([1])
     """
 
-    def __init__(self, scale: float = 0.5) -> None:
+    def __init__(self, scale: float | Sequence[float] = 0.5) -> None:
         super().__init__()
         self.log_scale = _scale(scale)
 
@@ -104,7 +105,7 @@ class StudentT(Likelihood):
     """y ~ outputs + σ t_ν: heavy tails, so that single wild points do not move the noise. Learns σ and ν > 2.
 
     Args:
-        scale: the initial σ.
+        scale: the initial σ; a sequence gives each target its own.
         df: the initial degrees of freedom ν, above 2 so that the variance exists.
 
     Example:
@@ -112,7 +113,7 @@ class StudentT(Likelihood):
         torch.Size([1])
     """
 
-    def __init__(self, scale: float = 0.5, df: float = 5.0) -> None:
+    def __init__(self, scale: float | Sequence[float] = 0.5, df: float = 5.0) -> None:
         super().__init__()
         if not df > 2:
             raise ValueError(f"df: expected a number above 2, got {df}; at 2 or less the variance is infinite")

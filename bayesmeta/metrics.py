@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,6 +182,8 @@ def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int 
         resamples: how often the T tasks are drawn anew.
         seed: of the resampling.
 
+    With a single task the interval is NaN.
+
     Example:
         >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
         Estimate(value=1.0, low=1.0, high=1.0)
@@ -194,6 +197,8 @@ def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int 
     for _ in range(resamples):  # one at a time: memory stays that of the rows
         counts = torch.randint(len(rows), (len(rows),), generator=generator).bincount(minlength=len(rows))
         sums.append(counts.double() @ rows)
+    if len(rows) == 1:  # a single task says nothing of the spread between tasks
+        return Estimate(value.item(), math.nan, math.nan)
     low, high = torch.nanquantile(metric.reduce(torch.stack(sums)), torch.tensor([0.025, 0.975], dtype=rows.dtype))
     return Estimate(value.item(), low.item(), high.item())
 

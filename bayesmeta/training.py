@@ -225,8 +225,11 @@ def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
         what = f"parameter {bad_weight!r} is not finite"
     elif not torch.isfinite(loss):
         what = f"the loss is {loss.item()} though all parameters are finite"
-    else:
+    elif bad is not None:
         what = f"the loss is {loss.item():.4g} but the gradient of parameter {bad!r} is not finite"
+    else:
+        largest = max(named, key=lambda pair: float(pair[1].grad.abs().max()))[0]  # type: ignore[union-attr]
+        what = f"the loss is {loss.item():.4g} and the norm of its gradient overflows, most in parameter {largest!r}"
     return (
         f"step {step}: {what}; the learner is as it was before this step. Lower the optimizer's or the inner rate, "
         "standardise the data (Standardized), or clip harder (clip=0.1)"
@@ -265,6 +268,11 @@ def _predict(learner: Predictor, episode: Episode) -> Distribution:
             f"learner and tasks: expected tasks that fit the learner's network, got an error for tasks of shapes {shapes}: "
             f"{error}. Compare the network's inputs and outputs with the last dimensions of x and y, and labels with its outputs"
         ) from error
+    if not isinstance(prediction, Distribution):
+        raise ValueError(
+            f"learner: expected predictions that are distributions, got {type(prediction).__name__}; return e.g. "
+            "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
+        )
     check_targets(prediction, episode.query)
     return prediction
 
@@ -283,8 +291,8 @@ def evaluate(
     Args:
         learner: a learner, an oracle, or any function from a support to a function from x to predictions.
         tasks: a task source, or any map-style dataset of episodes.
-        episodes: how many of its episodes to read. Where all hold the same tasks (``tasks.fixed``), a task counts once
-            in the bootstrap however often its points were divided.
+        episodes: how many of its episodes to read. Where they hold the same tasks again (``tasks.members``), a task
+            counts once in the bootstrap however often its points were divided.
         metrics: what to report; NLL, RMSE and 90 % coverage, or for classes NLL, accuracy and ECE, if None.
         seed: of torch's global generator during evaluation, of which random predictives draw; it is left as it was.
         progress: shows a bar.
@@ -304,6 +312,7 @@ def evaluate(
         raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
     rows: dict[str, list[Tensor]] = {}
+    members: list[Tensor | None] = []
     training = module is not None and module.training
     try:
         if module is not None:
@@ -318,11 +327,21 @@ def evaluate(
                 metrics = metrics or default_metrics(prediction)
                 for metric in metrics:
                     rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
+                members.append(tasks.members(index) if hasattr(tasks, "members") else None)
     finally:
         if module is not None:
             module.train(training)
-    join = (lambda r: torch.stack(r).sum(0)) if getattr(tasks, "fixed", False) else torch.cat
-    return {metric.name: bootstrap(metric, join(rows[metric.name])) for metric in metrics or []}
+    return {metric.name: bootstrap(metric, _by_task(rows[metric.name], members)) for metric in metrics or []}
+
+
+def _by_task(rows: Sequence[Tensor], members: Sequence[Tensor | None]) -> Tensor:
+    """One row a task, (T, K): statistics of a task that several episodes hold add up."""
+    known = [ids for ids in members if ids is not None]
+    every = torch.cat(list(rows))
+    if len(known) < len(members):
+        return every
+    ids, place = torch.cat(known).unique(return_inverse=True)
+    return every.new_zeros(len(ids), every.shape[1]).index_add(0, place, every)
 
 
 @contextmanager

@@ -22,8 +22,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 import bayesmeta as bm
-from bayesmeta.distributions import marginals, quantile
-from bayesmeta.metrics import summary
 
 FAMILY = "dietox"  # 72 pigs, weight in kg by week; "chickweight" and "oxboys" work as well
 FRACTIONS = (0.5, 0.1)  # of pigs to train on and to validate on; the rest are tested
@@ -92,7 +90,7 @@ def picture(learners: dict[str, bm.Learner], path: str) -> None:
     for row, (name, learner) in zip(axes, learners.items(), strict=True):
         with torch.no_grad():
             predictive = learner(episode.support)(x)
-        low, middle, high = (quantile(marginals(predictive), p)[..., 0] for p in (0.05, 0.5, 0.95))
+        low, middle, high = (bm.quantile(predictive, p)[..., 0] for p in (0.05, 0.5, 0.95))
         for pig, ax in enumerate(row):
             ax.fill_between(x[pig, :, 0], low[pig], high[pig], color="#56b4e9", alpha=0.4, lw=0, label="90 % band")
             ax.plot(x[pig, :, 0], middle[pig], color="#0072b2", label="median")
@@ -125,7 +123,7 @@ def main() -> dict[int, dict[str, dict[str, bm.Estimate]]]:
         print(
             f"\n{len(test.names)} unseen pigs, {shots} points each known (NLL in nats, RMSE in kg; 95 % intervals over pigs)"
         )
-        print(summary(rows))
+        print(bm.summary(rows))
     picture(learners, "growth_curves.png")
     print("\nsaved growth_curves.png")
     return tables

@@ -176,7 +176,12 @@ def test_statistics_are_rows_of_float64_and_a_single_point_is_enough(metric, pre
     value = metric.reduce(row.sum(0))
     assert value.shape == ()
     assert value.isfinite()
-    assert bootstrap(metric, row) == Estimate(value.item(), value.item(), value.item())
+    twice = bootstrap(metric, row.expand(2, -1))
+    assert twice == Estimate(*[pytest.approx(value.item())] * 3)
+    one = bootstrap(metric, row)  # one task says nothing of the spread between tasks
+    assert one.value == value.item()
+    assert one.low != one.low
+    assert one.high != one.high
     assert metric.reduce(row.expand(7, *row.shape).sum(1)).shape == (7,)
 
 
@@ -270,7 +275,7 @@ def test_the_bootstrap_interval_reaches_the_ends_that_resampling_reaches_often_e
 
 
 @examples
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.integers(0, 9))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20), st.integers(0, 9))
 def test_the_bootstrap_holds_the_range_of_tasks_and_is_equivariant(values, seed):
     rows = sums(torch.tensor(values, dtype=D))
     one = bootstrap(NLL(), rows, resamples=50, seed=seed)

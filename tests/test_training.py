@@ -188,7 +188,8 @@ def test_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tasks/s" in shown
 
 
-def test_evaluate_counts_a_fixed_task_once() -> None:
+@pytest.mark.parametrize("batch", [None, 3])
+def test_evaluate_counts_a_task_once(batch: int | None) -> None:
     """Dividing the same tasks again must not narrow the interval as new tasks would."""
 
     class Count(Metric):
@@ -198,9 +199,9 @@ def test_evaluate_counts_a_fixed_task_once() -> None:
         def reduce(self, sums: Tensor) -> Tensor:
             return sums[..., 0]
 
-    tasks = bm.tasks_from_arrays(np.arange(20.0), np.arange(20.0), np.arange(20) // 4, shots=2)
-    assert tasks.fixed
-    estimate = bm.evaluate(learner(), tasks, episodes=3, metrics=[Count()])["Count"]
-    assert estimate == (15.0, 15.0, 15.0)  # 5 rows of 3, in every resample
-    one, many = (bm.evaluate(learner(), tasks, episodes=n)["NLL"] for n in (1, 20))
+    tasks = bm.tasks_from_arrays(np.arange(20.0), np.arange(20.0), np.arange(20) // 4, shots=2, batch=batch)
+    if batch is None:
+        estimate = bm.evaluate(learner(), tasks, episodes=3, metrics=[Count()])["Count"]
+        assert estimate == (15.0, 15.0, 15.0)  # 5 rows of 3, in every resample
+    one, many = (bm.evaluate(learner(), tasks, episodes=n)["NLL"] for n in (5, 100))
     assert many.high - many.low > 0.3 * (one.high - one.low)

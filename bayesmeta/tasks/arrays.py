@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack, final
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, points, split
@@ -32,9 +33,9 @@ class ArrayTasks(TaskSource):
     Args:
         given: all points of the T tasks (ragged tasks are padded).
         names: the tasks' names, T of them.
-        batch: B, tasks in an episode, drawn without replacement; None for all T, always in the same order
-            (`fixed` is then true, and `evaluate` counts a task once however many episodes it sees).
-        shots: support points a task, or a range (low, high) from which each task's number is drawn.
+        batch: B, tasks in an episode, drawn without replacement; None for all T, always in the same order.
+        shots: support points a task, or a range (low, high) from which each task's number is drawn, and lowered where a
+            task has too few points to leave one for the query.
         queries: query points a task at most; None for all that are left.
         seed, length: see `TaskSource`.
 
@@ -59,26 +60,34 @@ class ArrayTasks(TaskSource):
             raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch}; None takes all tasks")
         if queries is not None and queries < 1:
             raise ValueError(f"queries: expected at least 1, got {queries}; None takes all points that are left")
-        most = int(shots_per_task(shots, 1, torch.Generator()).max()) if isinstance(shots, int) else shots[1]
-        short = (given.mask.sum(1) <= most).nonzero()
+        shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
+        fewest = shots if isinstance(shots, int) else shots[0]
+        short = (given.mask.sum(1) <= fewest).nonzero()
         if len(short):
             task = int(short[0, 0])
             raise ValueError(
-                f"shots: expected fewer support points than every task has, got {most} shots and {int(given.mask[task].sum())} "
-                f"points in task {names[task]!r}; lower shots or drop its rows, so that a query point is left"
+                f"shots: expected fewer support points than every task has, got {fewest} shots and "
+                f"{int(given.mask[task].sum())} points in task {names[task]!r} (and {len(short) - 1} more such tasks); "
+                "lower shots, give a range as in shots=(1, 5), or drop its rows, so that a query point is left"
             )
         self.points = given
         self.names = list(names)
         self.batch = batch
         self.shots = shots
         self.queries = queries
-        self.fixed = batch is None
+
+    def members(self, index: int) -> Tensor:
+        return self._chosen(self._generator(index))
+
+    def _chosen(self, generator: torch.Generator) -> Tensor:
+        tasks = len(self.names)
+        return torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)[: self.batch]
 
     def draw(self, generator: torch.Generator) -> Episode:
-        tasks = len(self.names)
-        chosen = torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)[: self.batch]
+        chosen = self._chosen(generator)
         given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
-        return split(given, shots_per_task(self.shots, len(chosen), generator), self.queries, generator)
+        shots = shots_per_task(self.shots, len(chosen), generator).minimum(given.mask.sum(1) - 1)
+        return split(given, shots, self.queries, generator)
 
     def __repr__(self) -> str:
         counts = self.points.mask.sum(1)

@@ -29,9 +29,6 @@ class TaskSource(Dataset[Episode], ABC):
         length: the number of episodes, where iteration ends.
     """
 
-    fixed = False
-    """True where every episode holds the same tasks in the same order, with their points divided anew."""
-
     def __init__(self, *, seed: int, length: int) -> None:
         if length < 1:
             raise ValueError(f"length: expected at least 1 episode, got {length}; it only bounds the index")
@@ -44,9 +41,18 @@ class TaskSource(Dataset[Episode], ABC):
     def __getitem__(self, index: int) -> Episode:
         if not 0 <= index < self.length:
             raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}; raise the source's length")
+        return self.draw(self._generator(index))
+
+    def _generator(self, index: int) -> torch.Generator:
         state = np.random.SeedSequence([self.seed, index]).generate_state(2, np.uint32)
-        generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
-        return self.draw(generator)
+        return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+    def members(self, index: int) -> Tensor | None:
+        """Which of the source's tasks episode `index` holds, ``(B,)``; None where every episode's tasks are new.
+
+        By it `evaluate` counts a task once in its intervals, however often its points were divided.
+        """
+        return None
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(self.length))
