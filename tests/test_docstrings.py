@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import gpytorch
 import pyro
@@ -28,6 +29,11 @@ def test_examples(name: str) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(module, extraglobs=NAMES | vars(module), optionflags=flags)
     assert result.failed == 0
+
+
+def test_extending_page() -> None:
+    page = Path(__file__).parent.parent / "docs" / "extending.md"
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 @pytest.mark.parametrize("name", ["MAML", "Sinusoids", "fit", "evaluate", "points", "Standardized", "Conv4"])
