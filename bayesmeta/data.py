@@ -74,15 +74,20 @@ def points(
         >>> ragged.mask.sum(1)
         tensor([3, 5])
     """
-    if classes is not None and classes < 1:
+    if classes is not None and (not isinstance(classes, (int, np.integer)) or isinstance(classes, bool) or classes < 1):
         raise ValueError(f"classes: expected the number of classes, at least 1, got {classes}; None means regression")
     dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating type, got {dtype}; labels are given as such by classes=W")
     xs, ys = _tasks(x, "x"), _tasks(y, "y")
     if len(xs) != len(ys):
         raise ValueError(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
             "pass two lists of equal length, one array a task"
         )
+    _check_precision(xs, dtype, "x")
+    if classes is None:
+        _check_precision(ys, dtype, "y")
     xs = [_column(a.to(device=device, dtype=dtype)) for a in xs]
     ys = [
         _labels(a, classes, b).to(device) if classes is not None else _column(a.to(device=device, dtype=dtype))
@@ -103,7 +108,7 @@ def _tasks(value: Any, name: str) -> list[Tensor]:
     """One task, or a list of them, as a list of tensors with at least one dimension."""
     ragged = isinstance(value, (list, tuple)) and len(value) > 0 and all(_dimensions(v) > 0 for v in value)
     try:
-        tensors = [_tensor(v) for v in value] if ragged else [_tensor(value)]
+        tensors = [as_tensor(v) for v in value] if ragged else [as_tensor(value)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name}: expected numbers, an array, a tensor, or a list of these (one a task), got {type(value).__name__} "
@@ -120,7 +125,32 @@ def _tasks(value: Any, name: str) -> list[Tensor]:
     return tensors
 
 
-def _tensor(value: Any) -> Tensor:
+def _check_precision(tasks: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:
+    """Raises a ValueError where the conversion to dtype rounds away what distinguishes the points."""
+    if (
+        len({task.shape[1:] for task in tasks}) > 1
+        or tasks[0].element_size() <= torch.empty((), dtype=dtype).element_size()
+    ):
+        return
+    values = torch.cat([task.detach().double() for task in tasks])
+    if len(values) < 2 or not torch.isfinite(values).all():
+        return
+    spread, size = values.std(0), values.abs().amax(0)
+    lost = (values - values.to(dtype)).abs().amax(0)
+    if ((lost > 0.05 * spread) & (spread > 1e-13 * size)).any():
+        raise ValueError(
+            f"{name}: expected values that {dtype} can tell apart, got a standard deviation of {spread.min():.3g} around "
+            f"values up to {size.max():.3g}; subtract an offset first (the earliest date, say), change the unit, "
+            "or pass dtype=torch.float64"
+        )
+
+
+def as_tensor(value: Any) -> Tensor:
+    """An array, series, frame or list as a tensor."""
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.getmaskarray(value).any():
+            raise ValueError("a masked array hides some of its entries; drop those points first")
+        value = value.data
     if hasattr(value, "__array__") and not isinstance(value, Tensor):  # arrays, series, frames; copied, as they may be
         return torch.from_numpy(np.array(value))  # read-only or run backwards, which torch does not take
     return torch.as_tensor(value)
@@ -209,7 +239,7 @@ def check(given: Points | Episode, name: str = "points") -> None:
 
 def check_shapes(given: Points, name: str = "points") -> None:
     """The part of `check` that reads no values: cheap enough for every call."""
-    if not isinstance(given, Points):
+    if not isinstance(given, Points) or not isinstance(given.mask, Tensor) or not isinstance(given.y, Tensor):
         raise ValueError(f"{name}: expected Points, got {type(given).__name__}; build them with bayesmeta.points(x, y)")
     mask = given.mask
     if mask.dim() != 2 or mask.dtype != torch.bool or mask.shape[1] == 0:

@@ -5,8 +5,11 @@ Functions here see plain tensors and pytrees. Randomness is drawn outside and pa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +52,8 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     """
     if strategy == "auto":
         strategy = _strategy(network)
+    if strategy not in ("vmap", "loop"):
+        raise ValueError(f"strategy: expected 'auto', 'vmap' or 'loop', got {strategy!r}")
     if strategy == "vmap":
         return vmap(function)(*batched)
     tasks = len(tree_leaves(batched)[0])
@@ -64,7 +69,8 @@ def _strategy(network: nn.Module) -> Strategy:
 
 def snapshot(module: nn.Module) -> Params:
     """The module's parameters by name, cloned: differentiable, and unmoved by later updates of the module."""
-    return {name: parameter.clone() for name, parameter in module.named_parameters()}
+    with _lock(module):
+        return {name: parameter.clone() for name, parameter in module.named_parameters()}
 
 
 def descend(
@@ -89,6 +95,10 @@ def descend(
         >>> descend(lambda p: p["w"] ** 2, {"w": torch.tensor(1.0)}, steps=2, rates=0.25)
         {'w': tensor(0.2500)}
     """
+    if isinstance(steps, float) or steps < 0:
+        raise ValueError(f"steps: expected a whole number of inner steps, at least 0, got {steps}")
+    if not isinstance(rates, dict) and not 0 <= rates < float("inf"):
+        raise ValueError(f"rate: expected a finite inner step size, at least 0, got {rates}; e.g. 0.01")
     for _ in range(steps):
         slope = gradient(objective)(params)
         if isinstance(rates, dict):
@@ -156,4 +166,21 @@ def unravel(vector: Tensor, like: Params) -> Params:
 
 def call(module: nn.Module, params: Params, *arguments: Any) -> Any:
     """The module's output with these parameters in the place of its own."""
-    return functional_call(module, params, arguments)
+    with _lock(module):
+        return functional_call(module, params, arguments)
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def _lock(module: nn.Module) -> AbstractContextManager[object]:
+    """The lock of a module's parameters: a functional call swaps them in place, which other threads must not see.
+
+    It is kept for the first part that owns parameters, so that wrappers of one module share a lock and replicas do not.
+    """
+    if torch.compiler.is_compiling():  # a lock cannot be traced, and compiled code swaps nothing
+        return nullcontext()
+    owner = next((part for part in module.modules() if part._parameters), module)
+    with _GUARD:
+        return _LOCKS.setdefault(owner, threading.RLock())

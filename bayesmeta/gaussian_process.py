@@ -103,7 +103,8 @@ class GaussianProcess(Posterior):
         self.kernel = covariance(kernel)
         self.mean = None if mean is None else _double(mean)
         self.noise = noise.double().clone()
-        x, mask = support.x.double(), support.mask
+        x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
+        self.x, self.mask = x, mask
         observed = mask[:, :, None] & mask[:, None, :]
         identity = torch.eye(mask.shape[1], dtype=x.dtype, device=x.device)
         matrix = self.kernel(x, x) + self.noise**2 * identity
@@ -118,7 +119,7 @@ class GaussianProcess(Posterior):
 
     def _cross(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior mean ``(B, M, Y)`` and L⁻¹ K* ``(B, N, M)``."""
-        cross = self.kernel(self.support.x.double(), x) * self.support.mask[..., None]
+        cross = self.kernel(self.x, x) * self.mask[..., None]
         mean = self._mean(x) + cross.mT @ self.solution
         return mean, torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
 

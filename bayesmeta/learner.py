@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_shapes, move
+from bayesmeta.data import Episode, Points, as_tensor, check_shapes, move
 from bayesmeta.distributions import mixture
 from bayesmeta.functional import Strategy
 from bayesmeta.likelihoods import nll
@@ -56,7 +55,16 @@ class Posterior(ABC):
 def _like(support: Tensor, x: Any) -> Tensor:
     """x as ``(B, M, *X)``, given the support's ``(B, N, *X)``."""
     batch, event = support.shape[0], support.shape[2:]
-    given = torch.as_tensor(x)
+    try:
+        given = as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"x: expected numbers, an array or a tensor, got {type(x).__name__} that does not convert ({error}); "
+            "convert its columns to numbers first"
+        ) from error
+    shape_given = tuple(given.shape)
+    if given.is_complex():
+        raise ValueError("x: expected real numbers, got complex ones; pass real and imaginary parts as two features")
     given = given.to(support.device, support.dtype if support.is_floating_point() else None)
     if given.dim() == 1 and event == (1,):
         given = given[:, None]
@@ -65,7 +73,7 @@ def _like(support: Tensor, x: Any) -> Tensor:
     if given.dim() != 2 + len(event) or given.shape[0] != batch or given.shape[2:] != event:
         shape = ", ".join(["B", "M", *map(str, event)])
         raise ValueError(
-            f"x: expected shape ({shape}) with B = {batch} as the support has, got {tuple(torch.as_tensor(x).shape)}; "
+            f"x: expected shape ({shape}) with B = {batch} as the support has, got {shape_given}; "
             "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
         )
     return given

@@ -48,16 +48,27 @@ class Likelihood(nn.Module, ABC):
 
 
 def _scale(initial: float | Sequence[float]) -> nn.Parameter:
-    scale = torch.as_tensor(initial)
-    if not ((scale > _FLOOR) & (scale < math.inf)).all():
+    scale = torch.as_tensor(initial, dtype=torch.get_default_dtype())
+    if scale.dim() > 1 or not ((scale > _FLOOR) & (scale < math.inf)).all():
         raise ValueError(
-            f"scale: expected a positive number above {_FLOOR}, got {initial}; it is the initial standard deviation"
+            f"scale: expected a positive number above {_FLOOR}, got {initial}; it is the initial standard deviation, "
+            "one for all targets or a sequence with one for each"
         )
     return nn.Parameter((scale - _FLOOR).log())
 
 
 _FLOOR = 1e-4
 """Added to every standard deviation: a learned noise cannot reach zero, where the likelihood has no maximum."""
+
+
+def _expanded(log_scale: Tensor, outputs: Tensor) -> Tensor:
+    """The standard deviation of each output."""
+    if log_scale.dim() == 1 and len(log_scale) != outputs.shape[-1]:
+        raise ValueError(
+            f"scale: expected one standard deviation for all targets or one for each of {outputs.shape[-1]}, "
+            f"got {len(log_scale)}; match it to the network's outputs"
+        )
+    return (_FLOOR + log_scale.exp()).expand_as(outputs)
 
 
 class Gaussian(Likelihood):
@@ -76,8 +87,7 @@ class Gaussian(Likelihood):
         self.log_scale = _scale(scale)
 
     def forward(self, outputs: Tensor) -> Distribution:
-        scale = _FLOOR + self.log_scale.exp()
-        return dist.Normal(outputs, scale.expand_as(outputs), validate_args=False).to_event(1)
+        return dist.Normal(outputs, _expanded(self.log_scale, outputs), validate_args=False).to_event(1)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         return _half_square(outputs, y)
@@ -115,13 +125,15 @@ class StudentT(Likelihood):
 
     def __init__(self, scale: float | Sequence[float] = 0.5, df: float = 5.0) -> None:
         super().__init__()
-        if not df > 2:
-            raise ValueError(f"df: expected a number above 2, got {df}; at 2 or less the variance is infinite")
+        if not 2 < df < math.inf:
+            raise ValueError(
+                f"df: expected a number above 2, got {df}; at 2 or less the variance is infinite; at infinity use Gaussian"
+            )
         self.log_scale = _scale(scale)
         self.log_excess = nn.Parameter(torch.tensor(math.log(df - 2)))
 
     def forward(self, outputs: Tensor) -> Distribution:
-        scale = (_FLOOR + self.log_scale.exp()).expand_as(outputs)
+        scale = _expanded(self.log_scale, outputs)
         df = (2 + self.log_excess.exp()).expand_as(outputs)
         return dist.StudentT(df, outputs, scale, validate_args=False).to_event(1)
 
@@ -158,12 +170,12 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
-        check_event(outputs.shape[-1:], y.shape[-1:])
+        check_event(outputs.shape[-1:], y.shape[outputs.dim() - 1 :])
         return F.binary_cross_entropy_with_logits(outputs, y, reduction="none").sum(-1)
 
 
 def _half_square(outputs: Tensor, y: Tensor) -> Tensor:
-    check_event(outputs.shape[-1:], y.shape[-1:])
+    check_event(outputs.shape[-1:], y.shape[outputs.dim() - 1 :])
     return 0.5 * (outputs - y).square().sum(-1)
 
 

@@ -79,6 +79,8 @@ class RMSE(Metric):
     """Root of the mean square difference between the predictive mean and y, in y's unit; pooled over points and entries of y."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        if isinstance(distribution, torch.distributions.Categorical):
+            raise TypeError("distribution: expected one of numbers for RMSE, got Categorical; use Accuracy, NLL or ECE")
         check_event(distribution.event_shape, given.y.shape[2:])
         square = (distribution.mean - given.y).square()
         return _total(square.flatten(2).mean(2) if square.dim() > 2 else square, given)
@@ -148,8 +150,8 @@ class ECE(Metric):
     bins: int = 15
 
     def __post_init__(self) -> None:
-        if self.bins < 1:
-            raise ValueError(f"bins: expected at least 1, got {self.bins}; 15 is customary")
+        if not isinstance(self.bins, int) or self.bins < 1:
+            raise ValueError(f"bins: expected at least 1, a whole number, got {self.bins}; 15 is customary")
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         confidence, correct = _top(distribution, given)

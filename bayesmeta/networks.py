@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_stateless"]
+__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_padding", "check_stateless"]
 
 
 class MLP(nn.Module):
@@ -212,3 +212,17 @@ def check_stateless(network: nn.Module) -> None:
                 f"network: expected no running statistics, got {type(module).__name__} at {name!r}; use group or layer "
                 "normalisation, or track_running_stats=False (transductive: predictions then depend on the other queries)"
             )
+
+
+def check_padding(network: nn.Module, mask: Tensor, name: str) -> None:
+    """Raises a ValueError if padding would enter the statistics of a batch normalisation in the network."""
+    if not any(isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm)) for module in network.modules()):
+        return
+    counts = mask.sum(1)
+    ragged = ((counts > 0) & (counts < mask.shape[1])).nonzero()
+    if len(ragged):
+        task = int(ragged[0, 0])
+        raise ValueError(
+            f"{name}: expected tasks of equal length under batch normalisation, got {int(counts[task])} of {mask.shape[1]} "
+            f"points in task {task}; the padding would enter its statistics. Use GroupNorm, or equal numbers of points"
+        )

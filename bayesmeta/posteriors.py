@@ -15,6 +15,7 @@ from bayesmeta.distributions import mixture, select
 from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, snapshot
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
+from bayesmeta.networks import check_padding
 
 __all__ = ["BayesianLinear", "Particles", "PointEstimate", "Transformed", "adapt"]
 
@@ -70,6 +71,7 @@ def adapt(
 
     The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is.
     """
+    check_padding(network, support.mask, "support")
     start = snapshot(network)
 
     def inner_loop(support: Points) -> Params:

@@ -27,6 +27,7 @@ from bayesmeta.data import Episode, Points, check, move
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, bootstrap, default_metrics
+from bayesmeta.networks import check_padding
 
 __all__ = ["Diverged", "History", "evaluate", "fit"]
 
@@ -56,6 +57,9 @@ class Diverged(FloatingPointError):
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
         self.history = history
+
+    def __reduce__(self) -> tuple[Any, ...]:  # else a process pool cannot hand it back
+        return type(self), (str(self), self.history)
 
 
 def fit(
@@ -107,7 +111,34 @@ def fit(
         raise ValueError(
             "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
         )
-    length = len(tasks)  # type: ignore[arg-type]
+    for name, value in (("steps", steps), ("slices", slices), ("threads", threads), ("seed", seed)):
+        if not hasattr(value, "__index__") or isinstance(value, bool):
+            raise ValueError(f"{name}: expected a whole number, got {value!r}")
+    if not isinstance(learner, Learner):
+        raise TypeError(
+            f"learner: expected a learner, got {learner if isinstance(learner, type) else type(learner).__name__}; "
+            "e.g. MAML(MLP(1, 1), Gaussian())"
+        )
+    if not (hasattr(tasks, "__getitem__") and hasattr(tasks, "__len__")):
+        raise TypeError(
+            f"tasks: expected a task source or a map-style dataset of episodes, got {type(tasks).__name__}; "
+            "pass the data set itself rather than a loader, or a list of episodes"
+        )
+    length = len(tasks)
+    if length == 0:
+        raise ValueError("tasks: expected at least one episode, got none")
+    mine = {id(p) for p in learner.parameters() if p.requires_grad}
+    if not mine:
+        raise ValueError("learner: expected parameters to train, got none that require a gradient; unfreeze some")
+    if optimizer is not None and not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "optimizer: expected one that holds parameters of the learner, got one of other tensors, which would train "
+            "nothing; build it from learner.parameters(), after any copy of the learner"
+        )
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError(
+            "scheduler: expected the scheduler of the given optimizer, got another's; build it from optimizer"
+        )
     with _seeded(learner, seed):
         _preflight(learner, tasks[0], slices, threads)
     if optimizer is None:
@@ -222,7 +253,7 @@ def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
     bad_weight = next((name for name, p in learner.named_parameters() if not torch.isfinite(p).all()), None)
     bad = next((name for name, p in named if not torch.isfinite(p.grad).all()), None)  # type: ignore[arg-type]
     if bad_weight is not None:
-        what = f"parameter {bad_weight!r} is not finite"
+        what = f"parameter {bad_weight!r} is not finite: the update before this step broke it"
     elif not torch.isfinite(loss):
         what = f"the loss is {loss.item()} though all parameters are finite"
     elif bad is not None:
@@ -247,8 +278,12 @@ def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) ->
             f"threads: expected 1 to {slices} (the slices they share), got {threads}; raise slices, or lower it"
         )
     one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
+    check_padding(learner, episode.query.mask, "query")
     with torch.no_grad():
-        _predict(learner, one)
+        prediction = _predict(learner, one)
+    episode = move(episode, learner)
+    for part in episode:
+        check_targets(prediction, part)
 
 
 def _predict(learner: Predictor, episode: Episode) -> Distribution:
@@ -313,7 +348,8 @@ def evaluate(
     module = learner if isinstance(learner, nn.Module) else None
     rows: dict[str, list[Tensor]] = {}
     members: list[Tensor | None] = []
-    training = module is not None and module.training
+    metrics = _metrics(metrics)
+    modes = [(part, part.training) for part in module.modules()] if module is not None else []
     try:
         if module is not None:
             module.eval()
@@ -322,6 +358,7 @@ def evaluate(
                 episode = tasks[index]
                 check(episode)
                 if module is not None:
+                    check_padding(module, episode.query.mask, "query")
                     episode = move(episode, module)
                 prediction = _predict(learner, episode)
                 metrics = metrics or default_metrics(prediction)
@@ -329,9 +366,21 @@ def evaluate(
                     rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
                 members.append(tasks.members(index) if hasattr(tasks, "members") else None)
     finally:
-        if module is not None:
-            module.train(training)
+        for part, training in modes:  # each part its own: some may have been frozen on purpose
+            part.training = training
     return {metric.name: bootstrap(metric, _by_task(rows[metric.name], members)) for metric in metrics or []}
+
+
+def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
+    if metrics is None:
+        return None
+    given: list[Metric] = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    names = [metric.name if isinstance(metric, Metric) else repr(metric) for metric in given]
+    if len(set(names)) < len(names) or not all(isinstance(metric, Metric) for metric in given):
+        raise ValueError(
+            f"metrics: expected metrics such as RMSE() of different names, got {names}; evaluate them apart"
+        )
+    return given
 
 
 def _by_task(rows: Sequence[Tensor], members: Sequence[Tensor | None]) -> Tensor:

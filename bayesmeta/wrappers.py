@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.data import Episode, Points, check, concatenate
 from bayesmeta.distributions import affine
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
@@ -47,6 +47,13 @@ class Standardized(Learner):
 
     def __init__(self, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20) -> None:
         super().__init__()
+        if not isinstance(learner, Learner) or isinstance(learner, Standardized):
+            raise TypeError(
+                f"learner: expected a learner that is not standardised yet, got {type(learner).__name__}; "
+                "wrap the network in a learner such as MAML, and that once"
+            )
+        if episodes < 1:
+            raise ValueError(f"episodes: expected at least 1 to compute the scaling from, got {episodes}")
         self.learner = learner
         first = tasks[0].support
         if not isinstance(first.x, Tensor) or not first.x.is_floating_point():
@@ -54,6 +61,8 @@ class Standardized(Learner):
                 f"tasks: expected x to be one floating tensor (B, N, ...), got {type(first.x).__name__}; scale it yourself"
             )
         everything = [concatenate(*tasks[i]) for i in range(min(episodes, len(tasks)))]  # type: ignore[arg-type]
+        for given in everything:
+            check(given, "tasks")
         x = torch.cat([given.x[given.mask] for given in everything])
         y = torch.cat([given.y[given.mask] for given in everything])
         self._register("x", x)
@@ -65,6 +74,13 @@ class Standardized(Learner):
         self.register_buffer(f"{name}_scale", torch.where(varies, scale, 1.0))  # a constant is only centred
 
     def _scale(self, given: Points) -> Points:
+        labels = not given.y.is_floating_point()
+        for field, value, loc in (("x", given.x, self.x_loc), ("y", given.y, self.y_loc)):
+            if value.shape[2:] != loc.shape and not (field == "y" and labels):  # they would broadcast in silence
+                raise ValueError(
+                    f"{field}: expected the event shape {tuple(loc.shape)} of the tasks that the scaling was computed from, "
+                    f"got {tuple(value.shape[2:])}; give the same features and targets, or build another Standardized"
+                )
         observed = given.mask.reshape(given.mask.shape + (1,) * (given.x.dim() - 2))
         x = (given.x - self.x_loc) / self.x_scale * observed
         if not given.y.is_floating_point():

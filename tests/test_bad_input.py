@@ -101,6 +101,16 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "running statistics": (lambda: bm.MAML(nn.Sequential(nn.BatchNorm1d(1)), bm.Gaussian()), "network: expected no running statistics, got BatchNorm1d at '0'.*track_running_stats=False"),
     "a plain tuple": (lambda: maml()((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))), r"support: expected Points, got tuple.*points\(x, y\)"),  # type: ignore[arg-type]
     "predictions that are tensors": (lambda: bm.evaluate(lambda support: lambda x: x, One(Episode(given(), given())), episodes=1), "learner: expected predictions that are distributions, got Tensor"),  # type: ignore[arg-type, return-value]
+    "an optimizer of another learner": (lambda: fit(Episode(given(), given()), optimizer=torch.optim.Adam(maml().parameters())), "optimizer: expected one that holds parameters of the learner"),
+    "ragged support under batch statistics": (
+        lambda: bm.MAML(nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1, track_running_stats=False)), bm.Gaussian())(points([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0]])),
+        "support: expected",
+    ),
+    "negative inner steps": (lambda: bm.MAML(bm.MLP(1, 1), bm.Gaussian(), steps=-1)(given()), "steps: expected a whole number"),
+    "scales for another number of targets": (lambda: maml(likelihood=bm.Gaussian((0.5, 0.5)))(given())(torch.zeros(2, 1, 1)), "scale: expected one standard deviation.*each of 1, got 2"),
+    "scaling of other features": (lambda: bm.Standardized(maml(), bm.Sinusoids())(given(inputs=2)), "expected"),
+    "dates in float32": (lambda: points(1.7e9 + np.arange(4) * 10.0, np.arange(4.0)), "x: expected values that torch.float32 can tell apart"),
+    "integer dtype": (lambda: points([0.5], [0.5], dtype=torch.int64), "dtype: expected a floating type"),
     # settings
     "no steps": (lambda: fit(Episode(given(), given()), steps=0), "steps: expected at least 1.*got 0"),
     "negative steps": (lambda: fit(Episode(given(), given()), steps=-5), "steps: expected at least 1.*got -5"),
@@ -121,6 +131,9 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "no rows": (lambda: bm.tasks_from_arrays([], [], []), "task_ids: expected at least two rows"),
     "no query left": (lambda: bm.tasks_from_arrays([1.0, 2.0], [1.0, 2.0], ["a", "a"], shots=2), "shots: expected fewer.*2 shots and 2 points in task 'a'"),
     "batch too large": (lambda: bm.tasks_from_arrays([1.0, 2.0], [1.0, 2.0], ["a", "a"], shots=1, batch=2), "batch: expected 1 to 1.*got 2"),
+    "a missing task id": (lambda: bm.tasks_from_arrays([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], ["a", "a", NAN], shots=1), "task_ids: expected a task for every row, got nan in row 2"),
+    "a date column": (lambda: from_frame(frame(age=list(np.array(["2020-01-01"] * 4, dtype="datetime64[D]")))), "age: expected a numeric column, got datetime64"),
+    "the target among the inputs": (lambda: from_frame(frame(), x=["age", "height"]), "x: expected inputs beside the target"),
     "no such column": (lambda: from_frame(frame(), y="weight"), "y: expected a column of the frame, got 'weight'.*id, age, height"),
     "no such task column": (lambda: from_frame(frame(), task="boy"), "task: expected a column of the frame, got 'boy'"),
     "text column": (lambda: from_frame(frame(age=["one", "two", "one", "two"])), "age: expected a numeric column"),

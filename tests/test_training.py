@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -159,6 +160,20 @@ def test_ctrl_c_ends_after_the_step_in_hand_and_returns_the_history() -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), reference.parameters(), strict=True))
     assert signal.getsignal(signal.SIGINT) is handler
     trained(TASKS[0].support)(TASKS[0].query.x)
+
+
+def test_threads_may_share_a_learner() -> None:
+    """Functional calls swap a module's parameters while they run: one thread's must not be seen by another."""
+    shared = learner()
+    x = torch.linspace(-1, 1, 7)
+    supports = [bm.points(torch.randn(5), torch.randn(5) + 3 * k) for k in range(4)]
+    expected = [shared(support)(x).mean for support in supports]
+
+    def predict(k: int) -> bool:
+        return all(torch.equal(shared(supports[k])(x).mean, expected[k]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(predict, range(4)))
 
 
 def test_works_outside_the_main_thread() -> None:

@@ -14,7 +14,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import call, map_tasks, snapshot
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_stateless
+from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Transformed, adapt
 
 __all__ = ["ANIL"]
@@ -51,6 +51,7 @@ class ANIL(Learner):
         self.rate = rate
 
     def forward(self, support: Points) -> Posterior:
+        check_padding(self.features, support.mask, "support")
         body = snapshot(self.features)
 
         def embed(x: Any) -> Any:

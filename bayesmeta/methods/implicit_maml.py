@@ -25,7 +25,7 @@ from bayesmeta.functional import (
 )
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.networks import check_stateless
+from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import PointEstimate
 
 __all__ = ["ImplicitMAML"]
@@ -69,10 +69,13 @@ class ImplicitMAML(Learner):
         self.likelihood = likelihood
         self.steps = steps
         self.rate = rate
+        if not strength > 0:
+            raise ValueError(f"strength: expected a positive number, got {strength}; the paper's is 2")
         self.strength = strength
         self.iterations = iterations
 
     def forward(self, support: Points) -> PointEstimate:
+        check_padding(self.network, support.mask, "support")
         start = {name: weight.detach() for name, weight in snapshot(self.network).items()}
 
         def solve(support: Points) -> Params:
@@ -94,9 +97,10 @@ class ImplicitMAML(Learner):
         weights = {name: weight.requires_grad_() for name, weight in posterior.weights.items()}
         with torch.enable_grad():
             values = nll(posterior(episode.query.x), episode.query)
-            outer = dict(
-                zip(weights, torch.autograd.grad(values.sum(), list(weights.values()), retain_graph=True), strict=True)
+            slopes = torch.autograd.grad(
+                values.sum(), list(weights.values()), retain_graph=True, allow_unused=True, materialize_grads=True
             )
+            outer = dict(zip(weights, slopes, strict=True))
 
         def solve(support: Points, weights: Params, outer: Params) -> Params:
             error = support_error(self.network, self.likelihood, support)

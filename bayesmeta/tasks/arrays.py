@@ -58,10 +58,12 @@ class ArrayTasks(TaskSource):
         tasks = len(given.mask)
         if batch is not None and not 1 <= batch <= tasks:
             raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch}; None takes all tasks")
-        if queries is not None and queries < 1:
-            raise ValueError(f"queries: expected at least 1, got {queries}; None takes all points that are left")
+        if queries is not None and (isinstance(queries, float) or queries < 1):
+            raise ValueError(
+                f"queries: expected a whole number, at least 1, got {queries}; None takes all points that are left"
+            )
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
-        fewest = shots if isinstance(shots, int) else shots[0]
+        fewest = shots[0] if isinstance(shots, (tuple, list)) else shots
         short = (given.mask.sum(1) <= fewest).nonzero()
         if len(short):
             task = int(short[0, 0])
@@ -120,7 +122,7 @@ def tasks_from_arrays(
         >>> tasks
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
-    x, y, ids = _array(x), _array(y), np.asarray(task_ids)
+    x, y, ids = _array(x, "x"), _array(y, "y"), _ids(task_ids)
     if not len(x) == len(y) == len(ids) or ids.ndim != 1:
         raise ValueError(
             f"x, y and task_ids: expected the same number of rows, got shapes {x.shape}, {y.shape} and {ids.shape}; "
@@ -128,9 +130,14 @@ def tasks_from_arrays(
         )
     if len(ids) == 0:
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
-    names, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    rows = [np.flatnonzero(inverse == task) for task in np.argsort(first)]
-    names = names[np.argsort(first)]
+    groups: dict[Any, list[int]] = {}
+    for row, task in enumerate(ids):
+        if _missing(task):
+            raise ValueError(
+                f"task_ids: expected a task for every row, got {task} in row {row}; drop the row or fill in its task"
+            )
+        groups.setdefault(task, []).append(row)
+    names, rows = list(groups), [np.array(mine) for mine in groups.values()]
     for name, mine in zip(names, rows, strict=True):
         if len(mine) < 2:
             raise ValueError(
@@ -149,8 +156,45 @@ def tasks_from_arrays(
     return ArrayTasks(given, [str(name) for name in names], **division)
 
 
-def _array(values: Any) -> Any:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _array(values: Any, name: str) -> Any:
+    """Numbers, a row a point."""
+    try:
+        if isinstance(values, Tensor):
+            values = (values.double() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+        if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+            raise ValueError("a masked array hides some of its entries; drop those rows")
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            if array.dtype.kind in "mMc":
+                raise ValueError(
+                    f"its type is {array.dtype}; say which number counts, such as days since the first date"
+                )
+            array = array.astype(float)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: expected numbers, one row a point, got {type(values).__name__} that does not convert ({error}); "
+            "encode it as numbers first"
+        ) from error
+    if array.ndim == 0:
+        raise ValueError(
+            f"{name}: expected one row a point, got a single {type(values).__name__}; pass a list or an array"
+        )
+    return array
+
+
+def _ids(task_ids: Any) -> Any:
+    """One id a row; those of a list keep their own types, as numpy would make strings of numbers beside strings."""
+    if isinstance(task_ids, Tensor):
+        task_ids = task_ids.detach().cpu().numpy()
+    if not isinstance(task_ids, (list, tuple)):
+        return np.asarray(task_ids)
+    ids = np.empty(len(task_ids), dtype=object)
+    ids[:] = task_ids
+    return ids
+
+
+def _missing(task: Any) -> bool:
+    return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)
 
 
 def tasks_from_frame(
@@ -180,17 +224,29 @@ def tasks_from_frame(
         >>> tasks_from_frame(frame, task="boy", x="age", y="height", shots=1)
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
-    inputs = [x] if isinstance(x, str) else list(x)
-    targets = [y] if isinstance(y, str) else list(y)
     columns = list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
+    inputs = [x] if isinstance(x, str) or x in columns else list(x)  # a MultiIndex names a column by a tuple
+    targets = [y] if isinstance(y, str) or y in columns else list(y)
+    if not inputs or not targets or (classes is not None and len(targets) > 1):
+        raise ValueError(
+            f"x and y: expected at least one column each, and a single y with classes, got {inputs} and {targets}"
+        )
     for argument, names in (("task", [task]), ("x", inputs), ("y", targets)):
         for name in names:
+            if columns.count(name) > 1:
+                raise ValueError(
+                    f"{argument}: expected one column named {name!r}, got {columns.count(name)}; rename them"
+                )
+            if argument == "x" and name in [*targets, task]:
+                raise ValueError(
+                    f"x: expected inputs beside the target and the task, got {name!r} as both; leave it out of x"
+                )
             if name not in columns:
                 raise ValueError(
                     f"{argument}: expected a column of the frame, got {name!r}; its columns are {', '.join(map(str, columns))}"
                 )
     numeric = {name: _numeric(frame[name], name) for name in [*inputs, *targets]}
-    labels = numeric[targets[0]] if classes or len(targets) == 1 else np.stack([numeric[n] for n in targets], 1)
+    labels = numeric[targets[0]] if len(targets) == 1 else np.stack([numeric[n] for n in targets], 1)
     return tasks_from_arrays(
         np.stack([numeric[name] for name in inputs], 1),
         labels,
@@ -201,6 +257,12 @@ def tasks_from_frame(
 
 
 def _numeric(column: Any, name: str) -> Any:
+    kind = getattr(np.asarray(column).dtype, "kind", "O")
+    if kind in "mMc":
+        raise ValueError(
+            f"{name}: expected a numeric column, got {np.asarray(column).dtype}; say which number counts, such as "
+            "days since the first date: (column - column.min()).dt.days"
+        )
     try:
         return np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -76,6 +76,22 @@ class Sinusoids(SyntheticTasks):
                 "noise: expected a source with noise > 0 for its oracle, got 0; build Sinusoids(noise=0.1)"
             )
         low, high = self.amplitudes
+        if not low < high:
+            raise ValueError(
+                f"amplitudes: expected bounds (low, high) with low < high for the oracle, got {self.amplitudes}; "
+                f"for one amplitude, e.g. ({low}, {low + 1e-3})"
+            )
+        if support.x.shape[2:] != (1,) or support.y.shape[2:] != (1,):
+            raise ValueError(
+                f"support: expected one feature and one real target, as this source has, got x {tuple(support.x.shape[2:])} "
+                f"and y {tuple(support.y.shape[2:])}"
+            )
+        steepest = max(abs(low), abs(high)) * max(1, int(support.mask.sum(1).max())) ** 0.5
+        if self.noise < 0.25 * steepest * abs(self.phases[1] - self.phases[0]) / _PHASES:
+            raise ValueError(
+                f"noise: expected more for the oracle, whose quadrature has {_PHASES} nodes, got {self.noise}, which narrows "
+                "the phase to less than the nodes' distance; raise noise, or narrow amplitudes, phases or shots"
+            )
         phase, phase_weight = _legendre(_PHASES, support.y)
         phase = self.phases[0] + (self.phases[1] - self.phases[0]) * phase
         node, node_weight = _legendre(_AMPLITUDES, support.y)

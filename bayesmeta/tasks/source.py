@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ class TaskSource(Dataset[Episode], ABC):
     def __init__(self, *, seed: int, length: int) -> None:
         if length < 1:
             raise ValueError(f"length: expected at least 1 episode, got {length}; it only bounds the index")
-        self.seed = seed
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed: expected a whole number, at least 0, got {seed!r}")
+        self.seed = int(seed)
         self.length = length
 
     def __len__(self) -> int:
@@ -64,7 +66,9 @@ class TaskSource(Dataset[Episode], ABC):
 
 def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Generator) -> Tensor:
     """``(B,)`` support sizes: the same for all, or uniform between two bounds, both included."""
-    low, high = (shots, shots) if isinstance(shots, int) else shots
+    bounds: list[Any] = list(shots) if isinstance(shots, (tuple, list)) else [shots, shots]
+    whole = len(bounds) == 2 and all(isinstance(b, (int, np.integer)) and not isinstance(b, bool) for b in bounds)
+    low, high = map(int, bounds) if whole else (-1, -1)
     if not 0 <= low <= high:
         raise ValueError(
             f"shots: expected a count >= 0 or a range (low, high) with low <= high, got {shots}; e.g. (1, 10)"
@@ -120,7 +124,7 @@ class SyntheticTasks(TaskSource):
                 raise ValueError(
                     f"{name}: expected at least 1, got {value}; an episode needs tasks, queries and inputs"
                 )
-        if noise < 0:
+        if not 0 <= noise < float("inf"):
             raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         self.batch = batch
