@@ -5,6 +5,7 @@
 
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
 from bayesmeta.distributions import quantile
+from bayesmeta.evaluation import evaluate
 from bayesmeta.functional import Strategy
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import (
@@ -28,7 +29,7 @@ from bayesmeta.tasks import (
     tasks_from_arrays,
     tasks_from_frame,
 )
-from bayesmeta.training import Diverged, History, evaluate, fit
+from bayesmeta.training import Diverged, History, fit
 from bayesmeta.wrappers import Standardized
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Meta-training and evaluation, for every learner."""
+"""Meta-training, for every learner."""
 
 from __future__ import annotations
 
@@ -16,23 +16,19 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from bayesmeta.data import Episode, Points, check, move
+from bayesmeta.data import Episode, check, move
+from bayesmeta.evaluation import predict, seeded
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
-from bayesmeta.metrics import Estimate, Metric, bootstrap, default_metrics
 from bayesmeta.networks import check_padding
 
-__all__ = ["Diverged", "History", "evaluate", "fit"]
-
-Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
-"""A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
+__all__ = ["Diverged", "History", "MetaGradient", "fit"]
 
 Gradient: TypeAlias = Sequence[Tensor | None]
 
@@ -103,44 +99,10 @@ def fit(
         >>> len(history.losses)
         2
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
-    if optimizer is None and scheduler is not None:
-        raise ValueError(
-            "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
-        )
-    for name, value in (("steps", steps), ("slices", slices), ("threads", threads), ("seed", seed)):
-        if not hasattr(value, "__index__") or isinstance(value, bool):
-            raise ValueError(f"{name}: expected a whole number, got {value!r}")
-    if not isinstance(learner, Learner):
-        raise TypeError(
-            f"learner: expected a learner, got {learner if isinstance(learner, type) else type(learner).__name__}; "
-            "e.g. MAML(MLP(1, 1), Gaussian())"
-        )
-    if not (hasattr(tasks, "__getitem__") and hasattr(tasks, "__len__")):
-        raise TypeError(
-            f"tasks: expected a task source or a map-style dataset of episodes, got {type(tasks).__name__}; "
-            "pass the data set itself rather than a loader, or a list of episodes"
-        )
-    length = len(tasks)
-    if length == 0:
-        raise ValueError("tasks: expected at least one episode, got none")
-    mine = {id(p) for p in learner.parameters() if p.requires_grad}
-    if not mine:
-        raise ValueError("learner: expected parameters to train, got none that require a gradient; unfreeze some")
-    if optimizer is not None and not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(
-            "optimizer: expected one that holds parameters of the learner, got one of other tensors, which would train "
-            "nothing; build it from learner.parameters(), after any copy of the learner"
-        )
-    if scheduler is not None and scheduler.optimizer is not optimizer:
-        raise ValueError(
-            "scheduler: expected the scheduler of the given optimizer, got another's; build it from optimizer"
-        )
-    with _seeded(learner, seed):
+    _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed)
+    with seeded(learner, seed):
         _preflight(learner, tasks[0], slices, threads)
+    length = len(tasks)  # type: ignore[arg-type]
     if optimizer is None:
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -151,7 +113,7 @@ def fit(
     began = time.perf_counter()
     learner.train()
     with (
-        _seeded(learner, seed),
+        seeded(learner, seed),
         _interruptible() as interrupted,
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
@@ -267,6 +229,54 @@ def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
     )
 
 
+def _check_arguments(
+    learner: Learner,
+    tasks: Dataset[Episode],
+    steps: int,
+    optimizer: Optimizer | None,
+    scheduler: LRScheduler | None,
+    clip: float | None,
+    slices: int,
+    threads: int,
+    seed: int,
+) -> None:
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
+    if optimizer is None and scheduler is not None:
+        raise ValueError(
+            "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
+        )
+    for name, value in (("steps", steps), ("slices", slices), ("threads", threads), ("seed", seed)):
+        if not hasattr(value, "__index__") or isinstance(value, bool):
+            raise ValueError(f"{name}: expected a whole number, got {value!r}")
+    if not isinstance(learner, Learner):
+        raise TypeError(
+            f"learner: expected a learner, got {learner if isinstance(learner, type) else type(learner).__name__}; "
+            "e.g. MAML(MLP(1, 1), Gaussian())"
+        )
+    if not (hasattr(tasks, "__getitem__") and hasattr(tasks, "__len__")):
+        raise TypeError(
+            f"tasks: expected a task source or a map-style dataset of episodes, got {type(tasks).__name__}; "
+            "pass the data set itself rather than a loader, or a list of episodes"
+        )
+    if len(tasks) == 0:
+        raise ValueError("tasks: expected at least one episode, got none")
+    mine = {id(p) for p in learner.parameters() if p.requires_grad}
+    if not mine:
+        raise ValueError("learner: expected parameters to train, got none that require a gradient; unfreeze some")
+    if optimizer is not None and not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "optimizer: expected one that holds parameters of the learner, got one of other tensors, which would train "
+            "nothing; build it from learner.parameters(), after any copy of the learner"
+        )
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError(
+            "scheduler: expected the scheduler of the given optimizer, got another's; build it from optimizer"
+        )
+
+
 def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) -> None:
     """Fails early and clearly if the first episode is broken or does not fit the learner."""
     check(episode)
@@ -280,126 +290,10 @@ def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) ->
     one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
     check_padding(learner, episode.query.mask, "query")
     with torch.no_grad():
-        prediction = _predict(learner, one)
+        prediction = predict(learner, one)
     episode = move(episode, learner)
     for part in episode:
         check_targets(prediction, part)
-
-
-def _predict(learner: Predictor, episode: Episode) -> Distribution:
-    """The predictive at the query, with errors of shape explained and the targets checked against it."""
-    try:
-        prediction = learner(episode.support)(episode.query.x)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a RuntimeError too, but no matter of shapes
-        raise
-    except (RuntimeError, IndexError) as error:
-        shapes = {
-            f"{part}.{field}": tuple(getattr(getattr(episode, part), field).shape)
-            for part in ("support", "query")
-            for field in ("x", "y")
-            if isinstance(getattr(getattr(episode, part), field), Tensor)
-        }
-        raise ValueError(
-            f"learner and tasks: expected tasks that fit the learner's network, got an error for tasks of shapes {shapes}: "
-            f"{error}. Compare the network's inputs and outputs with the last dimensions of x and y, and labels with its outputs"
-        ) from error
-    if not isinstance(prediction, Distribution):
-        raise ValueError(
-            f"learner: expected predictions that are distributions, got {type(prediction).__name__}; return e.g. "
-            "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
-        )
-    check_targets(prediction, episode.query)
-    return prediction
-
-
-def evaluate(
-    learner: Predictor,
-    tasks: Dataset[Episode],
-    *,
-    episodes: int,
-    metrics: Sequence[Metric] | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> dict[str, Estimate]:
-    """Metrics of a learner's predictions over the first episodes of a task source, with 95 % intervals over tasks.
-
-    Args:
-        learner: a learner, an oracle, or any function from a support to a function from x to predictions.
-        tasks: a task source, or any map-style dataset of episodes.
-        episodes: how many of its episodes to read. Where they hold the same tasks again (``tasks.members``), a task
-            counts once in the bootstrap however often its points were divided.
-        metrics: what to report; NLL, RMSE and 90 % coverage, or for classes NLL, accuracy and ECE, if None.
-        seed: of torch's global generator during evaluation, of which random predictives draw; it is left as it was.
-        progress: shows a bar.
-
-    Returns:
-        A dictionary from a metric's name to its `Estimate`.
-
-    Raises:
-        ValueError: an episode is broken or does not fit the learner.
-
-    Example:
-        >>> tasks = Sinusoids(noise=0.1)
-        >>> list(evaluate(tasks.oracle, tasks, episodes=1))
-        ['NLL', 'RMSE', '90% coverage']
-    """
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    module = learner if isinstance(learner, nn.Module) else None
-    rows: dict[str, list[Tensor]] = {}
-    members: list[Tensor | None] = []
-    metrics = _metrics(metrics)
-    modes = [(part, part.training) for part in module.modules()] if module is not None else []
-    try:
-        if module is not None:
-            module.eval()
-        with _seeded(module, seed), torch.no_grad():
-            for index in tqdm(range(episodes), disable=not progress, unit="episode"):
-                episode = tasks[index]
-                check(episode)
-                if module is not None:
-                    check_padding(module, episode.query.mask, "query")
-                    episode = move(episode, module)
-                prediction = _predict(learner, episode)
-                metrics = metrics or default_metrics(prediction)
-                for metric in metrics:
-                    rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-                members.append(tasks.members(index) if hasattr(tasks, "members") else None)
-    finally:
-        for part, training in modes:  # each part its own: some may have been frozen on purpose
-            part.training = training
-    return {metric.name: bootstrap(metric, _by_task(rows[metric.name], members)) for metric in metrics or []}
-
-
-def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
-    if metrics is None:
-        return None
-    given: list[Metric] = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    names = [metric.name if isinstance(metric, Metric) else repr(metric) for metric in given]
-    if len(set(names)) < len(names) or not all(isinstance(metric, Metric) for metric in given):
-        raise ValueError(
-            f"metrics: expected metrics such as RMSE() of different names, got {names}; evaluate them apart"
-        )
-    return given
-
-
-def _by_task(rows: Sequence[Tensor], members: Sequence[Tensor | None]) -> Tensor:
-    """One row a task, (T, K): statistics of a task that several episodes hold add up."""
-    known = [ids for ids in members if ids is not None]
-    every = torch.cat(list(rows))
-    if len(known) < len(members):
-        return every
-    ids, place = torch.cat(known).unique(return_inverse=True)
-    return every.new_zeros(len(ids), every.shape[1]).index_add(0, place, every)
-
-
-@contextmanager
-def _seeded(module: nn.Module | None, seed: int) -> Iterator[None]:
-    """torch's global generators seeded within, and as they were afterwards."""
-    devices = {p.device for p in module.parameters()} if module is not None else set()
-    with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
