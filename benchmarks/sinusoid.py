@@ -27,7 +27,7 @@ METHODS: dict[str, Callable[[], bm.Learner]] = {
     "FirstOrderMAML": lambda: bm.FirstOrderMAML(bm.MLP(1, 1), bm.Gaussian(), rate=0.01),
     "MetaSGD": lambda: bm.MetaSGD(bm.MLP(1, 1), bm.Gaussian()),
 }
-PUBLISHED = {  # test MSE after one step: a student's JAX re-run (see docs/results.md for what is known of each)
+PUBLISHED = {  # test MSE after one step: a student's re-run in JAX, whose step count is not stated
     ("MAML", 5): 0.72,
     ("MAML", 10): 0.67,
     ("MetaSGD", 5): 0.46,
