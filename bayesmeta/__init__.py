@@ -5,9 +5,10 @@
 
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
 from bayesmeta.distributions import quantile
+from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
 from bayesmeta.functional import Strategy
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner, Posterior, decompose
 from bayesmeta.likelihoods import (
     Bernoulli,
     Categorical,
@@ -16,7 +17,22 @@ from bayesmeta.likelihoods import (
     Likelihood,
     StudentT,
 )
-from bayesmeta.methods import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
+from bayesmeta.methods import (
+    ABML,
+    ANIL,
+    BMAML,
+    LEO,
+    MAML,
+    PLATIPUS,
+    VERSA,
+    ALPaCA,
+    ConditionalNeuralProcess,
+    FirstOrderMAML,
+    ImplicitMAML,
+    MetaSGD,
+    NeuralProcess,
+    Reptile,
+)
 from bayesmeta.metrics import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric, summary
 from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
 from bayesmeta.tasks import (
@@ -30,25 +46,37 @@ from bayesmeta.tasks import (
     tasks_from_frame,
 )
 from bayesmeta.training import Diverged, History, fit
+from bayesmeta.variational import VariationalLearner, registered
 from bayesmeta.wrappers import Standardized
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABML",
     "ANIL",
+    "BMAML",
     "ECE",
+    "LEO",
     "MAML",
     "MLP",
     "NLL",
+    "PLATIPUS",
     "RMSE",
+    "VERSA",
+    "ALPaCA",
     "Accuracy",
     "ArrayTasks",
+    "Attention",
     "BatchNorm",
     "Bernoulli",
     "Categorical",
+    "ClassPooling",
+    "ConditionalNeuralProcess",
     "Conv4",
     "Coverage",
+    "DeepSet",
     "Diverged",
+    "Encoder",
     "Episode",
     "Estimate",
     "FirstOrderMAML",
@@ -64,21 +92,26 @@ __all__ = [
     "Longitudinal",
     "MetaSGD",
     "Metric",
+    "NeuralProcess",
     "Points",
     "Posterior",
+    "Relation",
     "Reptile",
     "Sinusoids",
     "Standardized",
     "Strategy",
     "StudentT",
     "TaskSource",
+    "VariationalLearner",
     "check",
     "concatenate",
+    "decompose",
     "evaluate",
     "fit",
     "move",
     "points",
     "quantile",
+    "registered",
     "summary",
     "tasks_from_arrays",
     "tasks_from_frame",

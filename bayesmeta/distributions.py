@@ -18,7 +18,7 @@ from pyro.distributions import (
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select"]
+__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select", "uncertainty"]
 
 
 def _map_parameters(d: Any, f: Callable[[Tensor], Tensor]) -> Any:
@@ -53,7 +53,8 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
         draws: one distribution a draw, batch ``(S, ...)``.
         log_weights: ``(S, ...)``, broadcast against the batch, not necessarily normalised; equal weights if None.
 
-    Classes collapse to one `Categorical` of the mean probabilities; all else becomes a `MixtureSameFamily`.
+    Classes collapse to one `Categorical` of the mean probabilities, a single draw to itself; all else becomes a
+    `MixtureSameFamily`.
 
     Example:
         >>> mixture(Normal(torch.tensor([[-1.0], [1.0]]), 1.0)).mean
@@ -65,6 +66,9 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
             f"log_weights: expected {len(batch)} dimensions as the batch {tuple(batch)} has, got {tuple(log_weights.shape)}; "
             "add dimensions of size 1, e.g. log_weights[..., None]"
         )
+    if batch[0] == 1:
+        single: Distribution = _map_parameters(draws, lambda p: p[0])
+        return single
     weights = torch.zeros(batch[0], *[1] * (len(batch) - 1)) if log_weights is None else log_weights
     if isinstance(draws, torch.distributions.Categorical):
         weights = weights.to(draws.logits).log_softmax(0)
@@ -230,3 +234,17 @@ def class_probabilities(d: Distribution) -> Tensor:
     raise TypeError(
         f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead"
     )
+
+
+def uncertainty(d: Distribution) -> Tensor:
+    """The variance of each real target ``(..., *Y)``, the entropy in nats of each discrete one.
+
+    Example:
+        >>> uncertainty(Categorical(logits=torch.zeros(1, 2)))
+        tensor([0.6931])
+    """
+    if isinstance(d, torch.distributions.Categorical) or marginals(d).support.is_discrete:  # type: ignore[union-attr]
+        probabilities = class_probabilities(d)
+        return -torch.special.xlogy(probabilities, probabilities).sum(-1)
+    variance: Tensor = d.variance
+    return variance

@@ -5,8 +5,9 @@ Functions here see plain tensors and pytrees. Randomness is drawn outside and pa
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -19,14 +20,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "Params",
     "Strategy",
+    "clamped",
     "conjugate_gradient",
     "descend",
     "first_order",
+    "frozen",
     "hessian_product",
     "map_tasks",
+    "outputs",
     "ravel",
     "snapshot",
+    "standard_normal",
+    "stein_direction",
     "unravel",
+    "with_bias",
 ]
 
 Params: TypeAlias = dict[str, Tensor]
@@ -119,6 +126,15 @@ def first_order(objective: Objective) -> Callable[[Params], Params]:
     return constant
 
 
+def clamped(limit: float) -> Gradient:
+    """The gradient with each entry held within ±limit, so that one wild task cannot throw its weights away."""
+
+    def of(objective: Objective) -> Callable[[Params], Params]:
+        return lambda params: {name: slope.clamp(-limit, limit) for name, slope in grad(objective)(params).items()}
+
+    return of
+
+
 def hessian_product(objective: Objective, params: Params, vector: Params) -> Params:
     """The Hessian of a scalar objective at `params`, times a vector: forward over reverse, no matrix is built."""
     product: Params = torch.func.jvp(grad(objective), (params,), (vector,))[1]
@@ -158,10 +174,70 @@ def ravel(params: Params) -> Tensor:
     return torch.cat([value.reshape(-1) for value in params.values()])
 
 
-def unravel(vector: Tensor, like: Params) -> Params:
+def unravel(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     """The inverse of `ravel`: a vector ``(P,)`` in the names and shapes of `like`."""
     pieces = vector.split([value.numel() for value in like.values()])
     return {name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
+
+
+def outputs(network: nn.Module, weights: Tensor, x: Any, strategy: Strategy = "auto") -> Tensor:
+    """The network's outputs at x ``(B, M, *X)`` under each task's flat weights ``(B, P)``: ``(B, M, *O)``.
+
+    With S draws of the weights, ``(S, B, P)``, they are ``(S, B, M, *O)``.
+    """
+    like = dict(network.named_parameters())
+
+    def of_task(weights: Tensor, x: Any) -> Tensor:
+        if weights.dim() == 1:
+            result: Tensor = call(network, unravel(weights, like), x)
+            return result
+        return map_tasks(lambda draw: of_task(draw, x), weights, network=network, strategy=strategy)
+
+    result: Tensor = map_tasks(of_task, weights.movedim(-2, 0), x, network=network, strategy=strategy)
+    return result if weights.dim() == 2 else result.movedim(1, 0)
+
+
+def frozen(network: nn.Module, strategy: Strategy = "auto") -> Callable[[Any], Any]:
+    """The network with its present parameters as a function of x ``(B, N, *X)``, mapped over the tasks: for posteriors."""
+    params = snapshot(network)
+    return lambda x: map_tasks(lambda x: call(network, params, x), x, network=network, strategy=strategy)
+
+
+def with_bias(features: Tensor) -> Tensor:
+    """Features ``(..., F)`` beside a constant 1, ``(..., F + 1)``: the last weight of a linear map is then its bias."""
+    return torch.cat([features, torch.ones_like(features[..., :1])], -1)
+
+
+def standard_normal(*shape: int, like: Tensor) -> Tensor:
+    """Normal noise of the device and type of `like`, from torch's global generator.
+
+    Drawn in float32, as torch's generator gives other numbers in float64: a seed then means the same in both.
+    """
+    return torch.randn(shape, device=like.device, dtype=torch.float32).to(like.dtype)
+
+
+def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
+    """The direction of Stein variational gradient descent for K particles ``(K, P)``, to be added to them.
+
+    (1/K) Σ_j [k(θ_j, θ) ∇ log p(θ_j) + ∇_{θ_j} k(θ_j, θ)] with k(θ, θ') = exp(-‖θ - θ'‖² / h), where h is the median of the
+    squared distances over log K (Liu & Wang 2016, eq. 8, https://arxiv.org/abs/1608.04471).
+
+    Args:
+        particles: θ, ``(K, P)``.
+        scores: ∇ log p at each particle, ``(K, P)``.
+
+    Example:
+        >>> stein_direction(torch.zeros(1, 2), torch.ones(1, 2))  # one particle climbs the density
+        tensor([[1., 1.]])
+    """
+    count = len(particles)
+    difference = particles[:, None] - particles[None]  # (K, K, P): θ_i - θ_j
+    distance = difference.square().sum(-1)
+    others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
+    bandwidth = others[len(others) // 2] / math.log(count) + 1e-12 if count > 1 else distance.new_ones(())
+    kernel = torch.exp(-distance / bandwidth)
+    repulsion = 2 / bandwidth * (kernel[..., None] * difference).sum(1)
+    return (kernel @ scores + repulsion) / count
 
 
 def call(module: nn.Module, params: Params, *arguments: Any) -> Any:

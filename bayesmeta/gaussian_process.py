@@ -124,10 +124,18 @@ class GaussianProcess(Posterior):
         return mean, torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
 
     def _predictive(self, x: Any) -> Distribution:
-        x = x.double()
+        mean, variance = self._function(x.double())
+        return self._normal(mean, (variance + self.noise**2).sqrt())
+
+    def _function(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``(B, M, Y)`` and variance ``(B, M, 1)`` of the function without noise."""
         mean, reduced = self._cross(x)
-        variance = (self.kernel(x, x, True) - reduced.square().sum(1)).clamp(min=0) + self.noise**2
-        return self._normal(mean, variance.sqrt()[..., None])
+        return mean, (self.kernel(x, x, True) - reduced.square().sum(1)).clamp(min=0)[..., None]
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        mean, variance = self._function(x.double())
+        epistemic = variance.expand_as(mean).to(self.support.y.dtype)
+        return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         x = x.double()

@@ -10,11 +10,11 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, as_tensor, check_shapes, move
-from bayesmeta.distributions import mixture
+from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Strategy
 from bayesmeta.likelihoods import nll
 
-__all__ = ["Learner", "Posterior"]
+__all__ = ["Learner", "Posterior", "decompose"]
 
 
 class Posterior(ABC):
@@ -48,6 +48,14 @@ class Posterior(ABC):
     def _predictive(self, x: Any) -> Distribution:
         return mixture(self._draws(x, self.samples))
 
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        """The aleatoric and the epistemic part at x, each ``(B, M, *Y)``."""
+        draws = self._draws(x, samples)
+        aleatoric = uncertainty(draws).mean(0)
+        if draws.support.is_discrete:  # type: ignore[union-attr]
+            return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
+        return aleatoric, draws.mean.var(0, correction=0)
+
     def _inputs(self, x: Any) -> Any:
         return tree_map(_like, self.support.x, x)
 
@@ -77,6 +85,34 @@ def _like(support: Tensor, x: Any) -> Tensor:
             "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
         )
     return given
+
+
+def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+    """The uncertainty at x in two parts: total = aleatoric + epistemic.
+
+    Aleatoric is what would remain if the task were known: the noise. Epistemic is what more support points would remove.
+    For real targets they are variances, by the law of total variance: E[Var(y | f)] + Var(E[y | f]). For classes they are
+    entropies in nats: the mean entropy, and the mutual information of y and f (Depeweg et al. 2018,
+    https://arxiv.org/abs/1710.07283). In closed form where the posterior has one, else from draws of f.
+
+    Args:
+        posterior: what a support taught.
+        x: inputs, as for a prediction.
+        samples: S, the number of draws where there is no closed form; from torch's global generator.
+
+    Returns:
+        Total, aleatoric and epistemic uncertainty, each ``(B, M, *Y)``; for classes ``(B, M)``.
+
+    Example:
+        >>> posterior = MAML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+        >>> total, aleatoric, epistemic = decompose(posterior, [0.5])
+        >>> epistemic  # one set of weights a task: no doubt about the function
+        tensor([[[0.]]])
+    """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least one draw, got {samples}; e.g. 256")
+    aleatoric, epistemic = posterior._decompose(posterior._inputs(x), samples)
+    return aleatoric + epistemic, aleatoric, epistemic
 
 
 class Learner(nn.Module, ABC):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points
-from bayesmeta.distributions import mixture, select
+from bayesmeta.distributions import mixture, select, uncertainty
 from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, snapshot
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding
 
-__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Transformed", "adapt"]
+__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt"]
 
 
 class PointEstimate(Posterior):
@@ -55,6 +55,10 @@ class PointEstimate(Posterior):
     def _draws(self, x: Any, samples: int) -> Distribution:
         predictive = self._predictive(x)
         return predictive.expand(torch.Size([samples]) + predictive.batch_shape)
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        aleatoric = uncertainty(self._predictive(x))
+        return aleatoric, torch.zeros_like(aleatoric)
 
 
 def adapt(
@@ -109,6 +113,18 @@ class Transformed(Posterior):
     def _draws(self, x: Any, samples: int) -> Distribution:
         return self.outputs(self.inner.draws(self.inputs(x), samples))
 
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        aleatoric, epistemic = self.inner._decompose(self.inner._inputs(self.inputs(x)), samples)
+        if self.inner(self.inputs(x)).support.is_discrete:  # type: ignore[union-attr]
+            return aleatoric, epistemic
+        return self._variance(aleatoric), self._variance(epistemic)
+
+    def _variance(self, variance: Tensor) -> Tensor:
+        """A variance as the map of the outputs changes it."""
+        return self.outputs(
+            Normal(torch.zeros_like(variance), variance.sqrt(), validate_args=False).to_event(1)
+        ).variance
+
 
 class Particles(Posterior):
     """A posterior over functions by weighted particles: K functions, each with a weight in each task.
@@ -130,6 +146,38 @@ class Particles(Posterior):
     def _draws(self, x: Any, samples: int) -> Distribution:
         chosen = torch.multinomial(self.log_weights.softmax(0).mT, samples, replacement=True).mT  # (S, B)
         return select(self.functions(x), chosen)
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        functions = self.functions(x)
+        each = uncertainty(functions)
+        weights = self.log_weights.softmax(0)[..., None].reshape(*self.log_weights.shape, *[1] * (each.dim() - 2))
+        aleatoric = (weights * each).sum(0)
+        total = uncertainty(mixture(functions, self.log_weights[..., None]))
+        return aleatoric, (total - aleatoric).clamp(min=0)
+
+
+class Sampled(Posterior):
+    """A posterior over functions from which one can draw: the predictive is the mixture of `samples` draws.
+
+    Args:
+        outputs: maps x ``(B, M, *X)`` and S to the network outputs of S functions, ``(S, B, M, *O)``. For B tasks at
+            once to equal B one by one, its noise is shared over the tasks.
+        likelihood: maps outputs to distributions.
+        support: what was learned from.
+        samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
+    """
+
+    def __init__(
+        self, outputs: Callable[[Any, int], Tensor], likelihood: Likelihood, support: Points, samples: int = 64
+    ) -> None:
+        super().__init__(support, samples)
+        self.outputs = outputs
+        self.likelihood = likelihood
+        self.likelihood_parameters = snapshot(likelihood)
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, self.outputs(x, samples))
+        return distribution
 
 
 class BayesianLinear(Posterior):
@@ -162,9 +210,17 @@ class BayesianLinear(Posterior):
 
     def _predictive(self, x: Any) -> Distribution:
         phi = self.features(x).double()
-        spread = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)  # (B, M)
-        scale = (spread + self.noise**2).sqrt()
-        return self._normal(phi @ self.mean, scale[..., None])
+        scale = (self._spread(phi) + self.noise**2).sqrt()
+        return self._normal(phi @ self.mean, scale)
+
+    def _spread(self, phi: Tensor) -> Tensor:
+        """The variance of the function at features ``(B, M, P)``: ``(B, M, 1)``."""
+        return torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)[..., None]
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        epistemic = self._spread(self.features(x).double()).to(self.support.y.dtype)
+        epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
+        return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         normal = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)

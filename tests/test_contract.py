@@ -15,6 +15,25 @@ from bayesmeta import Episode, Learner, Likelihood, Points
 
 B, N, M, S, D, W = 3, 4, 5, 6, 2, 3
 
+
+def classwise(likelihood: Likelihood) -> bool:
+    return isinstance(likelihood, bm.Categorical)
+
+
+def targets(likelihood: Likelihood) -> int:
+    return W if classwise(likelihood) else 1
+
+
+def outputs(network: bm.MLP) -> int:
+    return network.head.out_features
+
+
+def pooling(network: bm.MLP, likelihood: Likelihood) -> bm.Encoder:
+    if classwise(likelihood):
+        return bm.ClassPooling(8, W, 6, features=network.features)
+    return bm.DeepSet(8, 1, 6, features=network.features)
+
+
 Make = Callable[[bm.MLP, Likelihood], Learner]
 LEARNERS: dict[str, Make] = {
     "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
@@ -23,6 +42,43 @@ LEARNERS: dict[str, Make] = {
     "MetaSGD": lambda network, likelihood: bm.MetaSGD(network, likelihood, steps=2, rate=0.1),
     "Reptile": lambda network, likelihood: bm.Reptile(network, likelihood, steps=2, rate=0.1),
     "ImplicitMAML": lambda network, likelihood: bm.ImplicitMAML(network, likelihood, steps=4, rate=0.1),
+    "ABML": lambda network, likelihood: bm.ABML(network, likelihood, steps=2, rate=0.1),
+    "ABML, ELBO": lambda network, likelihood: bm.ABML(
+        network, likelihood, steps=2, rate=0.1, objective="elbo", draws=2
+    ),
+    "ABML, amortised": lambda network, likelihood: bm.ABML(
+        network, likelihood, steps=2, rate=0.1, encoder=bm.DeepSet(D, targets(likelihood), 6)
+    ),
+    "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
+    "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1, draws=1),
+    "CNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
+        bm.DeepSet(D, targets(likelihood), 6), bm.MLP(D + 6, outputs(network)), likelihood
+    ),
+    "TNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
+        bm.Attention(D, targets(likelihood), 8, heads=2), bm.MLP(D + 8, outputs(network)), likelihood
+    ),
+    "NP": lambda network, likelihood: bm.NeuralProcess(
+        bm.DeepSet(D, targets(likelihood), 6), bm.MLP(D + 6 + 4, outputs(network)), likelihood, latent=4
+    ),
+    "ANP": lambda network, likelihood: bm.NeuralProcess(
+        bm.Attention(D, targets(likelihood), 8, heads=2),
+        bm.MLP(D + 8 + 4, outputs(network)),
+        likelihood,
+        latent=4,
+        objective="elbo",
+        draws=2,
+    ),
+    "VERSA": lambda network, likelihood: bm.VERSA(pooling(network, likelihood), outputs(network), likelihood),
+    "LEO": lambda network, likelihood: bm.LEO(
+        bm.Relation(8, targets(likelihood), 6, classes=classwise(likelihood), features=network.features),
+        outputs(network),
+        likelihood,
+        latent=4,
+        steps=2,
+        head_steps=2,
+    ),
+    "BMAML": lambda network, likelihood: bm.BMAML(network, likelihood, particles=3, steps=2, leader_steps=2),
+    "ALPaCA": lambda network, likelihood: bm.ALPaCA(network.features, network.head, likelihood),  # type: ignore[arg-type]
     "Standardized": lambda network, likelihood: bm.Standardized(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
@@ -39,7 +95,7 @@ CASES = [
     for learner in LEARNERS
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
-    if (learner, likelihood) != ("Standardized", "yes or no")
+    if (learner, likelihood) not in (("Standardized", "yes or no"), ("ALPaCA", "classes"))
 ]
 
 

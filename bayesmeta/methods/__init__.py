@@ -1,9 +1,31 @@
 """The methods, one paper family a file. They import the core and never each other."""
 
+from bayesmeta.methods.abml import ABML
+from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
+from bayesmeta.methods.bmaml import BMAML
 from bayesmeta.methods.implicit_maml import ImplicitMAML
+from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
+from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralProcess
+from bayesmeta.methods.platipus import PLATIPUS
 from bayesmeta.methods.reptile import Reptile
+from bayesmeta.methods.versa import VERSA
 
-__all__ = ["ANIL", "MAML", "FirstOrderMAML", "ImplicitMAML", "MetaSGD", "Reptile"]
+__all__ = [
+    "ABML",
+    "ANIL",
+    "BMAML",
+    "LEO",
+    "MAML",
+    "PLATIPUS",
+    "VERSA",
+    "ALPaCA",
+    "ConditionalNeuralProcess",
+    "FirstOrderMAML",
+    "ImplicitMAML",
+    "MetaSGD",
+    "NeuralProcess",
+    "Reptile",
+]

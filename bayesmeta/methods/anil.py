@@ -6,12 +6,12 @@ https://arxiv.org/abs/1909.09157 (section 4.1).
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from torch import nn
 
 from bayesmeta.data import Points
-from bayesmeta.functional import call, map_tasks, snapshot
+from bayesmeta.functional import frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_padding, check_stateless
@@ -52,11 +52,7 @@ class ANIL(Learner):
 
     def forward(self, support: Points) -> Posterior:
         check_padding(self.features, support.mask, "support")
-        body = snapshot(self.features)
-
-        def embed(x: Any) -> Any:
-            return map_tasks(lambda x: call(self.features, body, x), x, network=self.features, strategy=self.strategy)
-
+        embed = frozen(self.features, self.strategy)
         embedded = support._replace(x=embed(support.x))
         inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)
         return Transformed(inner, support, embed)

@@ -1,0 +1,338 @@
+"""The task-encoder backbone: what a support says about its task, as a vector; shared by learners that need one.
+
+An encoder takes `Points` of B tasks. It is invariant to their order and to padding, and defined for an empty support: a
+learned pseudo-point, the prior, stands among the points. With a second argument x it says what the task says about
+each query point: for attention that depends on x.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayesmeta.data import Points
+from bayesmeta.functional import map_tasks
+from bayesmeta.networks import MLP, check_padding, check_stateless
+
+__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation"]
+
+
+class Encoder(nn.Module, ABC):
+    """`Points` of B tasks to encodings ``(B, R)``, or ``(B, M, R)`` at queries x.
+
+    Args:
+        inputs: the number of features of x, after `features` if given.
+        targets: the number of targets, or of classes W where y holds labels.
+        size: R.
+        features: any network from x ``(N, *X)`` to features ``(N, inputs)``, such as ``Conv4().features``.
+
+    Raises:
+        ValueError: at a call, where x or y has another size than `inputs` or `targets` say.
+    """
+
+    classwise = False
+    """Whether it encodes each class by itself, ``(B, W, R)``."""
+
+    def __init__(self, inputs: int, targets: int, size: int, features: nn.Module | None) -> None:
+        super().__init__()
+        for name, value in (("inputs", inputs), ("targets", targets), ("size", size)):
+            if not hasattr(value, "__index__") or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        self.features = nn.Identity() if features is None else features
+        check_stateless(self.features)
+        self.inputs = inputs
+        self.targets = targets
+        self.size = size
+
+    def __call__(self, points: Points, x: Any = None) -> Tensor:
+        check_padding(self.features, points.mask, "support")
+        encoding: Tensor = super().__call__(points, x)
+        return encoding
+
+    def forward(self, points: Points, x: Any = None) -> Tensor:
+        encoding = self.encode(points)
+        return encoding if x is None else encoding[:, None].expand(-1, self.embed(x).shape[1], *encoding.shape[1:])
+
+    @abstractmethod
+    def encode(self, points: Points) -> Tensor:
+        """The encoding of each task, ``(B, R)``."""
+
+    def embed(self, x: Any) -> Tensor:
+        """The features of x ``(B, N, *X)``: ``(B, N, inputs)``."""
+        embedded: Tensor = x if isinstance(self.features, nn.Identity) else map_tasks(self.features, x, network=self)
+        if embedded.dim() != 3 or embedded.shape[-1] != self.inputs:
+            raise ValueError(
+                f"x: expected {self.inputs} features a point ({type(self).__name__}(inputs={self.inputs})), got shape "
+                f"{tuple(embedded.shape)}; build the encoder with inputs={embedded.shape[-1]}, or with other features"
+            )
+        return embedded
+
+    def pairs(self, points: Points) -> Tensor:
+        """Features and targets of each point, ``(B, N, inputs + targets)``; labels as one-hot vectors."""
+        return torch.cat([self.embed(points.x), self._targets(points)], -1)
+
+    def _targets(self, points: Points) -> Tensor:
+        y = points.y
+        if not y.is_floating_point():
+            return self.one_hot(points)
+        if y.dim() != 3 or y.shape[-1] != self.targets:
+            raise ValueError(
+                f"y: expected {self.targets} targets a point ({type(self).__name__}(targets={self.targets})), got shape "
+                f"{tuple(y.shape)}; build the encoder with as many targets as y has"
+            )
+        return y
+
+    def one_hot(self, points: Points) -> Tensor:
+        """Labels as vectors ``(B, N, W)``, zero where nothing is observed."""
+        if points.y.is_floating_point() or (points.y >= self.targets).any():
+            raise ValueError(
+                f"y: expected labels 0 to {self.targets - 1}, got "
+                f"{points.y.dtype if points.y.is_floating_point() else int(points.y.max())}; build the encoder with "
+                "targets=W, and the points with points(x, y, classes=W)"
+            )
+        parameter = next(self.parameters())
+        return F.one_hot(points.y, self.targets).to(parameter) * points.mask[..., None]
+
+
+@final
+class DeepSet(Encoder):
+    """ρ((Σ_n φ(x_n, y_n) + prior) / (N + 1)): a mean over the points and a learned pseudo-point.
+
+    Zaheer et al. 2017, "Deep Sets", theorem 2, https://arxiv.org/abs/1703.06114. The pseudo-point lets the mean tell few points
+    from many.
+
+    Args:
+        inputs: the number of features of x, after `features` if given.
+        targets: the number of targets, or of classes where y holds labels.
+        size: R.
+        hidden: widths of the hidden layers of φ; ρ has one of size R.
+        features: see `Encoder`.
+
+    Example:
+        >>> DeepSet(1, 1)(points([0.0, 1.0], [0.0, 1.0])).shape
+        torch.Size([1, 64])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        targets: int,
+        size: int = 64,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        features: nn.Module | None = None,
+    ) -> None:
+        super().__init__(inputs, targets, size, features)
+        self.point = MLP(inputs + targets, size, hidden=hidden)
+        self.prior = nn.Parameter(0.1 * torch.randn(size))
+        self.task = MLP(size, size, hidden=(size,))
+
+    def encode(self, points: Points) -> Tensor:
+        mask = points.mask[..., None]
+        total = (self.point(self.pairs(points)) * mask).sum(1) + self.prior
+        encoding: Tensor = self.task(total / (mask.sum(1) + 1))
+        return encoding
+
+
+@final
+class Attention(Encoder):
+    """A transformer over the points; queries attend to the points of every layer, and not to each other.
+
+    The set encoder of Kim et al. 2019, "Attentive Neural Processes", https://arxiv.org/abs/1901.05761, in the form of Nguyen &
+    Grover 2022 (TNP-D), "Transformer Neural Processes", https://arxiv.org/abs/2207.04179. A learned token, the prior, stands
+    among the points, and is the encoding of the task.
+
+    Args:
+        inputs: the number of features of x, after `features` if given.
+        targets: the number of targets, or of classes where y holds labels.
+        size: R, a multiple of `heads`.
+        layers: of self-attention.
+        heads: of each layer.
+        features: see `Encoder`.
+
+    Example:
+        >>> encoder, support = Attention(1, 1), points([0.0, 1.0], [0.0, 1.0])
+        >>> encoder(support).shape, encoder(support, torch.zeros(1, 5, 1)).shape
+        (torch.Size([1, 64]), torch.Size([1, 5, 64]))
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        targets: int,
+        size: int = 64,
+        *,
+        layers: int = 2,
+        heads: int = 4,
+        features: nn.Module | None = None,
+    ) -> None:
+        super().__init__(inputs, targets, size, features)
+        if size % heads:
+            raise ValueError(
+                f"size: expected a multiple of the {heads} heads, got {size}; e.g. {heads * (size // heads + 1)}"
+            )
+        self.prior = nn.Parameter(0.1 * torch.randn(size))
+        self.point = MLP(inputs + targets, size, hidden=(size,))
+        self.query = MLP(inputs, size, hidden=(size,))
+        self.layers = nn.ModuleList(_Layer(size, heads) for _ in range(layers))
+
+    def encode(self, points: Points) -> Tensor:
+        tokens, mask = self._tokens(points)
+        for layer in self.layers:
+            tokens = layer(tokens, tokens, mask)
+        return tokens[:, 0]
+
+    def forward(self, points: Points, x: Any = None) -> Tensor:
+        if x is None:
+            return self.encode(points)
+        tokens, mask = self._tokens(points)
+        queries: Tensor = self.query(self.embed(x))
+        for layer in self.layers:
+            queries, tokens = layer(queries, tokens, mask), layer(tokens, tokens, mask)
+        return queries
+
+    def _tokens(self, points: Points) -> tuple[Tensor, Tensor]:
+        """The prior and the points as tokens ``(B, 1 + N, R)``, and which of them are there."""
+        prior = self.prior.expand(len(points.mask), 1, -1)
+        there = torch.ones_like(points.mask[:, :1])
+        return torch.cat([prior, self.point(self.pairs(points))], 1), torch.cat([there, points.mask], 1)
+
+
+class _Layer(nn.Module):
+    """A pre-norm transformer layer in which x attends to the tokens."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_mlp = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.query, self.key_value = nn.Linear(size, size), nn.Linear(size, 2 * size)
+        self.out = nn.Linear(size, size)
+        self.mlp = MLP(size, size, hidden=(2 * size,))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        query = self.query(self.before_attention(x))
+        key, value = self.key_value(self.before_attention(tokens)).chunk(2, -1)
+        query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.before_mlp(x))
+
+
+@final
+class ClassPooling(Encoder):
+    """The encoding of each class ``(B, W, R)``: a mean over the features of its points and a learned pseudo-point.
+
+    It does not depend on how classes are numbered beyond the order of its rows.
+
+    Args:
+        inputs: the number of features of x, after `features` if given.
+        classes: W.
+        size: R.
+        hidden: widths of the hidden layers that map features to R.
+        features: see `Encoder`.
+
+    Example:
+        >>> ClassPooling(2, classes=3)(points(torch.rand(4, 2), [0, 1, 2, 0], classes=3)).shape
+        torch.Size([1, 3, 64])
+    """
+
+    classwise = True
+
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        size: int = 64,
+        *,
+        hidden: Sequence[int] = (64,),
+        features: nn.Module | None = None,
+    ) -> None:
+        super().__init__(inputs, classes, size, features)
+        self.point = MLP(inputs, size, hidden=hidden)
+        self.prior = nn.Parameter(0.1 * torch.randn(size))
+
+    def encode(self, points: Points) -> Tensor:
+        member = self.one_hot(points)  # (B, N, W)
+        total = member.mT @ self.point(self.embed(points.x)) + self.prior
+        return total / (member.sum(1)[..., None] + 1)
+
+
+@final
+class Relation(Encoder):
+    """Pairs of points, each compared by a relation network, and their mean: the encoder of LEO.
+
+    Rusu et al. 2019, eq. 2, https://arxiv.org/abs/1807.05960. With ``classes=True`` the encoding is ``(B, W, R)``: for each class
+    the mean over pairs of a point of the class and any point. Else it is ``(B, R)``: the mean over all pairs of points, with their
+    targets. The prior enters as one more pair.
+
+    Args:
+        inputs: the number of features of x, after `features` if given.
+        targets: the number of targets, or of classes W where y holds labels.
+        size: R.
+        classes: whether to encode each class by itself.
+        features: see `Encoder`.
+
+    Example:
+        >>> Relation(2, 3, classes=True)(points(torch.rand(4, 2), [0, 1, 2, 0], classes=3)).shape
+        torch.Size([1, 3, 64])
+    """
+
+    def __init__(
+        self, inputs: int, targets: int, size: int = 64, *, classes: bool = False, features: nn.Module | None = None
+    ) -> None:
+        super().__init__(inputs, targets, size, features)
+        self.classwise = classes
+        self.point = nn.Linear(inputs if classes else inputs + targets, size)
+        self.relation = MLP(2 * size, size, hidden=(2 * size, 2 * size))
+        self.prior = nn.Parameter(0.1 * torch.randn(size))
+
+    def encode(self, points: Points) -> Tensor:
+        code = self.point(self.embed(points.x) if self.classwise else self.pairs(points))  # (B, N, R)
+        count = code.shape[1]
+        first, second = code[:, :, None].expand(-1, -1, count, -1), code[:, None].expand(-1, count, -1, -1)
+        there = points.mask[:, None, :, None]
+        related = (self.relation(torch.cat([first, second], -1)) * there).sum(2) / there.sum(2).clamp(
+            min=1
+        )  # (B, N, R)
+        member = self.one_hot(points) if self.classwise else points.mask[..., None].to(code)  # (B, N, W or 1)
+        encoding = (member.mT @ related + self.prior) / (member.sum(1)[..., None] + 1)
+        return encoding if self.classwise else encoding[:, 0]
+
+
+@final
+class HeadDecoder(nn.Module):
+    """From a task's encoding to a Gaussian over the weights of its linear head: mean and scale, ``(..., *O, inputs + 1)``.
+
+    The last weight of each output is its bias. From a classwise encoding ``(..., W, R)`` each class's row is decoded by itself.
+
+    Args:
+        encoder: whose encodings it reads; the head's features are the encoder's.
+        outputs: the number of the head's outputs, *O.
+        size: of the encodings, where it is not the encoder's.
+        hidden: widths of hidden layers.
+
+    Raises:
+        ValueError: the encoder is classwise and has not as many classes as outputs.
+    """
+
+    def __init__(self, encoder: Encoder, outputs: int, *, size: int | None = None, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        if encoder.classwise and encoder.targets != outputs:
+            raise ValueError(
+                f"outputs: expected {encoder.targets}, as many as the encoder has classes, got {outputs}; "
+                "build the encoder and the learner with the same W"
+            )
+        self.classwise = encoder.classwise
+        self.shape = (outputs, encoder.inputs + 1)
+        rows = 1 if encoder.classwise else outputs
+        self.weights = MLP(size or encoder.size, 2 * rows * (encoder.inputs + 1), hidden=hidden)
+
+    def forward(self, encoding: Tensor) -> tuple[Tensor, Tensor]:
+        leading = encoding.shape[: -2 if self.classwise else -1]
+        mean, raw = self.weights(encoding).reshape(*leading, *self.shape, 2).unbind(-1)
+        return mean, (raw - 4.0).clamp(-9.0, 0.0).exp()  # starts narrow, as the weights' scales of other methods do

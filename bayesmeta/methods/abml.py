@@ -1,0 +1,217 @@
+"""Amortized Bayesian meta-learning: a Gaussian prior over weights, and each task's posterior by a few gradient steps.
+
+Ravi & Beatson 2019, "Amortized Bayesian Meta-Learning", https://openreview.net/forum?id=rkgpy3C5tX. With a prior
+p(φ | θ) = N(μ_p, σ_p²) over a network's weights and q(φ; λ) = N(μ, σ²), λ = (μ, log σ), a task's posterior is reached from a
+learned start λ₀ in K steps on the support's variational objective (algorithm 1),
+
+    λ ← λ - α_k ∇_λ { E_q(φ;λ) [error(φ; support)] / σ_in² + w KL(q(φ; λ) ‖ p(φ | θ)) / N },
+
+with the error per point and w the weight of the KL. ``objective="elbo"`` descends the paper's bound over all a task's points D,
+
+    -(1/|D|) { E_q [log p(D | φ)] - w KL(q ‖ p) + log p(θ) / T },    p(θ) = Gamma(1/σ_p²; a, b) (section 4),
+
+for T tasks; ``objective="predictive"`` (the default, which trains better) the query's -log (1/S) Σ_s p(y | x, φ_s), φ_s ~ q.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import pyro
+import torch
+from pyro.distributions import Gamma
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.encoders import Encoder
+from bayesmeta.functional import (
+    Params,
+    clamped,
+    descend,
+    map_tasks,
+    outputs,
+    ravel,
+    snapshot,
+    standard_normal,
+    unravel,
+)
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Likelihood, support_error
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Sampled
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["ABML"]
+
+_FLOOR, _CAP = -9.0, 0.0
+"""Bounds of every log σ: below the one draws equal the mean, above the other the network's outputs are noise."""
+
+
+@final
+class ABML(VariationalLearner):
+    """A factorised Gaussian over all weights a task, by K steps from a learned start.
+
+    Prior scales, the start's scales, and a rate for every weight and step are learned. Predictions are random: both inference
+    and the draws use torch's global generator.
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; its parameters are μ_p and the start of μ.
+        likelihood: from outputs to p(y | x).
+        encoder: if given, the amortised form: the task's encoding modulates the start, by a gain, a shift and a change of
+            log σ for each of the network's units.
+        steps: K, the number of inner steps.
+        rate: the initial inner step size.
+        prior_scale: the initial σ_p.
+        scale: the initial σ of the start.
+        inner_noise: σ_in. 1 leaves the error as it is; with the likelihood's noise in its place the steps are those of the exact
+            posterior, and overflow where it is small and the rate is not.
+        inner_draws: of φ for each inner gradient, an even number: they come in pairs of opposite noise.
+        clamp: bound of each entry of an inner gradient.
+        hyperprior: a, b and T of the Gamma over the prior's precisions; only with ``objective="elbo"``.
+        objective: see `VariationalLearner`, as are the next two.
+        draws: S.
+        kl_weight: w, in the inner objective and in the ELBO.
+
+    Raises:
+        ValueError: an argument is out of range, or the network keeps running statistics.
+
+    Example:
+        >>> learner = ABML(MLP(1, 1), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        *,
+        encoder: Encoder | None = None,
+        steps: int = 5,
+        rate: float = 0.02,
+        prior_scale: float = 0.135,
+        scale: float = 0.018,
+        inner_noise: float = 1.0,
+        inner_draws: int = 2,
+        clamp: float = 10.0,
+        hyperprior: tuple[float, float, float] = (1.0, 0.01, 1000.0),
+        objective: Objective = "predictive",
+        draws: int = 8,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_stateless(network)
+        if inner_draws < 2 or inner_draws % 2:
+            raise ValueError(f"inner_draws: expected an even number of at least 2, got {inner_draws}")
+        self.network = network
+        flat = ravel(snapshot(network)).detach()
+        self.prior_log_scale = nn.Parameter(torch.full_like(flat, prior_scale).log())
+        self.start_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
+        self.rates = nn.Parameter(flat.new_full((steps, 2, len(flat)), rate))
+        self.modulation = None if encoder is None else _Modulation(network, encoder)
+        self.inner_noise = inner_noise
+        self.inner_draws = inner_draws
+        self.clamp = clamp
+        self.hyperprior = hyperprior
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """μ_p and log σ_p, each ``(P,)``."""
+        return ravel(snapshot(self.network)), self.prior_log_scale.clamp(_FLOOR, _CAP)
+
+    def infer(self, support: Points) -> tuple[Tensor, Tensor]:
+        """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
+        check_padding(self.network, support.mask, "support")
+        prior_mean, prior_log_scale = self.prior()
+        tasks = len(support.mask)
+        start = {
+            "mean": prior_mean.expand(tasks, -1),
+            "log_scale": self.start_log_scale.expand(tasks, -1),
+        }
+        if self.modulation is not None:
+            start = self.modulation(start, support)
+        rates = self.rates.clone()
+        half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
+        noise = torch.cat([half, -half], 1)
+        like = dict(self.network.named_parameters())
+
+        def inner_loop(support: Points, q: Params) -> Params:
+            error = support_error(self.network, self.likelihood, support)
+            count = support.mask.sum().clamp(min=1)
+
+            for k in range(len(rates)):
+
+                def objective(q: Params, k: int = k) -> Tensor:
+                    weights = q["mean"] + q["log_scale"].exp() * noise[k]
+                    errors = map_tasks(
+                        lambda w: error(unravel(w, like)), weights, network=self.network, strategy=self.strategy
+                    )
+                    divergence = _divergence(q["mean"], q["log_scale"], prior_mean, prior_log_scale)
+                    return errors.mean() / self.inner_noise**2 + self.kl_weight * divergence / count
+
+                step_rates = {"mean": rates[k, 0], "log_scale": rates[k, 1]}
+                q = descend(objective, q, 1, step_rates, clamped(self.clamp))
+                q = {"mean": q["mean"], "log_scale": q["log_scale"].clamp(_FLOOR, _CAP)}
+            return q
+
+        q = map_tasks(inner_loop, support, start, network=self.network, strategy=self.strategy)
+        return q["mean"], q["log_scale"]
+
+    def forward(self, support: Points) -> Posterior:
+        mean, log_scale = self.infer(support)
+
+        def functions(x: Any, samples: int) -> Tensor:
+            noise = standard_normal(samples, 1, mean.shape[1], like=mean)
+            return outputs(self.network, mean + log_scale.exp() * noise, x, self.strategy)
+
+        return Sampled(functions, self.likelihood, support)
+
+    def observed(self, episode: Episode) -> Points:
+        return concatenate(*episode)
+
+    def model(self, episode: Episode) -> None:
+        points = self.observed(episode)
+        mean, log_scale = self.prior()
+        shape, rate, tasks = self.hyperprior
+        precision = Gamma(shape, rate, validate_args=False).log_prob((-2 * log_scale).exp()).sum() / tasks
+        with pyro.plate("tasks", len(points.mask), dim=-1):
+            pyro.factor("hyperprior", precision.expand(len(points.mask)))
+            weights = self.latent("weights", mean, log_scale.exp())
+            self.observe(outputs(self.network, weights, points.x, self.strategy), points)
+
+    def guide(self, episode: Episode) -> None:
+        mean, log_scale = self.infer(episode.support)
+        with pyro.plate("tasks", len(mean), dim=-1):
+            self.shared_latent("weights", mean, log_scale.exp())
+
+
+def _divergence(mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor) -> Tensor:
+    """KL(N(mean, scale²) ‖ N(prior)), summed over weights; pyro's would build distributions inside vmap."""
+    ratio = 2 * (log_scale - prior_log_scale)
+    distance = ((mean - prior_mean) * (-prior_log_scale).exp()).square()
+    return 0.5 * (ratio.exp() + distance - 1 - ratio).sum()
+
+
+class _Modulation(nn.Module):
+    """Changes a start by the task's encoding: a gain and a shift of the mean and a change of log σ for every unit."""
+
+    unit: Tensor
+
+    def __init__(self, network: nn.Module, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        units: list[Tensor] = []
+        total = 0
+        for parameter in network.parameters():
+            rows = len(parameter) if parameter.dim() > 0 else 1
+            units.append((total + torch.arange(rows)).repeat_interleave(parameter.numel() // rows))
+            total += rows
+        self.register_buffer("unit", torch.cat(units), persistent=False)
+        self.head = nn.Linear(encoder.size, 3 * total)
+        with torch.no_grad():  # a start near the unmodulated one
+            self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
+
+    def forward(self, start: Params, support: Points) -> Params:
+        gain, shift, wider = self.head(self.encoder(support)).unflatten(1, (3, -1))[:, :, self.unit].unbind(1)
+        mean = start["mean"] * (1 + gain) + shift
+        return {"mean": mean, "log_scale": start["log_scale"] + wider}

@@ -1,0 +1,81 @@
+"""A Bayesian last layer on learned features: the posterior in closed form, a Gaussian process with a linear kernel.
+
+Harrison, Sharma & Pavone 2018, "Meta-Learning Priors for Efficient Online Bayesian Regression" (ALPaCA),
+https://arxiv.org/abs/1807.08912 (equations 3 to 6). With features φ(x), a constant among them,
+
+    y = φ(x) W + ε,   ε ~ N(0, σ²),   W ~ N(W₀, L Lᵀ),   minimise the query's NLL under the exact p(y | x, support).
+
+φ, W₀, L and σ are learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.data import Points
+from bayesmeta.functional import frozen, with_bias
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Gaussian
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import BayesianLinear
+
+__all__ = ["ALPaCA"]
+
+
+@final
+class ALPaCA(Learner):
+    """Exact Bayesian linear regression on features that all tasks share. For real targets.
+
+    Predictions are deterministic, in closed form. Smooth features suit it: tanh rather than ReLU.
+
+    Args:
+        features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
+        head: the linear module from features to targets: the prior's mean W₀.
+        likelihood: a `Gaussian` with one σ.
+        prior_scale: the initial L is this times the identity.
+
+    Raises:
+        ValueError: the likelihood is not a Gaussian with one σ, or the features keep running statistics.
+
+    Example:
+        >>> network = MLP(1, 1, activation=nn.Tanh)
+        >>> learner = ALPaCA(network.features, network.head, Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Linear, likelihood: Gaussian, *, prior_scale: float = 1.0) -> None:
+        super().__init__()
+        check_stateless(features)
+        if not isinstance(likelihood, Gaussian) or likelihood.log_scale.dim() > 0:
+            raise ValueError(
+                f"likelihood: expected a Gaussian with one σ, for which the posterior has a closed form, got {likelihood}; "
+                "pass Gaussian(), or for other likelihoods use VERSA"
+            )
+        self.features = features
+        self.head = head
+        self.likelihood = likelihood
+        width = head.in_features + 1
+        self.root = nn.Parameter(torch.zeros(width, width))
+        self.prior_scale = prior_scale
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """W₀ ``(F + 1, Y)``, and L ``(F + 1, F + 1)``, lower triangular."""
+        bias = self.head.bias if self.head.bias is not None else self.head.weight.new_zeros(self.head.out_features)
+        mean = torch.cat([self.head.weight, bias[:, None]], 1).mT
+        diagonal = self.root.diagonal().clamp(-9.0, 9.0).exp().diag()
+        return mean, self.prior_scale * (self.root.tril(-1) + diagonal)
+
+    def forward(self, support: Points) -> Posterior:
+        check_padding(self.features, support.mask, "support")
+        mean, root = self.prior()
+        embed = frozen(self.features, self.strategy)
+
+        def features(x: Any) -> Tensor:
+            return with_bias(embed(x))
+
+        noise = self.likelihood(mean.new_zeros(1, 1)).stddev.squeeze()
+        return BayesianLinear(features, mean, root @ root.mT, noise, support)

@@ -1,0 +1,149 @@
+"""Bayesian MAML: an ensemble of initialisations, moved together by Stein variational gradient descent.
+
+Yoon et al. 2018, "Bayesian Model-Agnostic Meta-Learning", https://arxiv.org/abs/1806.03836 (algorithms 2 and 3). M particles Θ
+are each task's posterior after K steps along the Stein direction of the points D,
+
+    SVGD(Θ; D, K): θ_m <- θ_m + α (1/M) Σ_j [k(θ_j, θ_m) ∇ log p(D, θ_j) + ∇_{θ_j} k(θ_j, θ_m)] / |D|,
+    log p(D, θ) = -Σ error(θ) - ‖θ‖² / 2 σ_0²,
+
+and the meta-objective is the chaser loss of particles that know the support and a leader that goes on with all points:
+
+    chaser = SVGD(Θ; support, K),   leader = SVGD(chaser; support ∪ query, L),   Σ_m ‖chaser_m - stopgrad(leader_m)‖².
+
+The chaser loss says nothing of the likelihood's noise, which learns from the query's NLL under the chaser, held constant.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.functional import call, map_tasks, outputs, ravel, snapshot, stein_direction, unravel
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood, nll, support_error
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Particles
+
+__all__ = ["BMAML"]
+
+
+@final
+class BMAML(Learner):
+    """M networks that learn each task together, and are held apart where the support leaves them free.
+
+    The first particle starts as the network is given, the others with newly drawn weights (torch's global generator).
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
+        likelihood: from outputs to p(y | x). Its `error` is that of the inner steps.
+        particles: M.
+        steps: K, of the chaser.
+        leader_steps: L, that the leader goes further.
+        rate: α.
+        prior_scale: σ_0.
+        clamp: bound of each entry of a score, per point.
+
+    Raises:
+        ValueError: an argument is out of range, or the network keeps running statistics.
+
+    Example:
+        >>> learner = BMAML(MLP(1, 1), Gaussian(), particles=3)
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        *,
+        particles: int = 5,
+        steps: int = 5,
+        leader_steps: int = 5,
+        rate: float = 0.1,
+        prior_scale: float = 10.0,
+        clamp: float = 10.0,
+    ) -> None:
+        super().__init__()
+        check_stateless(network)
+        if particles < 1:
+            raise ValueError(f"particles: expected at least 1, got {particles}")
+        self.network = network
+        self.likelihood = likelihood
+        self.others = nn.Parameter(_redrawn(network, particles - 1))
+        self.steps = steps
+        self.leader_steps = leader_steps
+        self.rate = rate
+        self.prior_scale = prior_scale
+        self.clamp = clamp
+
+    def initialisation(self) -> Tensor:
+        """Θ, ``(M, P)``."""
+        return torch.cat([ravel(snapshot(self.network))[None], self.others])
+
+    def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
+        """Particles of each task, ``(B, M, P)``, after some steps on its points."""
+        check_padding(self.network, given.mask, "support")
+        like = dict(self.network.named_parameters())
+
+        def of_task(particles: Tensor, given: Points) -> Tensor:
+            error = support_error(self.network, self.likelihood, given)
+            count = given.mask.sum().clamp(min=1)
+
+            def log_density(weights: Tensor) -> Tensor:  # per point
+                return -error(unravel(weights, like)) - weights.square().sum() / (2 * self.prior_scale**2 * count)
+
+            for _ in range(steps):
+                scores = map_tasks(
+                    lambda w: torch.func.grad(log_density)(w), particles, network=self.network, strategy=self.strategy
+                )
+                scores = count * scores.clamp(-self.clamp, self.clamp)
+                particles = particles + self.rate * stein_direction(particles, scores) / count
+            return particles
+
+        moved: Tensor = map_tasks(of_task, particles, given, network=self.network, strategy=self.strategy)
+        return moved
+
+    def infer(self, support: Points) -> Tensor:
+        """The chaser: each task's particles, ``(B, M, P)``."""
+        return self._svgd(self.initialisation().expand(len(support.mask), -1, -1), support, self.steps)
+
+    def forward(self, support: Points) -> Posterior:
+        return self._posterior(self.infer(support), support)
+
+    def _posterior(self, particles: Tensor, support: Points) -> Posterior:
+        likelihood = snapshot(self.likelihood)
+
+        def functions(x: Any) -> Distribution:
+            distribution: Distribution = call(
+                self.likelihood, likelihood, outputs(self.network, particles.movedim(1, 0), x, self.strategy)
+            )
+            return distribution
+
+        tasks, count, _ = particles.shape
+        return Particles(functions, particles.new_zeros(count, tasks), support)
+
+    def losses(self, episode: Episode) -> Tensor:
+        chaser = self.infer(episode.support)
+        with torch.no_grad():  # constant, and by itself no small part of the time
+            leader = self._svgd(chaser, concatenate(*episode), self.leader_steps)
+        distance = (chaser - leader).square().sum((1, 2))
+        query = episode.query
+        return distance + nll(self._posterior(chaser.detach(), episode.support)(query.x), query)
+
+
+def _redrawn(network: nn.Module, count: int) -> Tensor:
+    """The network's weights as if it were built anew, some times over: ``(count, P)``."""
+    copies = [ravel(snapshot(network)).detach()[:0].reshape(0, len(ravel(snapshot(network))))]
+    for _ in range(count):
+        other = deepcopy(network)
+        for module in other.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        copies.append(ravel(snapshot(other)).detach()[None])
+    return torch.cat(copies)

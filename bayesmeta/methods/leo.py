@@ -1,0 +1,176 @@
+"""Latent embedding optimisation: inner gradient steps on a code from which the head's weights are decoded.
+
+Rusu et al. 2019, "Meta-Learning with Latent Embedding Optimization", https://arxiv.org/abs/1807.05960 (algorithm 1 and
+equation 6). With features h and the error L of a head ψ on the support,
+
+    z ~ q(z | support) = N(m, s²) from the relation encoder, p(z) = N(0, I);   ψ = m_d(z) + s_d(z) ε, ε ~ N(0, I),
+    z' = z - α ∇_z L(ψ(z)), repeated K times;   ψ' = ψ(z') - α_ψ ∇L(ψ(z')), repeated K_ψ times,
+    minimise -(1/M) {log p(query | ψ') - w KL(q(z | support) ‖ p(z))} + γ ‖stopgrad(z') - z‖².
+
+For classes z has a row for each, and so has the head. The paper's dropout and its penalties of the decoder are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points
+from bayesmeta.encoders import Encoder, HeadDecoder
+from bayesmeta.functional import (
+    Params,
+    call,
+    clamped,
+    descend,
+    frozen,
+    map_tasks,
+    snapshot,
+    standard_normal,
+    with_bias,
+)
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Likelihood
+from bayesmeta.posteriors import Sampled
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["LEO"]
+
+
+@final
+class LEO(VariationalLearner):
+    """Adapts the head's weights through a low-dimensional code, on features that all tasks share.
+
+    The head's features are the encoder's. The rates α and α_ψ are learned. Predictions are random: draws use torch's global
+    generator.
+
+    Args:
+        encoder: ``Relation(..., classes=True)`` for classes, ``Relation(...)`` for regression; any other encoder will do.
+        outputs: of the head: W for classes, the number of targets, or twice that for a heteroscedastic likelihood.
+        likelihood: from outputs to p(y | x). Its `error` is L.
+        latent: the size of z, for each class.
+        steps: K, of z.
+        rate: the initial α.
+        head_steps: K_ψ, of the head's weights ("fine-tuning" in the paper).
+        head_rate: the initial α_ψ.
+        penalty: γ.
+        clamp: bound of each entry of an inner gradient.
+        objective: see `VariationalLearner`, as are the next two.
+        draws: S.
+        kl_weight: w; the paper's β is w / M.
+
+    Raises:
+        ValueError: the encoder is classwise and has not as many classes as outputs.
+
+    Example:
+        >>> network = MLP(1, 1)
+        >>> learner = LEO(Relation(40, 1, features=network.features), outputs=1, likelihood=Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        outputs: int,
+        likelihood: Likelihood,
+        *,
+        latent: int = 16,
+        steps: int = 5,
+        rate: float = 0.1,
+        head_steps: int = 5,
+        head_rate: float = 0.02,
+        penalty: float = 1e-3,
+        clamp: float = 10.0,
+        objective: Objective = "elbo",
+        draws: int = 4,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        self.encoder = encoder
+        self.to_code = nn.Linear(encoder.size, 2 * latent)
+        self.to_head = HeadDecoder(encoder, outputs, size=latent)
+        self.steps = steps
+        self.head_steps = head_steps
+        self.rate = nn.Parameter(torch.tensor(rate))
+        self.head_rate = nn.Parameter(torch.tensor(head_rate))
+        self.penalty = penalty
+        self.clamp = clamp
+
+    def infer(self, support: Points) -> tuple[Tensor, Tensor]:
+        """Mean and scale of q(z | support), each ``(B, latent)``, or ``(B, W * latent)`` for classes."""
+        mean, raw = self.to_code(self.encoder(support)).chunk(2, -1)
+        return mean.flatten(1), (raw - 2.0).clamp(-9.0, 1.0).exp().flatten(1)
+
+    def _inner_loop(self, support: Points) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The inner steps, with the learner's present parameters, from z ``(..., B, L)`` and ε ``(..., B, P)``.
+
+        They give the head's weights ``(..., B, *O, inputs + 1)`` and the code z' ``(..., B, L)``.
+        """
+        decoder = snapshot(self.to_head)
+        rates = {"z": self.rate.clone(), "head": self.head_rate.clone()}
+        embedded = support._replace(x=with_bias(self.encoder.embed(support.x)))
+
+        def of_task(z: Tensor, noise: Tensor, points: Points) -> Any:
+            if z.dim() == 2:
+                return self._map(lambda z, noise: of_task(z, noise, points), z, noise)
+
+            def decode(params: Params) -> Tensor:
+                code = params["z"]
+                code = code.unflatten(0, (self.to_head.shape[0], -1)) if self.to_head.classwise else code
+                mean, scale = call(self.to_head, decoder, code)
+                return mean + scale * noise.reshape(mean.shape)
+
+            def error(head: Tensor) -> Tensor:
+                errors = self.likelihood.error(points.x @ head.mT, points.y) * points.mask
+                return errors.sum() / points.mask.sum().clamp(min=1)
+
+            gradient = clamped(self.clamp)
+            code = descend(lambda params: error(decode(params)), {"z": z}, self.steps, rates, gradient)
+            head = {"head": decode(code)}
+            head = descend(lambda params: error(params["head"]), head, self.head_steps, rates, gradient)
+            return head["head"], code["z"]
+
+        def run(z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+            head, code = self._map(of_task, z.movedim(-2, 0), noise.movedim(-2, 0), embedded)
+            return head.movedim(0, -3), code.movedim(0, -2)
+
+        return run
+
+    def _map(self, function: Callable[..., Any], *batched: Any) -> Any:
+        return map_tasks(function, *batched, network=self.to_head, strategy=self.strategy)
+
+    def forward(self, support: Points) -> Posterior:
+        mean, scale = self.infer(support)
+        embed, inner_loop = frozen(self.encoder.features, self.strategy), self._inner_loop(support)
+        size = math.prod(self.to_head.shape)
+
+        def functions(x: Any, samples: int) -> Tensor:
+            noise = standard_normal(samples, 1, mean.shape[1] + size, like=mean).expand(-1, len(mean), -1)
+            head, _ = inner_loop(mean + scale * noise[..., :-size], noise[..., -size:])
+            return with_bias(embed(x)) @ head.mT
+
+        return Sampled(functions, self.likelihood, support)
+
+    def model(self, episode: Episode) -> None:
+        support, query = episode
+        size = (self.encoder.targets if self.encoder.classwise else 1) * self.to_code.out_features // 2
+        zeros = self.rate.new_zeros(len(query.mask), size + math.prod(self.to_head.shape))
+        with pyro.plate("tasks", len(query.mask), dim=-1):
+            z = self.latent("z", zeros[:, :size], torch.ones_like(zeros[:, :size]))
+            noise = self.latent("noise", zeros[:, size:], torch.ones_like(zeros[:, size:]))
+            head, code = self._inner_loop(support)(z, noise)
+            distance = (code.detach() - z).square().sum(-1)
+            pyro.factor("penalty", -self.penalty * query.mask.sum(1) * distance)
+            self.observe(with_bias(self.encoder.embed(query.x)) @ head.mT, query)
+
+    def guide(self, episode: Episode) -> None:
+        mean, scale = self.infer(episode.support)
+        zeros = mean.new_zeros(len(mean), math.prod(self.to_head.shape))
+        with pyro.plate("tasks", len(mean), dim=-1):
+            self.shared_latent("z", mean, scale)
+            self.shared_latent("noise", zeros, torch.ones_like(zeros))

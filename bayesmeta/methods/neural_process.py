@@ -1,0 +1,143 @@
+"""Neural processes: a network reads the support and answers at x, with no inner loop.
+
+Garnelo et al. 2018, "Conditional Neural Processes", https://arxiv.org/abs/1807.01613 (equations 1 to 4), and "Neural Processes",
+https://arxiv.org/abs/1807.01622 (equation 9); Kim et al. 2019, "Attentive Neural Processes", https://arxiv.org/abs/1901.05761;
+Nguyen & Grover 2022, "Transformer Neural Processes", https://arxiv.org/abs/2207.04179. With the encoder r(support, x) and,
+for the latent one, q(z | points) = N(m, s²) from the task's encoding,
+
+    conditional:  p(y | x, support) = likelihood(decoder([x, r(support, x)])),      loss -(1/M) Σ log p(y | x, support)
+    latent:       p(y | x, z, support) = likelihood(decoder([x, r(support, x), z])),
+                  loss -(1/M) {E_q(z | support, query) [log p(query | z)] - w KL(q(z | support, query) ‖ q(z | support))}.
+
+With a `DeepSet` these are the CNP and the NP (with a deterministic path), with `Attention` the TNP-D and the ANP.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.encoders import Encoder
+from bayesmeta.functional import call, snapshot, standard_normal
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood
+from bayesmeta.posteriors import Sampled
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["ConditionalNeuralProcess", "NeuralProcess"]
+
+
+@final
+class ConditionalNeuralProcess(Learner):
+    """Answers at each x by itself, from the encoding of the support: fast, and without functions to draw.
+
+    All of its uncertainty is the likelihood's, so use one whose spread depends on x: `HeteroscedasticGaussian`.
+
+    Args:
+        encoder: `DeepSet` for the CNP, `Attention` for the TNP-D.
+        decoder: from ``encoder.inputs + encoder.size`` features to outputs.
+        likelihood: from outputs to p(y | x).
+
+    Example:
+        >>> learner = ConditionalNeuralProcess(DeepSet(1, 1), MLP(1 + 64, 2), HeteroscedasticGaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.path = _Path(encoder, decoder)
+        self.likelihood = likelihood
+
+    def forward(self, support: Points) -> Posterior:
+        params = snapshot(self.path)
+
+        def functions(x: Any, samples: int) -> Tensor:
+            outputs: Tensor = call(self.path, params, support, x)
+            return outputs.expand(samples, *outputs.shape)
+
+        return Sampled(functions, self.likelihood, support, samples=1)
+
+
+@final
+class NeuralProcess(VariationalLearner):
+    """A neural process with a latent z a task: its draws are functions, coherent over x.
+
+    Predictions are random: draws of z use torch's global generator.
+
+    Args:
+        encoder: `DeepSet` for the NP, `Attention` for the ANP.
+        decoder: from ``encoder.inputs + encoder.size + latent`` features to outputs.
+        likelihood: from outputs to p(y | x); of a spread that depends on x, as in the papers: `HeteroscedasticGaussian`.
+        latent: the number of entries of z.
+        objective: see `VariationalLearner`, as are the next two.
+        draws: S.
+        kl_weight: w.
+
+    Example:
+        >>> learner = NeuralProcess(Attention(1, 1), MLP(1 + 64 + 16, 2), HeteroscedasticGaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        latent: int = 16,
+        objective: Objective = "predictive",
+        draws: int = 8,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        self.path = _Path(encoder, decoder)
+        self.to_latent = nn.Linear(encoder.size, 2 * latent)
+
+    def infer(self, points: Points) -> tuple[Tensor, Tensor]:
+        """Mean and scale of q(z | points), each ``(B, latent)``."""
+        mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
+        return mean, 0.01 + 0.99 * torch.sigmoid(raw)
+
+    def forward(self, support: Points) -> Posterior:
+        mean, scale = self.infer(support)
+        params = snapshot(self.path)
+
+        def functions(x: Any, samples: int) -> Tensor:
+            z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
+            outputs: Tensor = call(self.path, params, support, x, z)
+            return outputs
+
+        return Sampled(functions, self.likelihood, support)
+
+    def model(self, episode: Episode) -> None:
+        support, query = episode
+        with pyro.plate("tasks", len(query.mask), dim=-1):
+            z = self.latent("z", *self.infer(support))
+            self.observe(self.path(support, query.x, z), query)
+
+    def guide(self, episode: Episode) -> None:
+        with pyro.plate("tasks", len(episode.query.mask), dim=-1):
+            self.shared_latent("z", *self.infer(concatenate(*episode)))
+
+
+class _Path(nn.Module):
+    """From the support and x, and z if any, ``(..., B, latent)``, to outputs ``(..., B, M, *O)``."""
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
+        told = torch.cat([self.encoder.embed(x), self.encoder(support, x)], -1)  # (B, M, inputs + R)
+        if z is not None:
+            batch = torch.broadcast_shapes((*z.shape[:-2], 1, 1), told.shape[:-1])
+            told = torch.cat([told.expand(*batch, -1), z[..., None, :].expand(*batch, -1)], -1)
+        outputs: Tensor = self.decoder(told)
+        return outputs

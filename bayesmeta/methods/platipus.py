@@ -1,0 +1,131 @@
+"""Probabilistic MAML: a distribution over initialisations, each draw of which adapts by gradient steps.
+
+Finn, Xu & Levine 2018, "Probabilistic Model-Agnostic Meta-Learning", https://arxiv.org/abs/1806.02817 (algorithms 1 and 2).
+With the error L of a set of points, g_S = ∇L(μ_θ; support) and g_Q = ∇L(μ_θ; query),
+
+    p(θ | support) = N(μ_θ - γ_p ∘ g_S, σ_θ²),     q(θ | query) = N(μ_θ - γ_q ∘ g_Q, v_q),
+    φ = θ - α_k ∘ ∇L(θ; support), repeated K times.
+
+``objective="elbo"`` (the paper's, the default) draws θ from q and descends -(1/M) {log p(query | φ) - w KL(q ‖ p)};
+``objective="predictive"`` draws from p, as at test, and needs no q.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points
+from bayesmeta.functional import clamped, descend, map_tasks, outputs, ravel, snapshot, standard_normal, unravel
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Likelihood, support_error
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Sampled
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["PLATIPUS"]
+
+_FLOOR, _CAP = -9.0, 0.0
+"""Bounds of every log σ: below the one draws equal the mean, above the other the network's outputs are noise."""
+
+
+@final
+class PLATIPUS(VariationalLearner):
+    """Gradient steps from initialisations that are drawn from a posterior which the support conditions.
+
+    Learned for every weight: μ_θ, σ_θ, v_q, γ_p, γ_q, and a rate α for each step. Predictions are random: draws use torch's
+    global generator.
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; its parameters are μ_θ.
+        likelihood: from outputs to p(y | x). Its `error` is L.
+        steps: K, the number of inner steps.
+        rate: the initial α, γ_p and γ_q.
+        scale: the initial σ_θ and √v_q.
+        clamp: bound of each entry of an inner gradient.
+        objective: see `VariationalLearner`, as are the next two.
+        draws: S.
+        kl_weight: w.
+
+    Raises:
+        ValueError: an argument is out of range, or the network keeps running statistics.
+
+    Example:
+        >>> learner = PLATIPUS(MLP(1, 1), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        *,
+        steps: int = 3,
+        rate: float = 0.02,
+        scale: float = 0.018,
+        clamp: float = 10.0,
+        objective: Objective = "elbo",
+        draws: int = 4,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_stateless(network)
+        self.network = network
+        flat = ravel(snapshot(network)).detach()
+        self.prior_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
+        self.prior_rate = nn.Parameter(torch.full_like(flat, rate))
+        self.guide_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
+        self.guide_rate = nn.Parameter(torch.full_like(flat, rate))
+        self.rates = nn.Parameter(flat.new_full((steps, len(flat)), rate))
+        self.clamp = clamp
+
+    def initialisation(self, given: Points, rate: Tensor) -> Tensor:
+        """μ_θ after one step on the given points, ``(B, P)``: the mean of p or of q."""
+        weights = ravel(snapshot(self.network))
+        return self._descend(weights.expand(len(given.mask), -1), given, rate[None])
+
+    def _descend(self, weights: Tensor, given: Points, rates: Tensor) -> Tensor:
+        """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
+        check_padding(self.network, given.mask, "support")
+        like = dict(self.network.named_parameters())
+
+        def of_task(weights: Tensor, given: Points) -> Tensor:
+            if weights.dim() == 2:
+                return map_tasks(lambda w: of_task(w, given), weights, network=self.network, strategy=self.strategy)
+            error = support_error(self.network, self.likelihood, given)
+            moved = {"weights": weights}
+            for rate in rates:
+                moved = descend(
+                    lambda w: error(unravel(w["weights"], like)), moved, 1, {"weights": rate}, clamped(self.clamp)
+                )
+            return moved["weights"]
+
+        result: Tensor = map_tasks(of_task, weights.movedim(-2, 0), given, network=self.network, strategy=self.strategy)
+        return result.movedim(0, -2)
+
+    def forward(self, support: Points) -> Posterior:
+        mean = self.initialisation(support, self.prior_rate)
+        scale, rates = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone()
+
+        def functions(x: Any, samples: int) -> Tensor:
+            weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
+            return outputs(self.network, self._descend(weights, support, rates), x, self.strategy)
+
+        return Sampled(functions, self.likelihood, support)
+
+    def model(self, episode: Episode) -> None:
+        support, query = episode
+        mean = self.initialisation(support, self.prior_rate)
+        with pyro.plate("tasks", len(mean), dim=-1):
+            weights = self.latent("weights", mean, self.prior_log_scale.clamp(_FLOOR, _CAP).exp())
+            adapted = self._descend(weights, support, self.rates)
+            self.observe(outputs(self.network, adapted, query.x, self.strategy), query)
+
+    def guide(self, episode: Episode) -> None:
+        mean = self.initialisation(episode.query, self.guide_rate)
+        with pyro.plate("tasks", len(mean), dim=-1):
+            self.shared_latent("weights", mean, self.guide_log_scale.clamp(_FLOOR, _CAP).exp())

@@ -1,0 +1,169 @@
+"""Learners that are Pyro programs: a model, a guide, and the loss that Pyro's ELBO makes of them."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Normal
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from bayesmeta.data import Episode, Points
+from bayesmeta.distributions import mixture
+from bayesmeta.functional import standard_normal
+from bayesmeta.learner import Learner
+from bayesmeta.likelihoods import Likelihood, nll
+
+__all__ = ["Objective", "SharedNormal", "VariationalLearner", "registered"]
+
+Objective: TypeAlias = Literal["elbo", "predictive"]
+
+_PYRO = threading.RLock()
+"""Pyro keeps its stack of handlers in a global, which two threads must not share."""
+
+
+class SharedNormal(Normal):
+    """A Normal of B tasks' latents ``(..., B, P)``, whose noise all tasks share. For guides.
+
+    Each task's draw has its own distribution, so every expectation over one task is right; B tasks at once then
+    equal B one by one, and the variance of the loss between draws is no larger where tasks agree in their errors.
+    """
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        *outer, _, size = self._extended_shape(torch.Size(sample_shape))
+        return self.loc + self.scale * standard_normal(*outer, 1, size, like=self.loc)
+
+
+class VariationalLearner(Learner, ABC):
+    """A learner whose objective is a Pyro ELBO. It implements `model` and `guide`, both plain Pyro, and `forward`.
+
+    Both programs hold one ``pyro.plate("tasks", B, dim=-1)``; the latents of a task are one flat vector, event ``(P,)``, drawn by
+    `latent`; the targets are observed by `observe` as the site ``"y"``. Then, per task with n observed points,
+
+    - ``objective="elbo"``: -(1/n) [E_q log p(y | latent) - kl_weight KL(q ‖ p)], with the KL in closed form
+      (``pyro.infer.TraceMeanField_ELBO``, `draws` particles in one vectorised run);
+    - ``objective="predictive"``: -(1/n) Σ log (1/S) Σ_s p(y | x, draw s of the posterior that is used at test), S = `draws`:
+      the training loss is then what is asked for in the end. There is no KL to a guide, and factors of the model are left out.
+
+    The three settings are attributes, which may be changed between two calls of `fit`: a KL warm-up is a first fit with a
+    small `kl_weight`.
+
+    ``pyro.infer.Predictive``, ``pyro.poutine.trace`` and ``pyro.render_model`` work on the two programs as they are;
+    ``pyro.infer.SVI`` needs the parameters registered: see `registered`.
+
+    Args:
+        likelihood: from network outputs to p(y | x).
+        objective: ``"elbo"`` or ``"predictive"``.
+        draws: S, how many draws the objective averages.
+        kl_weight: of the KL in the ELBO, above 0; 1 is the evidence lower bound proper.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(self, likelihood: Likelihood, *, objective: Objective, draws: int, kl_weight: float) -> None:
+        super().__init__()
+        if objective not in get_args(Objective):
+            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {objective!r}")
+        if not hasattr(draws, "__index__") or isinstance(draws, bool) or draws < 1:
+            raise ValueError(f"draws: expected a whole number of draws, at least 1, got {draws!r}")
+        if not 0 < kl_weight < float("inf"):
+            raise ValueError(
+                f"kl_weight: expected a positive number, got {kl_weight}; for hardly any KL take a small one such as 1e-3"
+            )
+        self.likelihood = likelihood
+        self.objective = objective
+        self.draws = draws
+        self.kl_weight = kl_weight
+
+    @abstractmethod
+    def model(self, episode: Episode) -> None:
+        """p(latents | support) p(y | latents, x): draws latents and observes the targets."""
+
+    @abstractmethod
+    def guide(self, episode: Episode) -> None:
+        """q(latents | episode): draws the latents of the same names."""
+
+    def observed(self, episode: Episode) -> Points:
+        """The points that the model observes: the query, unless the method's paper says otherwise."""
+        return episode.query
+
+    def latent(self, name: str, mean: Tensor, scale: Tensor) -> Tensor:
+        """Samples a latent N(mean, scale²) of event ``(P,)`` inside the plate, weighted by `kl_weight`."""
+        with poutine.scale(scale=self.kl_weight):
+            distribution: Any = Normal(mean, scale, validate_args=False)
+            value: Tensor = pyro.sample(name, distribution.to_event(1))
+        return value
+
+    def shared_latent(self, name: str, mean: Tensor, scale: Tensor) -> Tensor:
+        """The same for guides, with the noise shared by the tasks."""
+        with poutine.scale(scale=self.kl_weight):
+            distribution: Any = SharedNormal(mean, scale, validate_args=False)
+            value: Tensor = pyro.sample(name, distribution.to_event(1))
+        return value
+
+    def observe(self, outputs: Tensor, points: Points) -> None:
+        """Observes the points' targets, given network outputs ``(..., B, M, *O)``."""
+        distribution: Any = self.likelihood(outputs)  # one of pyro's, which have mask and to_event
+        pyro.sample("y", distribution.mask(points.mask).to_event(1), obs=points.y)
+
+    def loss(self, episode: Episode) -> Tensor:
+        if self.objective == "predictive":
+            return self.losses(episode).mean()
+        weight = self._weight(episode)
+        return self._negative_elbo(episode, weight / len(weight))
+
+    def losses(self, episode: Episode) -> Tensor:
+        if self.objective == "predictive":
+            draws = self(episode.support).draws(episode.query.x, self.draws)
+            return nll(mixture(draws), episode.query)
+        with torch.enable_grad():  # the ELBO is linear in the tasks' weights, so its slope in them is each task's part
+            weight = self._weight(episode).requires_grad_()
+            total = self._negative_elbo(episode, weight)
+            (parts,) = torch.autograd.grad(total, weight, create_graph=True)
+        losses = parts * weight.detach()
+        return losses if torch.is_grad_enabled() else losses.detach()
+
+    def _weight(self, episode: Episode) -> Tensor:
+        """One over the number of each task's observed points, ``(B,)``."""
+        points = self.observed(episode)
+        parameter = next(self.parameters())
+        return 1 / points.mask.sum(1).clamp(min=1).to(parameter)
+
+    def _negative_elbo(self, episode: Episode, weight: Tensor) -> Tensor:
+        elbo = TraceMeanField_ELBO(num_particles=self.draws, vectorize_particles=True, max_plate_nesting=1)
+        with _PYRO:
+            loss: Tensor = elbo.differentiable_loss(
+                poutine.scale(self.model, weight), poutine.scale(self.guide, weight), episode
+            )
+        return loss
+
+
+def registered(learner: VariationalLearner) -> tuple[Callable[[Episode], None], Callable[[Episode], None]]:
+    """The learner's model and guide for ``pyro.infer.SVI``, which register its parameters in Pyro's global store.
+
+    Without that, SVI runs and trains nothing, silently. Call ``pyro.clear_param_store()`` before another learner's turn.
+
+    Example:
+        >>> from pyro.infer import SVI, TraceMeanField_ELBO
+        >>> learner, tasks = PLATIPUS(MLP(1, 1), Gaussian()), Sinusoids()
+        >>> model, guide = registered(learner)
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+        >>> loss = svi.step(tasks[0])
+        >>> pyro.clear_param_store()
+    """
+
+    def register(program: Callable[[Episode], None]) -> Callable[[Episode], None]:
+        def run(episode: Episode) -> None:
+            pyro.module("learner", learner)
+            program(episode)
+
+        return run
+
+    return register(learner.model), register(learner.guide)
