@@ -267,8 +267,8 @@ class Relation(Encoder):
     """Pairs of points, each compared by a relation network, and their mean: the encoder of LEO.
 
     Rusu et al. 2019, eq. 2, https://arxiv.org/abs/1807.05960. With ``classes=True`` the encoding is ``(B, W, R)``: for each class
-    the mean over pairs of a point of the class and any point. Else it is ``(B, R)``: the mean over all pairs of points, with their
-    targets. The prior enters as one more pair.
+    the mean over pairs of a point of the class and any point. Else it is ``(B, R)``: the mean over all pairs of points, with
+    their targets. The prior enters as one more pair.
 
     Args:
         inputs: the number of features of x, after `features` if given.

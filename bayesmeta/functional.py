@@ -231,12 +231,13 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
         tensor([[1., 1.]])
     """
     count = len(particles)
-    difference = particles[:, None] - particles[None]  # (K, K, P): θ_i - θ_j
-    distance = difference.square().sum(-1)
+    centred = particles - particles.detach().mean(0)  # products of large numbers would round their differences away
+    norm = centred.square().sum(-1)
+    distance = (norm[:, None] + norm - 2 * centred @ centred.mT).clamp(min=0)  # (K, K)
     others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
     bandwidth = others[len(others) // 2] / math.log(count) + 1e-12 if count > 1 else distance.new_ones(())
     kernel = torch.exp(-distance / bandwidth)
-    repulsion = 2 / bandwidth * (kernel[..., None] * difference).sum(1)
+    repulsion = 2 / bandwidth * (kernel.sum(1, keepdim=True) * centred - kernel @ centred)
     return (kernel @ scores + repulsion) / count
 
 

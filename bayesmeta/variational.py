@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import TorchDistribution, constraints
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
+from torch.distributions.kl import register_kl
 
 from bayesmeta.data import Episode, Points
 from bayesmeta.distributions import mixture
@@ -20,7 +22,7 @@ from bayesmeta.functional import standard_normal
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll
 
-__all__ = ["Objective", "SharedNormal", "VariationalLearner", "registered"]
+__all__ = ["Latent", "Objective", "VariationalLearner", "registered"]
 
 Objective: TypeAlias = Literal["elbo", "predictive"]
 
@@ -28,16 +30,59 @@ _PYRO = threading.RLock()
 """Pyro keeps its stack of handlers in a global, which two threads must not share."""
 
 
-class SharedNormal(Normal):
-    """A Normal of B tasks' latents ``(..., B, P)``, whose noise all tasks share. For guides.
+class Latent(TorchDistribution):
+    """N(mean, diag(scale²)) over a task's latent vector, event ``(P,)``, for B tasks.
 
-    Each task's draw has its own distribution, so every expectation over one task is right; B tasks at once then
-    equal B one by one, and the variance of the loss between draws is no larger where tasks agree in their errors.
+    It is ``Normal(mean, scale).to_event(1)``, except that plates expand its batch shape alone and not its parameters, so
+    that the KL of S particles is computed once, and that its noise may be shared by the tasks.
+
+    Args:
+        mean: ``(B, P)``.
+        scale: the same shape.
+        shared: whether all tasks share the noise, as guides' latents do: each task's draw has its own distribution, so every
+            expectation over one task is right, and B tasks at once equal B one by one.
     """
 
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, mean: Tensor, scale: Tensor, shared: bool, batch: torch.Size | None = None) -> None:
+        self.loc, self.scale, self.shared = mean, scale, shared
+        super().__init__(mean.shape[:-1] if batch is None else batch, mean.shape[-1:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real_vector
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square().expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Latent:
+        return Latent(self.loc, self.scale, self.shared, torch.Size(batch_shape))
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        *outer, _, size = self._extended_shape(torch.Size(sample_shape))
-        return self.loc + self.scale * standard_normal(*outer, 1, size, like=self.loc)
+        *outer, tasks, size = self._extended_shape(torch.Size(sample_shape))
+        return self.loc + self.scale * standard_normal(*outer, 1 if self.shared else tasks, size, like=self.loc)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        distance = ((value - self.loc) / self.scale).square().sum(-1)
+        return -0.5 * distance - self.scale.log().sum(-1) - 0.5 * value.shape[-1] * math.log(2 * math.pi)
+
+    def entropy(self) -> Tensor:
+        size = self.event_shape[0]
+        return (self.scale.log().sum(-1) + 0.5 * size * (1 + math.log(2 * math.pi))).expand(self.batch_shape)
+
+
+@register_kl(Latent, Latent)  # type: ignore[untyped-decorator]
+def _kl(q: Latent, p: Latent) -> Tensor:
+    ratio = q.scale / p.scale
+    distance = ((q.loc - p.loc) / p.scale).square()
+    return 0.5 * (ratio.square() + distance - 1 - 2 * ratio.log()).sum(-1).expand(q.batch_shape)
 
 
 class VariationalLearner(Learner, ABC):
@@ -94,18 +139,10 @@ class VariationalLearner(Learner, ABC):
         """The points that the model observes: the query, unless the method's paper says otherwise."""
         return episode.query
 
-    def latent(self, name: str, mean: Tensor, scale: Tensor) -> Tensor:
-        """Samples a latent N(mean, scale²) of event ``(P,)`` inside the plate, weighted by `kl_weight`."""
+    def latent(self, name: str, mean: Tensor, scale: Tensor, *, shared: bool = False) -> Tensor:
+        """Samples a `Latent` inside the plate, weighted by `kl_weight`; with shared noise in guides."""
         with poutine.scale(scale=self.kl_weight):
-            distribution: Any = Normal(mean, scale, validate_args=False)
-            value: Tensor = pyro.sample(name, distribution.to_event(1))
-        return value
-
-    def shared_latent(self, name: str, mean: Tensor, scale: Tensor) -> Tensor:
-        """The same for guides, with the noise shared by the tasks."""
-        with poutine.scale(scale=self.kl_weight):
-            distribution: Any = SharedNormal(mean, scale, validate_args=False)
-            value: Tensor = pyro.sample(name, distribution.to_event(1))
+            value: Tensor = pyro.sample(name, Latent(mean, scale, shared))
         return value
 
     def observe(self, outputs: Tensor, points: Points) -> None:

@@ -181,7 +181,7 @@ class ABML(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         mean, log_scale = self.infer(episode.support)
         with pyro.plate("tasks", len(mean), dim=-1):
-            self.shared_latent("weights", mean, log_scale.exp())
+            self.latent("weights", mean, log_scale.exp(), shared=True)
 
 
 def _divergence(mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor) -> Tensor:

@@ -172,5 +172,5 @@ class LEO(VariationalLearner):
         mean, scale = self.infer(episode.support)
         zeros = mean.new_zeros(len(mean), math.prod(self.to_head.shape))
         with pyro.plate("tasks", len(mean), dim=-1):
-            self.shared_latent("z", mean, scale)
-            self.shared_latent("noise", zeros, torch.ones_like(zeros))
+            self.latent("z", mean, scale, shared=True)
+            self.latent("noise", zeros, torch.ones_like(zeros), shared=True)

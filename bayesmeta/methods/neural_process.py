@@ -123,7 +123,7 @@ class NeuralProcess(VariationalLearner):
 
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
-            self.shared_latent("z", *self.infer(concatenate(*episode)))
+            self.latent("z", *self.infer(concatenate(*episode)), shared=True)
 
 
 class _Path(nn.Module):

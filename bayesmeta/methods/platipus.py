@@ -97,12 +97,10 @@ class PLATIPUS(VariationalLearner):
             if weights.dim() == 2:
                 return map_tasks(lambda w: of_task(w, given), weights, network=self.network, strategy=self.strategy)
             error = support_error(self.network, self.likelihood, given)
-            moved = {"weights": weights}
+            params = unravel(weights, like)
             for rate in rates:
-                moved = descend(
-                    lambda w: error(unravel(w["weights"], like)), moved, 1, {"weights": rate}, clamped(self.clamp)
-                )
-            return moved["weights"]
+                params = descend(error, params, 1, unravel(rate, like), clamped(self.clamp))
+            return ravel(params)
 
         result: Tensor = map_tasks(of_task, weights.movedim(-2, 0), given, network=self.network, strategy=self.strategy)
         return result.movedim(0, -2)
@@ -128,4 +126,4 @@ class PLATIPUS(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         mean = self.initialisation(episode.query, self.guide_rate)
         with pyro.plate("tasks", len(mean), dim=-1):
-            self.shared_latent("weights", mean, self.guide_log_scale.clamp(_FLOOR, _CAP).exp())
+            self.latent("weights", mean, self.guide_log_scale.clamp(_FLOOR, _CAP).exp(), shared=True)

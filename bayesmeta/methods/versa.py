@@ -94,4 +94,4 @@ class VERSA(VariationalLearner):
 
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
-            self.shared_latent("head", *self.infer(episode.support))
+            self.latent("head", *self.infer(episode.support), shared=True)
