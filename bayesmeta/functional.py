@@ -235,7 +235,7 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     norm = centred.square().sum(-1)
     distance = (norm[:, None] + norm - 2 * centred @ centred.mT).clamp(min=0)  # (K, K)
     others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
-    bandwidth = others[len(others) // 2] / math.log(count) + 1e-12 if count > 1 else distance.new_ones(())
+    bandwidth = (others[len(others) // 2] / math.log(count)).clamp(min=1e-6) if count > 1 else distance.new_ones(())
     kernel = torch.exp(-distance / bandwidth)
     repulsion = 2 / bandwidth * (kernel.sum(1, keepdim=True) * centred - kernel @ centred)
     return (kernel @ scores + repulsion) / count
