@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.data import Points
+from bayesmeta.functional import with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.posteriors import BayesianLinear
 from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
@@ -49,15 +50,11 @@ class LinearGaussian(SyntheticTasks):
 
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:
         weights = self.weight_scale * torch.randn(self.batch, self.inputs + 1, 1, generator=generator)
-        return _with_intercept(x) @ weights
+        return with_bias(x) @ weights
 
     def oracle(self, support: Points) -> Posterior:
         y = support.y
         mean = y.new_zeros(self.inputs + 1, 1)
         covariance = self.weight_scale**2 * torch.eye(self.inputs + 1, dtype=torch.float64, device=y.device)
         noise = torch.tensor(self.noise, dtype=torch.float64, device=y.device)
-        return BayesianLinear(_with_intercept, mean, covariance, noise, support)
-
-
-def _with_intercept(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.ones_like(x[..., :1])], -1)
+        return BayesianLinear(with_bias, mean, covariance, noise, support)

@@ -1,0 +1,386 @@
+"""The Bayesian methods against closed forms and their papers' equations, in small."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from gpytorch.kernels import RBFKernel
+from pyro.distributions import Categorical, Normal
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta import Episode, Points
+from bayesmeta.functional import outputs, ravel, snapshot, stein_direction, unravel
+from bayesmeta.posteriors import BayesianLinear, Particles, Sampled
+
+DOUBLE = torch.float64
+
+
+def linear_tasks(noise: float = 0.3) -> bm.LinearGaussian:
+    return bm.LinearGaussian(inputs=2, noise=noise, batch=4, shots=(1, 6), queries=5)
+
+
+def in_double(episode: Episode) -> Episode:
+    return bm.move(episode, nn.Linear(1, 1).double())
+
+
+class TestALPaCA:
+    """On a linear-Gaussian source, whose posterior is conjugate."""
+
+    def learner(self, episode: Episode) -> bm.ALPaCA:
+        torch.manual_seed(0)
+        learner = bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.Gaussian(0.3)).double()
+        with torch.no_grad():
+            learner.root.normal_()
+        return learner
+
+    def test_equals_the_conjugate_posterior(self) -> None:
+        support, query = in_double(linear_tasks()[0])
+        learner = self.learner(Episode(support, query))
+        mean, root = learner.prior()
+        prior, sigma = root @ root.mT, learner.likelihood(torch.zeros(1, 1, dtype=DOUBLE)).stddev.item()
+        predictive = learner(support)(query.x)
+        total, aleatoric, epistemic = bm.decompose(learner(support), query.x)
+        for b, mask in enumerate(support.mask):  # condition the joint Gaussian of the targets, observed and asked for
+            phi, star = (torch.cat([x, torch.ones(len(x), 1)], 1) for x in (support.x[b, mask], query.x[b]))
+            covariance = phi @ prior @ phi.mT + sigma**2 * torch.eye(len(phi), dtype=DOUBLE)
+            gain = star @ prior @ phi.mT @ covariance.inverse()
+            expected = star @ mean + gain @ (support.y[b, mask] - phi @ mean)
+            variance = (star @ prior @ star.mT - gain @ phi @ prior @ star.mT).diagonal()[:, None]
+            torch.testing.assert_close(predictive.mean[b], expected, rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(predictive.variance[b], variance + sigma**2, rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(epistemic[b], variance, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, sigma**2))
+        torch.testing.assert_close(total, predictive.variance)
+
+    def test_with_the_sources_prior_it_is_the_oracle(self) -> None:
+        tasks = linear_tasks()
+        support, query = in_double(tasks[0])
+        oracle = tasks.oracle(support)
+        learner = bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.Gaussian(0.3)).double()
+        with torch.no_grad():
+            learner.head.weight.zero_()
+            learner.head.bias.zero_()
+            learner.root.zero_()
+        for ours, exact in zip(_moments(learner(support)(query.x)), _moments(oracle(query.x)), strict=True):
+            torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-6)
+
+    def test_refuses_what_has_no_closed_form(self) -> None:
+        for likelihood in (bm.StudentT(), bm.Gaussian((0.1, 0.2))):
+            with pytest.raises(ValueError, match="likelihood: expected a Gaussian with one σ"):
+                bm.ALPaCA(nn.Identity(), nn.Linear(2, 2), likelihood)  # type: ignore[arg-type]
+
+
+def _moments(d: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
+    return d.mean, d.variance
+
+
+class TestABML:
+    def test_exact_mode_reaches_the_best_factorised_gaussian(self) -> None:
+        """Linear-Gaussian tasks: the conjugate mean, and variances of 1 over the diagonal of the precision."""
+        sigma, prior_scale, steps = 0.5, 0.7, 400
+        support, _ = in_double(bm.LinearGaussian(inputs=2, noise=sigma, batch=3, shots=(2, 6))[0])
+        torch.manual_seed(0)
+        learner = bm.ABML(
+            nn.Linear(2, 1),
+            bm.Gaussian(sigma),
+            steps=steps,
+            prior_scale=prior_scale,
+            inner_noise=sigma,
+            inner_draws=512,
+            clamp=math.inf,
+        ).double()
+        with torch.no_grad():  # large steps, then ever smaller ones, which average the noise of the draws
+            rates = torch.cat([torch.full((100,), 0.3), 0.3 / (1 + 0.15 * torch.arange(steps - 100))])
+            learner.rates.copy_(rates[:, None, None].expand_as(learner.rates))
+            mean, log_scale = learner.infer(support)
+        prior_mean = ravel(snapshot(learner.network)).detach()
+        for b, mask in enumerate(support.mask):
+            phi = torch.cat([support.x[b, mask], torch.ones(int(mask.sum()), 1)], 1)
+            precision = torch.eye(3, dtype=DOUBLE) / prior_scale**2 + phi.mT @ phi / sigma**2
+            evidence = prior_mean / prior_scale**2 + phi.mT @ support.y[b, mask, 0] / sigma**2
+            # Means are exact but for convergence, since paired draws cancel; log-scales have a standard error of about
+            # 0.1 (a step's deviation at 512 draws) * sqrt(0.3 / 2 * 0.02) = 4e-4 at the last rates.
+            torch.testing.assert_close(mean[b], torch.linalg.solve(precision, evidence), rtol=0, atol=1e-3)
+            torch.testing.assert_close((2 * log_scale[b]).exp(), 1 / precision.diagonal(), rtol=0, atol=1e-3)
+
+    def test_without_data_the_posterior_is_drawn_to_the_prior(self) -> None:
+        learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), steps=50, rate=0.5)
+        empty = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool))
+        with torch.no_grad():
+            mean, log_scale = learner.infer(empty)
+            prior_mean, prior_log_scale = learner.prior()
+        torch.testing.assert_close(mean[0], prior_mean)
+        torch.testing.assert_close(log_scale[0], prior_log_scale)
+
+    def test_hyperprior_is_a_gamma_over_precisions(self) -> None:
+        episode = bm.Sinusoids(batch=2, shots=3, noise=0.1)[0]
+        values = []
+        for tasks in (10.0, 1e12):
+            torch.manual_seed(0)
+            learner = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), objective="elbo", hyperprior=(2.0, 0.1, tasks))
+            torch.manual_seed(1)
+            values.append(learner.losses(episode))
+        precision = (-2 * learner.prior()[1]).exp()
+        log_density = torch.distributions.Gamma(2.0, 0.1).log_prob(precision).sum()
+        count = learner.observed(episode).mask.sum(1)
+        torch.testing.assert_close(values[0] - values[1], (-log_density / 10.0 / count), rtol=1e-4, atol=1e-4)
+
+    def test_amortised_start_modulates_units(self) -> None:
+        torch.manual_seed(0)
+        network = bm.MLP(1, 1, hidden=(3,))
+        learner = bm.ABML(network, bm.Gaussian(), encoder=bm.DeepSet(1, 1, 4))
+        assert learner.modulation is not None
+        assert learner.modulation.unit.tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 6, 7]  # rows of 3x1, 3, 1x3 and 1
+        with torch.no_grad():
+            learner.modulation.head.weight.zero_()
+            learner.modulation.head.bias.copy_(torch.arange(24.0) / 10)
+        support = bm.points([0.0, 1.0], [1.0, 2.0])
+        start = {"mean": torch.ones(1, 10), "log_scale": torch.zeros(1, 10)}
+        moved = learner.modulation(start, support)
+        unit = learner.modulation.unit
+        torch.testing.assert_close(moved["mean"][0], 1 + unit / 10 + (8 + unit) / 10)
+        torch.testing.assert_close(moved["log_scale"][0], (16 + unit) / 10)
+
+
+class TestPLATIPUS:
+    def test_prior_and_guide_follow_the_papers_equations(self) -> None:
+        torch.manual_seed(0)
+        network = bm.MLP(1, 1, hidden=(4,), activation=nn.Tanh)
+        learner = bm.PLATIPUS(network, bm.Gaussian(), steps=2).double()
+        with torch.no_grad():
+            for parameter in (learner.prior_rate, learner.guide_rate, learner.rates):
+                parameter.uniform_(0.01, 0.1)
+        episode = in_double(bm.Sinusoids(batch=2, shots=4, noise=0.1, amplitudes=(0.1, 1.0))[0])
+        for given, rate in ((episode.support, learner.prior_rate), (episode.query, learner.guide_rate)):
+            found = learner.initialisation(given, rate)
+            for b in range(2):
+                error = 0.5 * (network(given.x[b]) - given.y[b]).square().mean()
+                slope = torch.cat([g.flatten() for g in torch.autograd.grad(error, list(network.parameters()))])
+                torch.testing.assert_close(found[b], ravel(snapshot(network)) - rate * slope)
+
+    def test_draws_adapt_from_drawn_initialisations(self) -> None:
+        torch.manual_seed(0)
+        network = bm.MLP(1, 1, hidden=(4,), activation=nn.Tanh)
+        learner = bm.PLATIPUS(network, bm.Gaussian(), steps=2, scale=0.1).double()
+        support, query = in_double(bm.Sinusoids(batch=2, shots=4, noise=0.1, amplitudes=(0.1, 1.0))[0])
+        torch.manual_seed(1)
+        found = learner(support).draws(query.x, 3).mean
+        torch.manual_seed(1)
+        noise = torch.randn(3, 1, 13).to(DOUBLE)
+        initial = learner.initialisation(support, learner.prior_rate) + 0.1 * noise
+        like = dict(network.named_parameters())
+        for s in range(3):
+            for b in range(2):
+                weights = initial[s, b]
+                for rate in learner.rates:
+
+                    def error(weights: Tensor, b: int = b) -> Tensor:
+                        y = torch.func.functional_call(network, unravel(weights, like), support.x[b])
+                        return 0.5 * (y - support.y[b]).square().mean()
+
+                    weights = weights - rate * torch.func.grad(error)(weights)
+                expected = torch.func.functional_call(network, unravel(weights, like), query.x[b])
+                torch.testing.assert_close(found[s, b], expected)
+
+
+class TestStein:
+    def test_direction_is_the_kernel_sum_with_its_own_gradient(self) -> None:
+        """By automatic differentiation of the kernel itself, with the bandwidth held."""
+        torch.manual_seed(0)
+        particles, scores = torch.randn(2, 4, 3, dtype=DOUBLE)
+        pairs = [(particles[i] - particles[j]).square().sum() for i in range(4) for j in range(4) if i != j]
+        bandwidth = torch.stack(pairs).sort().values[6] / math.log(4)
+        for i in range(4):
+            expected = torch.zeros(3, dtype=DOUBLE)
+            for j in range(4):
+                at = particles[j].clone().requires_grad_()
+                kernel = torch.exp(-(at - particles[i]).square().sum() / bandwidth)
+                expected += kernel.detach() * scores[j] + torch.autograd.grad(kernel, at)[0]
+            torch.testing.assert_close(stein_direction(particles, scores)[i], expected / 4)
+
+    def test_particles_find_a_gaussian(self) -> None:
+        """Fifty particles in one dimension: SVGD's moments are near the target's, with the bias of few particles."""
+        torch.manual_seed(0)
+        particles = torch.randn(50, 1, dtype=DOUBLE)
+        for _ in range(2000):
+            particles = particles + 0.1 * stein_direction(particles, -(particles - 2.0) / 0.25)
+        assert abs(particles.mean().item() - 2.0) < 0.01
+        assert abs(particles.std().item() - 0.5) < 0.05
+
+    def test_particles_that_coincide_stay_finite(self) -> None:
+        particles = torch.ones(3, 2, requires_grad=True)
+        direction = stein_direction(particles, torch.ones(3, 2))
+        torch.testing.assert_close(direction, torch.ones(3, 2))
+        direction.sum().backward()
+        assert particles.grad is not None
+        assert particles.grad.isfinite().all()
+
+
+class TestBMAML:
+    def test_chaser_follows_the_leader(self) -> None:
+        """The gradient of the chaser loss is that of the distance to a constant leader."""
+        torch.manual_seed(0)
+        learner = bm.BMAML(bm.MLP(1, 1, hidden=(4,), activation=nn.Tanh), bm.Gaussian(), particles=3, steps=2).double()
+        episode = in_double(bm.Sinusoids(batch=2, shots=4, noise=0.1, amplitudes=(0.1, 1.0))[0])
+        losses = learner.losses(episode)
+        chaser = learner.infer(episode.support)
+        everything = bm.concatenate(*episode)
+        leader = learner._svgd(chaser, everything, learner.leader_steps).detach()
+        distance = (chaser - leader).square().sum((1, 2))
+        expected = torch.autograd.grad(distance.sum(), learner.others, retain_graph=True)[0]
+        torch.testing.assert_close(torch.autograd.grad(losses.sum(), learner.others)[0], expected)
+
+    def test_one_particle_is_maml_with_a_prior(self) -> None:
+        torch.manual_seed(0)
+        network = bm.MLP(1, 1, hidden=(4,), activation=nn.Tanh)
+        support, query = in_double(bm.Sinusoids(batch=2, shots=4, noise=0.1, amplitudes=(0.1, 1.0))[0])
+        one = bm.BMAML(network, bm.Gaussian(), particles=1, steps=3, prior_scale=1e9).double()
+        maml = bm.MAML(network, bm.Gaussian(), steps=3, rate=0.1).double()
+        torch.testing.assert_close(one(support)(query.x).mean, maml(support)(query.x).mean)
+
+    def test_particles_start_apart(self) -> None:
+        torch.manual_seed(0)
+        start = bm.BMAML(bm.MLP(1, 1), bm.Gaussian(), particles=3).initialisation()
+        assert start.shape[0] == 3
+        assert torch.pdist(start).min() > 1.0
+        torch.testing.assert_close(start.std(1), start.std(1).mean().expand(3), rtol=0.1, atol=0.0)
+
+
+class TestDecompose:
+    x = torch.linspace(-1, 1, 4)[None, :, None]
+    support = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool))
+
+    def test_draws_agree_with_the_closed_form(self) -> None:
+        """A Bayesian linear model by its draws and in closed form."""
+        closed = BayesianLinear(lambda x: x, torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), self.support)
+        drawn = Sampled(lambda x, s: x * torch.randn(s, 1, 1, 1), bm.Gaussian(0.5), self.support)
+        samples = 20_000
+        torch.manual_seed(0)
+        for ours, exact in zip(bm.decompose(drawn, self.x, samples), bm.decompose(closed, self.x), strict=True):
+            # The variance of a variance is 2 σ⁴ / S: five standard errors, error rate 12 x 6e-7.
+            assert ((ours - exact).abs() <= 5 * exact * (2 / samples) ** 0.5 + 1e-6).all()
+
+    def test_particles_in_closed_form(self) -> None:
+        log_weights = torch.tensor([0.25, 0.75]).log()[:, None]
+        means = torch.tensor([-1.0, 1.0])[:, None, None, None]
+        scale = torch.tensor([0.5, 1.0])[:, None, None, None]
+        posterior = Particles(
+            lambda x: Normal(means.expand(2, 1, 4, 1), scale.expand(2, 1, 4, 1)).to_event(1), log_weights, self.support
+        )
+        total, aleatoric, epistemic = bm.decompose(posterior, self.x)
+        torch.testing.assert_close(aleatoric, torch.full((1, 4, 1), 0.25 * 0.25 + 0.75 * 1.0))
+        torch.testing.assert_close(epistemic, torch.full((1, 4, 1), 1 - 0.5**2))
+        torch.testing.assert_close(total, posterior(self.x).variance)
+
+    def test_classes_are_entropies_and_mutual_information(self) -> None:
+        logits = torch.tensor([[8.0, -8.0], [-8.0, 8.0]])[:, None, None].expand(2, 1, 4, 2)
+        posterior = Particles(lambda x: Categorical(logits=logits), torch.zeros(2, 1), self.support)
+        total, aleatoric, epistemic = bm.decompose(posterior, self.x)
+        torch.testing.assert_close(total, torch.full((1, 4), math.log(2)))
+        assert (aleatoric < 1e-4).all()  # each is sure: all of the doubt is about which
+        torch.testing.assert_close(epistemic, total - aleatoric)
+
+    def test_units_of_the_user(self) -> None:
+        tasks = bm.LinearGaussian(inputs=1, noise=0.3, batch=4)
+        torch.manual_seed(0)
+        inner = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.Gaussian(0.3))
+        learner = bm.Standardized(inner, tasks)
+        with torch.no_grad():
+            learner.y_scale.fill_(10.0)
+        support, query = tasks[0]
+        total, aleatoric, epistemic = bm.decompose(learner(support), query.x)
+        torch.testing.assert_close(total, learner(support)(query.x).variance)
+        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 9.0))
+        assert (epistemic > 0).all()
+
+    def test_gaussian_process_and_oracle(self) -> None:
+        tasks = bm.GaussianProcessTasks(RBFKernel(), noise=0.2, batch=2)
+        support, query = tasks[0]
+        posterior = tasks.oracle(support)
+        total, aleatoric, _ = bm.decompose(posterior, query.x)
+        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 0.04))
+        torch.testing.assert_close(total, posterior(query.x).variance)
+        sinusoid = bm.Sinusoids(noise=0.1, batch=2)
+        total, aleatoric, _ = bm.decompose(sinusoid.oracle(sinusoid[0].support), sinusoid[0].query.x)
+        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 0.01))
+        torch.testing.assert_close(total, sinusoid.oracle(sinusoid[0].support)(sinusoid[0].query.x).variance)
+
+    def test_samples_out_of_range(self) -> None:
+        posterior = bm.MAML(bm.MLP(1, 1), bm.Gaussian())(self.support)
+        with pytest.raises(ValueError, match="samples: expected at least one draw, got 0"):
+            bm.decompose(posterior, self.x, 0)
+
+
+def test_outputs_are_those_of_each_tasks_weights() -> None:
+    torch.manual_seed(0)
+    network = bm.MLP(1, 2, hidden=(3,))
+    like = dict(network.named_parameters())
+    x = torch.randn(2, 5, 1)
+    weights = torch.randn(4, 2, len(ravel(snapshot(network))))
+    for strategy in ("vmap", "loop"):
+        found = outputs(network, weights, x, strategy)  # type: ignore[arg-type]
+        assert found.shape == (4, 2, 5, 2)
+        for s in range(4):
+            for b in range(2):
+                expected = torch.func.functional_call(network, unravel(weights[s, b], like), x[b])
+                torch.testing.assert_close(found[s, b], expected)
+        torch.testing.assert_close(outputs(network, weights[0], x, strategy), found[0])  # type: ignore[arg-type]
+
+
+def test_latent_neural_process_draws_functions_and_a_conditional_one_a_distribution() -> None:
+    torch.manual_seed(0)
+    support = bm.points([0.0, 1.0], [0.0, 1.0])
+    x = torch.linspace(-1, 1, 7)[None, :, None]
+    latent = bm.NeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(1 + 8 + 4, 2), bm.HeteroscedasticGaussian(), latent=4)
+    means = latent(support).draws(x, 50).mean
+    assert means.std(0).min() > 0
+    conditional = bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(1 + 8, 2), bm.HeteroscedasticGaussian())
+    predictive = conditional(support)(x)
+    assert isinstance(predictive.base_dist, torch.distributions.Normal)
+    _, _, epistemic = bm.decompose(conditional(support), x)
+    assert not epistemic.any()
+
+
+def test_versa_head_is_drawn_from_what_the_encoder_says() -> None:
+    torch.manual_seed(0)
+    encoder = bm.ClassPooling(2, 3, 8)
+    learner = bm.VERSA(encoder, 3, bm.Categorical())
+    support = bm.points(torch.randn(6, 2), [0, 1, 2, 0, 1, 2], classes=3)
+    x = torch.randn(1, 5, 2)
+    torch.manual_seed(1)
+    found = learner(support).draws(x, 4).logits
+    mean, scale = (t.reshape(3, 3) for t in learner.infer(support))
+    torch.manual_seed(1)
+    heads = mean + scale * torch.randn(4, 1, 9).reshape(4, 3, 3)
+    expected = torch.einsum("mf,sof->smo", torch.cat([x[0], torch.ones(5, 1)], 1), heads)
+    torch.testing.assert_close(found[:, 0], expected.log_softmax(-1))
+
+
+def test_leo_takes_its_inner_steps_in_the_latent_space() -> None:
+    """One task by hand: decode, descend in z, then in the head's weights."""
+    torch.manual_seed(0)
+    encoder = bm.Relation(2, 1, 6)
+    learner = bm.LEO(encoder, 1, bm.Gaussian(), latent=3, steps=2, head_steps=1)
+    support = bm.points(torch.randn(4, 2), torch.randn(4))
+    z, noise = torch.randn(1, 3), torch.randn(1, 3)
+    head, code = learner._inner_loop(support)(z, noise)
+
+    features = torch.cat([support.x[0], torch.ones(4, 1)], 1)
+
+    def decode(z: Tensor) -> Tensor:
+        mean, scale = learner.to_head(z)
+        return mean + scale * noise.reshape(1, 3)
+
+    def error(head: Tensor) -> Tensor:
+        return 0.5 * (features @ head.mT - support.y[0]).square().mean()
+
+    expected = z[0]
+    for _ in range(2):
+        expected = expected - learner.rate * torch.func.grad(lambda z: error(decode(z)))(expected)
+    torch.testing.assert_close(code[0], expected)
+    weights = decode(expected)
+    weights = weights - learner.head_rate * torch.func.grad(error)(weights)
+    torch.testing.assert_close(head[0], weights)
