@@ -5,9 +5,10 @@
     python benchmarks/sinusoid_oracle.py --table               # prints what is there
 
 Each learner is meta-trained twice with the defaults of the library, on one core: on 5-shot tasks, for the headline, and on
-tasks of 1 to 20 points with a quarter of the steps, for the other shots. Tested on new tasks, the same for all (600 of 5 shots, 200 of the other numbers),
-with 25 queries in [-5, 5] (in range) and in [5, 10] (out of range, where no point was ever seen). Every finished run is kept in
-results/sinusoid_oracle.json, so that an interrupted table goes on where it was; two calls may run side by side.
+tasks of 1 to 20 points with a quarter of the steps, for the other shots. Tested on new tasks, the same for all (600 of 5
+shots, 200 of the other numbers), with 25 queries in [-5, 5] (in range) and in [5, 10] (out of range, where no point was ever
+seen). Every finished run is kept in results/sinusoid_oracle.json, so that an interrupted table goes on where it was; two calls
+may run side by side.
 """
 
 from __future__ import annotations

@@ -23,3 +23,11 @@ def test_growth_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for learner in module["LEARNERS"]:
         for baseline in ("GP per pig", "pooled regression"):
             assert tables[3][learner]["NLL"].high < tables[3][baseline]["NLL"].low
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_shared_encoder() -> None:
+    """VERSA on the neural process's encoder is better than from nothing, by more than both intervals."""
+    rows = runpy.run_path(str(EXAMPLES / "shared_encoder.py"))["main"]()
+    assert rows["VERSA on its encoder, few steps"]["NLL"].high < rows["VERSA alone, as few steps"]["NLL"].low

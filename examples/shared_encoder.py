@@ -1,0 +1,80 @@
+"""One task encoder, two learners: what a neural process has learned of sinusoids, VERSA need not learn again.
+
+    python examples/shared_encoder.py      # some two minutes on two cores: prints a table
+
+Both read a task's points with the same deep set on the same features. We train the neural process, then VERSA on top of its
+encoder for a few steps, beside a VERSA that starts from nothing; and last both together, on the sum of their losses.
+"""
+
+import torch
+from torch import nn
+
+import bayesmeta as bm
+
+STEPS = 3000  # of the neural process
+FEW = 300  # of VERSA
+SEED = 0
+
+tasks = bm.Sinusoids(noise=0.1, shots=(1, 10))
+test = bm.Sinusoids(noise=0.1, shots=5, batch=100, seed=1)
+
+
+def backbone() -> bm.Encoder:
+    return bm.DeepSet(40, 1, features=bm.MLP(1, 1, activation=nn.Tanh).features)
+
+
+def neural_process(encoder: bm.Encoder) -> bm.Learner:
+    return bm.NeuralProcess(encoder, bm.MLP(40 + encoder.size + 16, 2), bm.HeteroscedasticGaussian())
+
+
+def versa(encoder: bm.Encoder) -> bm.Learner:
+    return bm.VERSA(encoder, outputs=1, likelihood=bm.Gaussian())
+
+
+class Together(bm.Learner):
+    """Trains two learners on the sum of their losses; it answers as the first."""
+
+    def __init__(self, first: bm.Learner, second: bm.Learner) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, support: bm.Points) -> bm.Posterior:
+        return self.first(support)
+
+    def losses(self, episode: bm.Episode) -> torch.Tensor:
+        return self.first.losses(episode) + self.second.losses(episode)
+
+
+def main() -> dict[str, dict[str, bm.Estimate]]:
+    """Prints a table and gives what it printed."""
+    rows = {}
+
+    def add(name: str, learner: bm.Learner) -> None:
+        rows[name] = bm.evaluate(learner, test, episodes=2)
+
+    torch.manual_seed(SEED)
+    encoder = backbone()
+    process = neural_process(encoder)
+    bm.fit(process, tasks, steps=STEPS, seed=SEED)
+    add("neural process", process)
+
+    second = versa(encoder)
+    bm.fit(second, tasks, steps=FEW, seed=SEED)
+    add("VERSA on its encoder, few steps", second)
+
+    alone = versa(backbone())
+    bm.fit(alone, tasks, steps=FEW, seed=SEED)
+    add("VERSA alone, as few steps", alone)
+
+    both = Together(process, second)
+    bm.fit(both, tasks, steps=STEPS, seed=SEED)
+    add("neural process, after both together", process)
+    add("VERSA, after both together", second)
+
+    print(bm.summary(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
