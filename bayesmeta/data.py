@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Episode", "Points", "check", "concatenate", "move", "points", "split"]
+__all__ = ["Episode", "Points", "check", "check_count", "check_positive", "concatenate", "move", "points", "split"]
 
 T = TypeVar("T")
 
@@ -321,3 +321,16 @@ def move(tree: T, like: nn.Module) -> T:
         return leaf.to(reference.device, reference.dtype if leaf.is_floating_point() else None)
 
     return tree_map(to, tree)
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raises a ValueError if an argument is not a whole number of at least `least`."""
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}; e.g. {max(least, 1)}")
+
+
+def check_positive(name: str, value: float, most: float = float("inf")) -> None:
+    """Raises a ValueError if an argument is not a number above 0, and at most `most`."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
+        bounds = "above 0" if most == float("inf") else f"above 0 and at most {most:g}"
+        raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, check_count
 from bayesmeta.functional import map_tasks
 from bayesmeta.networks import MLP, check_padding, check_stateless
 
@@ -41,8 +41,7 @@ class Encoder(nn.Module, ABC):
     def __init__(self, inputs: int, targets: int, size: int, features: nn.Module | None) -> None:
         super().__init__()
         for name, value in (("inputs", inputs), ("targets", targets), ("size", size)):
-            if not hasattr(value, "__index__") or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+            check_count(name, value)
         self.features = nn.Identity() if features is None else features
         check_stateless(self.features)
         self.inputs = inputs
@@ -172,6 +171,8 @@ class Attention(Encoder):
         features: nn.Module | None = None,
     ) -> None:
         super().__init__(inputs, targets, size, features)
+        check_count("layers", layers)
+        check_count("heads", heads)
         if size % heads:
             raise ValueError(
                 f"size: expected a multiple of the {heads} heads, got {size}; e.g. {heads * (size // heads + 1)}"

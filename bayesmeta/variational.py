@@ -16,7 +16,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.distributions import mixture
 from bayesmeta.functional import standard_normal
 from bayesmeta.learner import Learner
@@ -115,13 +115,9 @@ class VariationalLearner(Learner, ABC):
     def __init__(self, likelihood: Likelihood, *, objective: Objective, draws: int, kl_weight: float) -> None:
         super().__init__()
         if objective not in get_args(Objective):
-            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {objective!r}")
-        if not hasattr(draws, "__index__") or isinstance(draws, bool) or draws < 1:
-            raise ValueError(f"draws: expected a whole number of draws, at least 1, got {draws!r}")
-        if not 0 < kl_weight < float("inf"):
-            raise ValueError(
-                f"kl_weight: expected a positive number, got {kl_weight}; for hardly any KL take a small one such as 1e-3"
-            )
+            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {objective!r}; write it so")
+        check_count("draws", draws)
+        check_positive("kl_weight", kl_weight, most=1e6)
         self.likelihood = likelihood
         self.objective = objective
         self.draws = draws

@@ -102,4 +102,10 @@ class Standardized(Learner):
         return Transformed(inner, support, scale, unscale)
 
     def losses(self, episode: Episode) -> Tensor:
-        return self.learner.losses(Episode(self._scale(episode.support), self._scale(episode.query)))
+        return self.learner.losses(self._episode(episode))
+
+    def loss(self, episode: Episode) -> Tensor:
+        return self.learner.loss(self._episode(episode))
+
+    def _episode(self, episode: Episode) -> Episode:
+        return Episode(self._scale(episode.support), self._scale(episode.query))

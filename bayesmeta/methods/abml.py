@@ -24,7 +24,7 @@ import torch
 from pyro.distributions import Gamma
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.encoders import Encoder
 from bayesmeta.functional import (
     Params,
@@ -102,8 +102,17 @@ class ABML(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_stateless(network)
-        if inner_draws < 2 or inner_draws % 2:
-            raise ValueError(f"inner_draws: expected an even number of at least 2, got {inner_draws}")
+        check_count("steps", steps)
+        check_positive("rate", rate)
+        check_positive("prior_scale", prior_scale, most=1.0)
+        check_positive("scale", scale, most=1.0)
+        check_positive("inner_noise", inner_noise)
+        check_positive("clamp", clamp)
+        check_count("inner_draws", inner_draws, least=2)
+        if inner_draws % 2:
+            raise ValueError(f"inner_draws: expected an even number, as draws come in pairs, got {inner_draws}")
+        for name, value in zip(("shape", "rate", "tasks"), hyperprior, strict=True):
+            check_positive(f"hyperprior's {name}", value)
         self.network = network
         flat = ravel(snapshot(network)).detach()
         self.prior_log_scale = nn.Parameter(torch.full_like(flat, prior_scale).log())

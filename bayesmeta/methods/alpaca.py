@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, check_positive
 from bayesmeta.functional import frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian
@@ -55,6 +55,7 @@ class ALPaCA(Learner):
                 f"likelihood: expected a Gaussian with one σ, for which the posterior has a closed form, got {likelihood}; "
                 "pass Gaussian(), or for other likelihoods use VERSA"
             )
+        check_positive("prior_scale", prior_scale)
         self.features = features
         self.head = head
         self.likelihood = likelihood

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.functional import call, map_tasks, outputs, ravel, snapshot, stein_direction, unravel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
@@ -71,8 +71,12 @@ class BMAML(Learner):
     ) -> None:
         super().__init__()
         check_stateless(network)
-        if particles < 1:
-            raise ValueError(f"particles: expected at least 1, got {particles}")
+        check_count("particles", particles)
+        check_count("steps", steps)
+        check_count("leader_steps", leader_steps)
+        check_positive("rate", rate)
+        check_positive("prior_scale", prior_scale)
+        check_positive("clamp", clamp)
         self.network = network
         self.likelihood = likelihood
         self.others = nn.Parameter(_redrawn(network, particles - 1))
@@ -139,7 +143,7 @@ class BMAML(Learner):
 
 def _redrawn(network: nn.Module, count: int) -> Tensor:
     """The network's weights as if it were built anew, some times over: ``(count, P)``."""
-    copies = [ravel(snapshot(network)).detach()[:0].reshape(0, len(ravel(snapshot(network))))]
+    copies = [ravel(snapshot(network)).detach().new_zeros(0, sum(p.numel() for p in network.parameters()))]
     for _ in range(count):
         other = deepcopy(network)
         for module in other.modules():

@@ -20,7 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.encoders import Encoder, HeadDecoder
 from bayesmeta.functional import (
     Params,
@@ -91,6 +91,12 @@ class LEO(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_count("latent", latent)
+        check_count("steps", steps)
+        check_count("head_steps", head_steps, least=0)
+        check_positive("rate", rate)
+        check_positive("head_rate", head_rate)
+        check_positive("clamp", clamp)
         self.encoder = encoder
         self.to_code = nn.Linear(encoder.size, 2 * latent)
         self.to_head = HeadDecoder(encoder, outputs, size=latent)

@@ -20,7 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.encoders import Encoder
 from bayesmeta.functional import call, snapshot, standard_normal
 from bayesmeta.learner import Learner, Posterior
@@ -96,6 +96,7 @@ class NeuralProcess(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_count("latent", latent)
         self.path = _Path(encoder, decoder)
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
 

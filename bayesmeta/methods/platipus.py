@@ -18,7 +18,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import clamped, descend, map_tasks, outputs, ravel, snapshot, standard_normal, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
@@ -74,6 +74,10 @@ class PLATIPUS(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_stateless(network)
+        check_count("steps", steps)
+        check_positive("rate", rate)
+        check_positive("scale", scale, most=1.0)
+        check_positive("clamp", clamp)
         self.network = network
         flat = ravel(snapshot(network)).detach()
         self.prior_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
