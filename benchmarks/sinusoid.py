@@ -11,12 +11,12 @@ inner steps. Each finished run is kept in results/sinusoid.json, so that an inte
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from store import keep, load
 
 import bayesmeta as bm
 
@@ -79,23 +79,16 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
     for seed in [] if arguments.table else arguments.seeds:
         for shots in arguments.shots:
             for method in arguments.methods:
                 key = f"{method}, {shots} shots, seed {seed}, {arguments.steps} steps"
-                if key not in load():
+                if key not in load(RESULTS):
                     print(key)
                     figures = run(method, shots, seed, arguments.steps, not arguments.eager)
-                    RESULTS.write_text(json.dumps({**load(), key: figures}, indent=1))
+                    keep(RESULTS, key, figures)
                     print(figures)
-    print(table(load()))
-
-
-def load() -> dict[str, dict[str, float]]:
-    """The runs finished so far."""
-    results: dict[str, dict[str, float]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return results
+    print(table(load(RESULTS)))
 
 
 if __name__ == "__main__":

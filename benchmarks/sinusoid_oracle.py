@@ -14,13 +14,12 @@ may run side by side.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from store import keep, load
 from torch import Tensor, nn
 
 import bayesmeta as bm
@@ -142,22 +141,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def keep(key: str, result: dict[str, Any]) -> None:
-    """Adds a run to the file, which two programs may do at the same time."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        fresh = RESULTS.with_suffix(".new")
-        fresh.write_text(json.dumps({**load(), key: result}, indent=1, sort_keys=True))
-        fresh.replace(RESULTS)
-
-
-def load() -> dict[str, Any]:
-    """The runs finished so far."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return results
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
@@ -165,14 +148,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     if not arguments.table:
-        if "oracle" not in load():
-            keep("oracle", {"figures": measure(source(5, "in").oracle, SHOTS)})
+        if "oracle" not in load(RESULTS):
+            keep(RESULTS, "oracle", {"figures": measure(source(5, "in").oracle, SHOTS)})
         for training in arguments.training:
             for name in arguments.learners:
-                if (key := f"{name}, {training}") not in load():
+                if (key := f"{name}, {training}") not in load(RESULTS):
                     print(key, flush=True)
-                    keep(key, run(name, training, LEARNERS[name][1]))
-    print(table(load()))
+                    keep(RESULTS, key, run(name, training, LEARNERS[name][1]))
+    print(table(load(RESULTS)))
 
 
 if __name__ == "__main__":

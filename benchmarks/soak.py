@@ -12,14 +12,13 @@ an error is raised, or a seed's excess NLL is more than twice the median over se
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from store import keep, load
 from torch import nn
 
 import bayesmeta as bm
@@ -103,22 +102,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def keep(key: str, result: float | str) -> None:
-    """Adds a run to the file, which two programs may do at the same time."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        fresh = RESULTS.with_suffix(".new")
-        fresh.write_text(json.dumps({**load(), key: result}, indent=1, sort_keys=True))
-        fresh.replace(RESULTS)
-
-
-def load() -> dict[str, Any]:
-    """The runs finished so far: an NLL, or an error's message."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return results
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
@@ -127,19 +110,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.table:
         test = sinusoids(1_000, 50)
-        if "oracle; sinusoids; 0" not in load():
-            keep("oracle; sinusoids; 0", nll(test.oracle, test, 2))
+        if "oracle; sinusoids; 0" not in load(RESULTS):
+            keep(RESULTS, "oracle; sinusoids; 0", nll(test.oracle, test, 2))
         for seed in range(SEEDS):
             for source in arguments.sources:
                 for name in arguments.learners:
                     key = f"{name}; {source}; {seed}"
-                    if key not in load():
+                    if key not in load(RESULTS):
                         try:
-                            keep(key, run(name, source, seed))
+                            keep(RESULTS, key, run(name, source, seed))
                         except Exception as error:  # an error is a result here
-                            keep(key, f"{type(error).__name__}: {error}")
-                        print(key, load()[key], flush=True)
-    print(table(load()))
+                            keep(RESULTS, key, f"{type(error).__name__}: {error}")
+                        print(key, load(RESULTS)[key], flush=True)
+    print(table(load(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,24 @@
+"""Finished runs as JSON, one key each, so that an interrupted table goes on where it was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The runs finished so far."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return results
+
+
+def keep(path: Path, key: str, result: Any) -> None:
+    """Adds a run to the file, which several programs may do at the same time, and which is whole at every moment."""
+    path.parent.mkdir(exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({**load(path), key: result}, indent=1, sort_keys=True) + "\n")
+        fresh.replace(path)
