@@ -329,8 +329,11 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}; e.g. {max(least, 1)}")
 
 
-def check_positive(name: str, value: float, most: float = float("inf")) -> None:
-    """Raises a ValueError if an argument is not a number above 0, and at most `most`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
-        bounds = "above 0" if most == float("inf") else f"above 0 and at most {most:g}"
-        raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")
+def check_positive(name: str, value: float, least: float = 0.0, most: float = float("inf")) -> None:
+    """Raises a ValueError if an argument is not a number above 0, and from `least` to `most`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value > 0 or not least <= value <= most:
+        bounds = " and ".join(
+            [f"of at least {least:g}" if least > 0 else "above 0"] + [f"at most {most:g}"] * (most < float("inf"))
+        )
+        raise ValueError(f"{name}: expected a number {bounds}, got {value!r}; give one within")

@@ -19,7 +19,7 @@ from bayesmeta.data import Points, check_count
 from bayesmeta.functional import map_tasks
 from bayesmeta.networks import MLP, check_padding, check_stateless
 
-__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation"]
+__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "check_encoder"]
 
 
 class Encoder(nn.Module, ABC):
@@ -96,6 +96,17 @@ class Encoder(nn.Module, ABC):
             )
         parameter = next(self.parameters())
         return F.one_hot(points.y, self.targets).to(parameter) * points.mask[..., None]
+
+
+def check_encoder(encoder: Encoder, *, classwise: bool) -> None:
+    """Raises an error if something is no encoder, or one that encodes classes where that is of no use."""
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"encoder: expected an encoder such as DeepSet(1, 1), got {type(encoder).__name__}")
+    if encoder.classwise and not classwise:
+        raise ValueError(
+            f"encoder: expected one vector a task, got {type(encoder).__name__}, which encodes each class by itself; "
+            "pass DeepSet or Attention"
+        )
 
 
 @final
@@ -328,6 +339,7 @@ class HeadDecoder(nn.Module):
                 f"outputs: expected {encoder.targets}, as many as the encoder has classes, got {outputs}; "
                 "build the encoder and the learner with the same W"
             )
+        check_count("outputs", outputs)
         self.classwise = encoder.classwise
         self.shape = (outputs, encoder.inputs + 1)
         rows = 1 if encoder.classwise else outputs

@@ -111,6 +111,8 @@ def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor,
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least one draw, got {samples}; e.g. 256")
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"posterior: expected what learner(support) gives, got {type(posterior).__name__}")
     aleatoric, epistemic = posterior._decompose(posterior._inputs(x), samples)
     return aleatoric + epistemic, aleatoric, epistemic
 

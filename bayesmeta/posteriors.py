@@ -102,10 +102,19 @@ class Transformed(Posterior):
         inputs: Callable[[Any], Any],
         outputs: Callable[[Distribution], Distribution] = lambda distribution: distribution,
     ) -> None:
-        super().__init__(support, inner.samples)
         self.inner = inner
+        super().__init__(support, inner.samples)
         self.inputs = inputs
         self.outputs = outputs
+
+    @property
+    def samples(self) -> int:
+        """The inner posterior's, which draws."""
+        return self.inner.samples
+
+    @samples.setter
+    def samples(self, value: int) -> None:
+        self.inner.samples = value
 
     def _predictive(self, x: Any) -> Distribution:
         return self.outputs(self.inner(self.inputs(x)))

@@ -100,7 +100,7 @@ class VariationalLearner(Learner, ABC):
     small `kl_weight`.
 
     ``pyro.infer.Predictive``, ``pyro.poutine.trace`` and ``pyro.render_model`` work on the two programs as they are;
-    ``pyro.infer.SVI`` needs the parameters registered: see `registered`.
+    ``pyro.infer.SVI`` needs the parameters registered: see `registered`. SVI descends an ELBO, whatever `objective` says.
 
     Args:
         likelihood: from network outputs to p(y | x).
@@ -114,14 +114,19 @@ class VariationalLearner(Learner, ABC):
 
     def __init__(self, likelihood: Likelihood, *, objective: Objective, draws: int, kl_weight: float) -> None:
         super().__init__()
-        if objective not in get_args(Objective):
-            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {objective!r}; write it so")
-        check_count("draws", draws)
-        check_positive("kl_weight", kl_weight, most=1e6)
+        if not isinstance(likelihood, Likelihood):
+            raise TypeError(f"likelihood: expected a likelihood such as Gaussian(), got {likelihood!r}; call its class")
         self.likelihood = likelihood
         self.objective = objective
         self.draws = draws
         self.kl_weight = kl_weight
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {self.objective!r}; write it so")
+        check_count("draws", self.draws)
+        check_positive("kl_weight", self.kl_weight, most=1e6)
 
     @abstractmethod
     def model(self, episode: Episode) -> None:
@@ -147,12 +152,14 @@ class VariationalLearner(Learner, ABC):
         pyro.sample("y", distribution.mask(points.mask).to_event(1), obs=points.y)
 
     def loss(self, episode: Episode) -> Tensor:
+        self._check_settings()
         if self.objective == "predictive":
             return self.losses(episode).mean()
         weight = self._weight(episode)
         return self._negative_elbo(episode, weight / len(weight))
 
     def losses(self, episode: Episode) -> Tensor:
+        self._check_settings()
         if self.objective == "predictive":
             draws = self(episode.support).draws(episode.query.x, self.draws)
             return nll(mixture(draws), episode.query)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -384,3 +385,107 @@ def test_leo_takes_its_inner_steps_in_the_latent_space() -> None:
     weights = decode(expected)
     weights = weights - learner.head_rate * torch.func.grad(error)(weights)
     torch.testing.assert_close(head[0], weights)
+
+
+NET = bm.MLP(1, 1)
+ENCODER = bm.DeepSet(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bm.ABML(NET, bm.Gaussian(), rate=math.nan), "rate: expected a number above 0, got nan"),
+        (lambda: bm.ABML(NET, bm.Gaussian(), steps=0), "steps: expected a whole number of at least 1, got 0"),
+        (
+            lambda: bm.ABML(NET, bm.Gaussian(), prior_scale=2.0),
+            "prior_scale: .* of at least 0.00012341 and at most 1, got",
+        ),
+        (lambda: bm.ABML(NET, bm.Gaussian(), inner_draws=3), "inner_draws: expected an even number"),
+        (
+            lambda: bm.ABML(NET, bm.Gaussian(), hyperprior=(0.0, 1.0, 1.0)),
+            "hyperprior's shape: expected a number above 0",
+        ),
+        (lambda: bm.PLATIPUS(NET, bm.Gaussian(), scale=-1.0), "scale: expected a number"),
+        (lambda: bm.PLATIPUS(NET, bm.Gaussian(), clamp=-1.0), "clamp: expected a number above 0"),
+        (
+            lambda: bm.LEO(ENCODER, 1, bm.Gaussian(), penalty=math.nan),
+            "penalty: expected a finite number of at least 0",
+        ),
+        (lambda: bm.LEO(ENCODER, 1, bm.Gaussian(), latent=0), "latent: expected a whole number"),
+        (lambda: bm.VERSA(ENCODER, 0, bm.Gaussian()), "outputs: expected a whole number of at least 1, got 0"),
+        (lambda: bm.BMAML(NET, bm.Gaussian(), steps=-1), "steps: expected a whole number"),
+        (lambda: bm.NeuralProcess(bm.ClassPooling(1, 2), NET, bm.Gaussian()), "encoder: expected one vector a task"),
+        (
+            lambda: bm.ConditionalNeuralProcess(ENCODER, nn.Sequential(nn.BatchNorm1d(2)), bm.Gaussian()),
+            "network: expected no running statistics",
+        ),
+    ],
+)
+def test_arguments_out_of_range(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bm.VERSA(NET, 1, bm.Gaussian()), "encoder: expected an encoder such as DeepSet"),
+        (lambda: bm.ABML(NET, bm.Gaussian), "likelihood: expected a likelihood such as Gaussian"),
+        (lambda: bm.ALPaCA(NET.features, NET, bm.Gaussian()), "head: expected the nn.Linear"),
+        (lambda: bm.decompose(bm.MAML(NET, bm.Gaussian()), [0.0]), "posterior: expected what learner"),
+    ],
+)
+def test_wrong_kinds(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_alpaca_refuses_targets_that_would_broadcast() -> None:
+    learner = bm.ALPaCA(NET.features, NET.head, bm.Gaussian())
+    with pytest.raises(ValueError, match="y: expected targets of event shape"):
+        learner(bm.points([0.0, 1.0], torch.zeros(2, 2)))
+
+
+def test_settings_changed_to_nonsense_are_refused() -> None:
+    learner = bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian())
+    learner.objective = "ELBO"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="objective: expected 'elbo' or 'predictive'"):
+        learner.loss(bm.Sinusoids(batch=2)[0])
+
+
+def test_particles_of_bare_parameters_start_apart() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    assert bm.BMAML(Bare(), bm.Gaussian(), particles=4).initialisation().std(0).min() > 0
+
+
+def test_amortised_start_stays_in_bounds() -> None:
+    learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), encoder=bm.DeepSet(1, 1, 8))
+    support = bm.points(1e6 * torch.rand(200), 1e6 * torch.rand(200))
+    assert torch.isfinite(learner(support)([0.5]).mean).all()
+
+
+def test_samples_pass_through_standardized() -> None:
+    learner = bm.Standardized(bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian()), bm.Sinusoids(batch=2))
+    posterior = learner(bm.points([0.0, 1.0], [0.0, 1.0]))
+    posterior.samples = 7
+    assert posterior([0.5]).mixture_distribution.logits.shape[-1] == 7
+
+
+@pytest.mark.parametrize("name", ["PLATIPUS", "LEO"])
+def test_posterior_keeps_the_inner_loop_that_it_was_made_with(name: str) -> None:
+    torch.manual_seed(0)
+    learner = bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian()) if name == "PLATIPUS" else bm.LEO(ENCODER, 1, bm.Gaussian())
+    posterior = learner(bm.points([0.0, 1.0], [0.0, 10.0]))
+    torch.manual_seed(1)
+    before = posterior([0.5]).mean
+    learner.clamp = 1e-3
+    learner.steps = 1  # type: ignore[assignment]
+    torch.manual_seed(1)
+    torch.testing.assert_close(posterior([0.5]).mean, before)

@@ -17,6 +17,7 @@ for T tasks; ``objective="predictive"`` (the default, which trains better) the q
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import pyro
@@ -25,7 +26,7 @@ from pyro.distributions import Gamma
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
-from bayesmeta.encoders import Encoder
+from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import (
     Params,
     clamped,
@@ -104,8 +105,8 @@ class ABML(VariationalLearner):
         check_stateless(network)
         check_count("steps", steps)
         check_positive("rate", rate)
-        check_positive("prior_scale", prior_scale, most=1.0)
-        check_positive("scale", scale, most=1.0)
+        check_positive("prior_scale", prior_scale, math.exp(_FLOOR), math.exp(_CAP))
+        check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("inner_noise", inner_noise)
         check_positive("clamp", clamp)
         check_count("inner_draws", inner_draws, least=2)
@@ -139,6 +140,7 @@ class ABML(VariationalLearner):
         }
         if self.modulation is not None:
             start = self.modulation(start, support)
+        start["log_scale"] = start["log_scale"].clamp(_FLOOR, _CAP)
         rates = self.rates.clone()
         half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
         noise = torch.cat([half, -half], 1)
@@ -183,7 +185,9 @@ class ABML(VariationalLearner):
         return Sampled(functions, self.likelihood, support)
 
     def observed(self, episode: Episode) -> Points:
-        return concatenate(*episode)
+        points = concatenate(*episode)
+        check_padding(self.network, points.mask, "support and query")
+        return points
 
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)
@@ -208,6 +212,7 @@ class _Modulation(nn.Module):
 
     def __init__(self, network: nn.Module, encoder: Encoder) -> None:
         super().__init__()
+        check_encoder(encoder, classwise=False)
         self.encoder = encoder
         units: list[Tensor] = []
         total = 0

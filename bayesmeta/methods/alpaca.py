@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayesmeta.data import Points, check_positive
 from bayesmeta.functional import frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import Gaussian
+from bayesmeta.likelihoods import Gaussian, check_event
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import BayesianLinear
 
@@ -56,11 +56,13 @@ class ALPaCA(Learner):
                 "pass Gaussian(), or for other likelihoods use VERSA"
             )
         check_positive("prior_scale", prior_scale)
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"head: expected the nn.Linear from features to targets, got {type(head).__name__}")
         self.features = features
         self.head = head
         self.likelihood = likelihood
         width = head.in_features + 1
-        self.root = nn.Parameter(torch.zeros(width, width))
+        self.root = nn.Parameter(head.weight.detach().new_zeros(width, width))
         self.prior_scale = prior_scale
 
     def prior(self) -> tuple[Tensor, Tensor]:
@@ -72,6 +74,7 @@ class ALPaCA(Learner):
 
     def forward(self, support: Points) -> Posterior:
         check_padding(self.features, support.mask, "support")
+        check_event(torch.Size([self.head.out_features]), support.y.shape[2:])
         mean, root = self.prior()
         embed = frozen(self.features, self.strategy)
 

@@ -92,7 +92,7 @@ class BMAML(Learner):
 
     def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
         """Particles of each task, ``(B, M, P)``, after some steps on its points."""
-        check_padding(self.network, given.mask, "support")
+        check_padding(self.network, given.mask, "support, or support and query")
         like = dict(self.network.named_parameters())
 
         def of_task(particles: Tensor, given: Points) -> Tensor:
@@ -149,5 +149,9 @@ def _redrawn(network: nn.Module, count: int) -> Tensor:
         for module in other.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
+        with torch.no_grad():
+            for parameter, given in zip(other.parameters(), network.parameters(), strict=True):
+                if torch.equal(parameter, given):  # of no module that knows how to draw it anew
+                    parameter.add_(0.1 * torch.randn_like(parameter))
         copies.append(ravel(snapshot(other)).detach()[None])
     return torch.cat(copies)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
-from bayesmeta.encoders import Encoder, HeadDecoder
+from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import (
     Params,
     call,
@@ -91,12 +91,15 @@ class LEO(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_encoder(encoder, classwise=True)
         check_count("latent", latent)
         check_count("steps", steps)
         check_count("head_steps", head_steps, least=0)
         check_positive("rate", rate)
         check_positive("head_rate", head_rate)
         check_positive("clamp", clamp)
+        if not 0 <= penalty < math.inf:
+            raise ValueError(f"penalty: expected a finite number of at least 0, got {penalty}; e.g. 1e-3")
         self.encoder = encoder
         self.to_code = nn.Linear(encoder.size, 2 * latent)
         self.to_head = HeadDecoder(encoder, outputs, size=latent)
@@ -120,6 +123,7 @@ class LEO(VariationalLearner):
         decoder = snapshot(self.to_head)
         rates = {"z": self.rate.clone(), "head": self.head_rate.clone()}
         embedded = support._replace(x=with_bias(self.encoder.embed(support.x)))
+        steps, head_steps, gradient = self.steps, self.head_steps, clamped(self.clamp)
 
         def of_task(z: Tensor, noise: Tensor, points: Points) -> Any:
             if z.dim() == 2:
@@ -135,10 +139,9 @@ class LEO(VariationalLearner):
                 errors = self.likelihood.error(points.x @ head.mT, points.y) * points.mask
                 return errors.sum() / points.mask.sum().clamp(min=1)
 
-            gradient = clamped(self.clamp)
-            code = descend(lambda params: error(decode(params)), {"z": z}, self.steps, rates, gradient)
+            code = descend(lambda params: error(decode(params)), {"z": z}, steps, rates, gradient)
             head = {"head": decode(code)}
-            head = descend(lambda params: error(params["head"]), head, self.head_steps, rates, gradient)
+            head = descend(lambda params: error(params["head"]), head, head_steps, rates, gradient)
             return head["head"], code["z"]
 
         def run(z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,9 @@ for the latent one, q(z | points) = N(m, s²) from the task's encoding,
     latent:       p(y | x, z, support) = likelihood(decoder([x, r(support, x), z])),
                   loss -(1/M) {E_q(z | support, query) [log p(query | z)] - w KL(q(z | support, query) ‖ q(z | support))}.
 
-With a `DeepSet` these are the CNP and the NP (with a deterministic path), with `Attention` the TNP-D and the ANP.
+or, for the latent one and by default, -(1/M) Σ log (1/S) Σ_s p(y | x, z_s, support) with z_s ~ q(z | support), as at test
+(Foong et al. 2020, eq. 8, https://arxiv.org/abs/2007.01332). With a `DeepSet` these are the CNP and the NP (with a
+deterministic path), with `Attention` the TNP-D and the ANP.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
-from bayesmeta.encoders import Encoder
+from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import call, snapshot, standard_normal
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.networks import check_stateless
 from bayesmeta.posteriors import Sampled
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -132,6 +135,8 @@ class _Path(nn.Module):
 
     def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
         super().__init__()
+        check_encoder(encoder, classwise=False)
+        check_stateless(decoder)
         self.encoder = encoder
         self.decoder = decoder
 

@@ -12,6 +12,7 @@ With the error L of a set of points, g_S = ∇L(μ_θ; support) and g_Q = ∇L(�
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import pyro
@@ -76,7 +77,7 @@ class PLATIPUS(VariationalLearner):
         check_stateless(network)
         check_count("steps", steps)
         check_positive("rate", rate)
-        check_positive("scale", scale, most=1.0)
+        check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("clamp", clamp)
         self.network = network
         flat = ravel(snapshot(network)).detach()
@@ -90,11 +91,11 @@ class PLATIPUS(VariationalLearner):
     def initialisation(self, given: Points, rate: Tensor) -> Tensor:
         """μ_θ after one step on the given points, ``(B, P)``: the mean of p or of q."""
         weights = ravel(snapshot(self.network))
-        return self._descend(weights.expand(len(given.mask), -1), given, rate[None])
+        return self._descend(weights.expand(len(given.mask), -1), given, rate[None], self.clamp)
 
-    def _descend(self, weights: Tensor, given: Points, rates: Tensor) -> Tensor:
+    def _descend(self, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
         """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
-        check_padding(self.network, given.mask, "support")
+        check_padding(self.network, given.mask, "support or query")
         like = dict(self.network.named_parameters())
 
         def of_task(weights: Tensor, given: Points) -> Tensor:
@@ -103,7 +104,7 @@ class PLATIPUS(VariationalLearner):
             error = support_error(self.network, self.likelihood, given)
             params = unravel(weights, like)
             for rate in rates:
-                params = descend(error, params, 1, unravel(rate, like), clamped(self.clamp))
+                params = descend(error, params, 1, unravel(rate, like), clamped(clamp))
             return ravel(params)
 
         result: Tensor = map_tasks(of_task, weights.movedim(-2, 0), given, network=self.network, strategy=self.strategy)
@@ -111,11 +112,11 @@ class PLATIPUS(VariationalLearner):
 
     def forward(self, support: Points) -> Posterior:
         mean = self.initialisation(support, self.prior_rate)
-        scale, rates = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone()
+        scale, rates, clamp = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone(), self.clamp
 
         def functions(x: Any, samples: int) -> Tensor:
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            return outputs(self.network, self._descend(weights, support, rates), x, self.strategy)
+            return outputs(self.network, self._descend(weights, support, rates, clamp), x, self.strategy)
 
         return Sampled(functions, self.likelihood, support)
 
@@ -124,7 +125,7 @@ class PLATIPUS(VariationalLearner):
         mean = self.initialisation(support, self.prior_rate)
         with pyro.plate("tasks", len(mean), dim=-1):
             weights = self.latent("weights", mean, self.prior_log_scale.clamp(_FLOOR, _CAP).exp())
-            adapted = self._descend(weights, support, self.rates)
+            adapted = self._descend(weights, support, self.rates, self.clamp)
             self.observe(outputs(self.network, adapted, query.x, self.strategy), query)
 
     def guide(self, episode: Episode) -> None:

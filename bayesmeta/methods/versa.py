@@ -17,7 +17,7 @@ import pyro
 from torch import Tensor
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.encoders import Encoder, HeadDecoder
+from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import frozen, standard_normal, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
@@ -64,6 +64,7 @@ class VERSA(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        check_encoder(encoder, classwise=True)
         self.encoder = encoder
         self.to_head = HeadDecoder(encoder, outputs, hidden=(encoder.size,))
 
