@@ -83,6 +83,64 @@ def test_second_order_meta_gradient(name: str, strategy: bm.Strategy, episode: E
     assert relative_error(found, expected) < 1e-6
 
 
+def features() -> nn.Module:
+    return network().features
+
+
+BAYESIAN: dict[str, Callable[[], Learner]] = {
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2),
+    "ABML, ELBO": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective="elbo", draws=2),
+    "ABML, amortised": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, encoder=bm.DeepSet(1, 1, 4, hidden=(4,))),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, draws=2),
+    "PLATIPUS, predictive": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, objective="predictive"),
+    "NP": lambda: bm.NeuralProcess(
+        bm.DeepSet(1, 1, 4, hidden=(4,)), bm.MLP(8, 2, hidden=(4,)), bm.HeteroscedasticGaussian(), latent=3
+    ),
+    "ANP, ELBO": lambda: bm.NeuralProcess(
+        bm.Attention(1, 1, 4, heads=2, layers=1),
+        bm.MLP(8, 2, hidden=(4,)),
+        bm.HeteroscedasticGaussian(),
+        latent=3,
+        objective="elbo",
+    ),
+    "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 4), bm.MLP(5, 1), bm.Gaussian()),
+    "VERSA": lambda: bm.VERSA(bm.DeepSet(5, 1, 4, hidden=(4,), features=features()), 1, bm.Gaussian()),
+    "LEO": lambda: bm.LEO(  # the penalty holds its target constant, which no difference quotient does
+        bm.Relation(5, 1, 4, features=features()), 1, bm.Gaussian(), latent=3, steps=2, head_steps=2, penalty=0.0
+    ),
+    "ALPaCA": lambda: bm.ALPaCA((body := network()).features, body.head, bm.Gaussian()),
+}
+
+
+@pytest.mark.parametrize("name", BAYESIAN)
+def test_bayesian_meta_gradient(name: str, episode: Episode) -> None:
+    """With the draws held, by the seed, the loss is a function of the parameters: in 30 random directions.
+
+    The step is so small that no direction crosses a kink of the encoders' ReLUs.
+    """
+    torch.manual_seed(0)
+    learner = BAYESIAN[name]().double()
+    parameters = list(learner.parameters())
+
+    def loss() -> Tensor:
+        torch.manual_seed(1)
+        return learner.loss(episode)
+
+    slopes = torch.autograd.grad(loss(), parameters, allow_unused=True, materialize_grads=True)
+    found = torch.cat([slope.flatten() for slope in slopes])
+    directions = torch.randn(30, len(found), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    start = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
+
+    def at(vector: Tensor) -> float:
+        torch.nn.utils.vector_to_parameters(vector, parameters)
+        return loss().item()
+
+    step = 1e-7
+    quotients = [(at(start + step * d) - at(start - step * d)) / (2 * step) for d in directions]
+    expected = torch.tensor(quotients, dtype=torch.float64)
+    assert relative_error(directions @ found, expected) < 1e-6
+
+
 @pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD"])
 def test_second_order_meta_gradient_of_a_classifier(name: str, images: Episode) -> None:
     learner = SECOND_ORDER[name](network(outputs=3), bm.Categorical()).double()

@@ -193,9 +193,11 @@ class ABML(VariationalLearner):
         points = self.observed(episode)
         mean, log_scale = self.prior()
         shape, rate, tasks = self.hyperprior
-        precision = Gamma(shape, rate, validate_args=False).log_prob((-2 * log_scale).exp()).sum() / tasks
+        # Of tensors: with numbers a Gamma would take the precisions to float32, and off the device.
+        gamma = Gamma(log_scale.new_tensor(shape), log_scale.new_tensor(rate), validate_args=False)
+        hyperprior = gamma.log_prob((-2 * log_scale).exp()).sum() / tasks
         with pyro.plate("tasks", len(points.mask), dim=-1):
-            pyro.factor("hyperprior", precision.expand(len(points.mask)))
+            pyro.factor("hyperprior", hyperprior.expand(len(points.mask)))
             weights = self.latent("weights", mean, log_scale.exp())
             self.observe(outputs(self.network, weights, points.x, self.strategy), points)
 
