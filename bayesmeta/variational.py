@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
-from bayesmeta.distributions import mixture
 from bayesmeta.functional import standard_normal
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll
@@ -161,8 +160,9 @@ class VariationalLearner(Learner, ABC):
     def losses(self, episode: Episode) -> Tensor:
         self._check_settings()
         if self.objective == "predictive":
-            draws = self(episode.support).draws(episode.query.x, self.draws)
-            return nll(mixture(draws), episode.query)
+            posterior = self(episode.support)
+            posterior.samples = self.draws
+            return nll(posterior(episode.query.x), episode.query)
         with torch.enable_grad():  # the ELBO is linear in the tasks' weights, so its slope in them is each task's part
             weight = self._weight(episode).requires_grad_()
             total = self._negative_elbo(episode, weight)
