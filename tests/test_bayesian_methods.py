@@ -81,31 +81,45 @@ def _moments(d: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
 class TestABML:
     def test_exact_mode_reaches_the_best_factorised_gaussian(self) -> None:
         """Linear-Gaussian tasks: the conjugate mean, and variances of 1 over the diagonal of the precision."""
-        sigma, prior_scale, steps = 0.5, 0.7, 400
+        sigma, prior_scale = 0.5, 0.7
         support, _ = in_double(bm.LinearGaussian(inputs=2, noise=sigma, batch=3, shots=(2, 6))[0])
         torch.manual_seed(0)
         learner = bm.ABML(
             nn.Linear(2, 1),
             bm.Gaussian(sigma),
-            steps=steps,
+            steps=200,
+            rate=0.3,
             prior_scale=prior_scale,
             inner_noise=sigma,
-            inner_draws=512,
             clamp=math.inf,
         ).double()
-        with torch.no_grad():  # large steps, then ever smaller ones, which average the noise of the draws
-            rates = torch.cat([torch.full((100,), 0.3), 0.3 / (1 + 0.15 * torch.arange(steps - 100))])
-            learner.rates.copy_(rates[:, None, None].expand_as(learner.rates))
+        with torch.no_grad():
             mean, log_scale = learner.infer(support)
         prior_mean = ravel(snapshot(learner.network)).detach()
         for b, mask in enumerate(support.mask):
             phi = torch.cat([support.x[b, mask], torch.ones(int(mask.sum()), 1)], 1)
             precision = torch.eye(3, dtype=DOUBLE) / prior_scale**2 + phi.mT @ phi / sigma**2
             evidence = prior_mean / prior_scale**2 + phi.mT @ support.y[b, mask, 0] / sigma**2
-            # Means are exact but for convergence, since paired draws cancel; log-scales have a standard error of about
-            # 0.1 (a step's deviation at 512 draws) * sqrt(0.3 / 2 * 0.02) = 4e-4 at the last rates.
-            torch.testing.assert_close(mean[b], torch.linalg.solve(precision, evidence), rtol=0, atol=1e-3)
-            torch.testing.assert_close((2 * log_scale[b]).exp(), 1 / precision.diagonal(), rtol=0, atol=1e-3)
+            # Neither is random here: of a quadratic error paired draws have the exact slope, and H is the exact curvature.
+            torch.testing.assert_close(mean[b], torch.linalg.solve(precision, evidence), rtol=0, atol=1e-6)
+            torch.testing.assert_close((2 * log_scale[b]).exp(), 1 / precision.diagonal(), rtol=0, atol=1e-6)
+
+    def test_curvature_is_the_diagonal_of_the_errors_hessian_where_that_is_gauss_newtons(self) -> None:
+        """A linear classifier, whose cross-entropy has no second derivative but through the outputs."""
+        torch.manual_seed(0)
+        network = nn.Linear(2, 3)
+        learner = bm.ABML(network, bm.Categorical()).double()
+        support = bm.points(torch.randn(5, 2), [0, 1, 2, 0, 1], classes=3, dtype=DOUBLE)
+        weights = torch.randn(9, dtype=DOUBLE)
+        like = dict(network.named_parameters())
+
+        def error(weights: Tensor) -> Tensor:
+            logits = torch.func.functional_call(network, unravel(weights, like), support.x[0])
+            return nn.functional.cross_entropy(logits, support.y[0])
+
+        expected = torch.func.hessian(error)(weights).diagonal()
+        one = Points(*(leaf[0] for leaf in support))
+        torch.testing.assert_close(learner._curvature(weights, one), expected)
 
     def test_without_data_the_posterior_is_drawn_to_the_prior(self) -> None:
         learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), steps=50, rate=0.5)

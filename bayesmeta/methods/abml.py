@@ -2,12 +2,18 @@
 
 Ravi & Beatson 2019, "Amortized Bayesian Meta-Learning", https://openreview.net/forum?id=rkgpy3C5tX. With a prior
 p(φ | θ) = N(μ_p, σ_p²) over a network's weights and q(φ; λ) = N(μ, σ²), λ = (μ, log σ), a task's posterior is reached from a
-learned start λ₀ in K steps on the support's variational objective (algorithm 1),
+learned start λ₀ in K steps down the support's variational objective (algorithm 1),
 
-    λ ← λ - α_k A ∇_λ { (N / σ_in²) E_q(φ;λ) [error(φ; support)] + w KL(q(φ; λ) ‖ p(φ | θ)) },
+    (N / σ_in²) E_q(φ;λ) [error(φ; support)] + w KL(q(φ; λ) ‖ p(φ | θ)),
 
-with the error per point and w the weight of the KL. The paper's steps have A = 1; here A is diagonal, 1 / (N / σ_in² + w / σ_p²)
-for μ and 1 / w for log σ, near the inverse curvature, so that learned rates serve any number of points N and any prior.
+with the error per point and w the weight of the KL. The paper takes gradient steps with one rate. Here they are divided by a
+diagonal estimate of the curvature, which does not change where they lead, so that learned rates α_k serve any N and any prior;
+and by Price's theorem the slope in σ² is half the expected curvature of the error, here its Gauss-Newton diagonal H at λ₀,
+since the slope from few draws is mostly noise:
+
+    μ     ← μ - α_k (N / σ_in² E_q[∇error] + w (μ - μ_p) / σ_p²) / (N / σ_in² + w / σ_p²),
+    log σ ← log σ + α'_k (1 - σ² P),     P = (N / σ_in² H + w / σ_p²) / w.
+
 ``objective="elbo"`` descends the paper's bound over all a task's points D,
 
     -(1/|D|) { E_q [log p(D | φ)] - w KL(q ‖ p) + log p(θ) / T },    p(θ) = Gamma(1/σ_p²; a, b) (section 4),
@@ -24,11 +30,13 @@ import pyro
 import torch
 from pyro.distributions import Gamma
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import (
     Params,
+    call,
     clamped,
     map_tasks,
     outputs,
@@ -62,11 +70,12 @@ class ABML(VariationalLearner):
         encoder: if given, the amortised form: the task's encoding modulates the start, by a gain, a shift and a change of
             log σ for each of the network's units.
         steps: K, the number of inner steps.
-        rate: the initial inner step size.
+        rate: the initial inner step size of μ, by step and weight.
+        scale_rate: that of log σ; 0.5 is Newton's.
         prior_scale: the initial σ_p.
         scale: the initial σ of the start.
-        inner_noise: σ_in. 1 leaves the error as it is; with the likelihood's noise in its place the steps are those of the exact
-            posterior, and overflow where it is small and the rate is not.
+        inner_noise: σ_in, how little a point is trusted; with the likelihood's noise the steps lead to the exact factorised
+            posterior.
         inner_draws: of φ for each inner gradient, an even number: they come in pairs of opposite noise.
         clamp: bound of each entry of an inner gradient.
         hyperprior: a, b and T of the Gamma over the prior's precisions; only with ``objective="elbo"``.
@@ -91,9 +100,10 @@ class ABML(VariationalLearner):
         encoder: Encoder | None = None,
         steps: int = 5,
         rate: float = 0.1,
+        scale_rate: float = 0.3,
         prior_scale: float = 0.135,
         scale: float = 0.018,
-        inner_noise: float = 1.0,
+        inner_noise: float = 0.1,
         inner_draws: int = 2,
         clamp: float = 10.0,
         hyperprior: tuple[float, float, float] = (1.0, 0.01, 1000.0),
@@ -105,6 +115,7 @@ class ABML(VariationalLearner):
         check_stateless(network)
         check_count("steps", steps)
         check_positive("rate", rate)
+        check_positive("scale_rate", scale_rate)
         check_positive("prior_scale", prior_scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("inner_noise", inner_noise)
@@ -118,7 +129,7 @@ class ABML(VariationalLearner):
         flat = ravel(snapshot(network)).detach()
         self.prior_log_scale = nn.Parameter(torch.full_like(flat, prior_scale).log())
         self.start_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
-        self.rates = nn.Parameter(flat.new_full((steps, 2, len(flat)), rate))
+        self.rates = nn.Parameter(flat.new_tensor([rate, scale_rate])[:, None].repeat(steps, 1, len(flat)))
         self.modulation = None if encoder is None else _Modulation(network, encoder)
         self.inner_noise = inner_noise
         self.inner_draws = inner_draws
@@ -151,29 +162,44 @@ class ABML(VariationalLearner):
         def inner_loop(support: Points, q: Params) -> Params:
             error = support_error(self.network, self.likelihood, support)
             count = support.mask.sum() / self.inner_noise**2
+            mean, log_scale = q["mean"], q["log_scale"]
+            precision = (count * self._curvature(mean, support) + prior_precision) / self.kl_weight
 
             for k in range(len(rates)):
+                scale = log_scale.exp()
 
-                def expected_error(q: Params, k: int = k) -> Tensor:
-                    weights = q["mean"] + q["log_scale"].exp() * noise[k]
+                def expected_error(q: Params, scale: Tensor = scale, k: int = k) -> Tensor:
+                    weights = q["mean"] + scale * noise[k]
                     errors = map_tasks(
                         lambda w: error(unravel(w, like)), weights, network=self.network, strategy=self.strategy
                     )
                     return errors.mean()
 
-                slope = clamped(self.clamp)(expected_error)(q)
-                pull = (q["mean"] - prior_mean) * prior_precision
-                mean = (count * slope["mean"] + pull) / (count + prior_precision)
-                spread = prior_precision * (2 * q["log_scale"]).exp() - self.kl_weight
-                log_scale = ((count * slope["log_scale"] + spread) / self.kl_weight).clamp(-self.clamp, self.clamp)
-                q = {
-                    "mean": q["mean"] - rates[k, 0] * mean,
-                    "log_scale": (q["log_scale"] - rates[k, 1] * log_scale).clamp(_FLOOR, _CAP),
-                }
-            return q
+                slope = clamped(self.clamp)(expected_error)({"mean": mean})["mean"]
+                pull = (mean - prior_mean) * prior_precision
+                mean = mean - rates[k, 0] * (count * slope + pull) / (count + prior_precision)
+                widening = 1 - (scale.square() * precision).clamp(max=self.clamp)
+                log_scale = (log_scale + rates[k, 1] * widening).clamp(_FLOOR, _CAP)
+            return {"mean": mean, "log_scale": log_scale}
 
         q = map_tasks(inner_loop, support, start, network=self.network, strategy=self.strategy)
         return q["mean"], q["log_scale"]
+
+    def _curvature(self, weights: Tensor, support: Points) -> Tensor:
+        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support points."""
+        like = dict(self.network.named_parameters())
+
+        def of_point(x: Any, y: Tensor) -> Tensor:
+            def network(weights: Tensor) -> Tensor:
+                return call(self.network, unravel(weights, like), tree_map(lambda leaf: leaf[None], x))[0]
+
+            jacobian = torch.func.jacrev(network)(weights)  # (O, P)
+            hessian = torch.func.hessian(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
+            diagonal: Tensor = (jacobian * (hessian(network(weights)) @ jacobian)).sum(0)
+            return diagonal
+
+        each = map_tasks(of_point, support.x, support.y, network=self.network, strategy=self.strategy)
+        return (each * support.mask[:, None]).sum(0) / support.mask.sum().clamp(min=1)
 
     def forward(self, support: Points) -> Posterior:
         mean, log_scale = self.infer(support)
