@@ -87,14 +87,6 @@ def measure(learner: Predictor, shots: tuple[int, ...]) -> dict[str, dict[str, f
             test = source(n, span, batch=BATCH, queries=QUERIES, seed=1_000)
             rows = bm.evaluate(learner, test, episodes=24 if n == 5 else 8, metrics=METRICS)
             figures[f"{n}, {span}"] = {metric: row.value for metric, row in rows.items()} | parts(learner, test)
-    if len(shots) > 1:
-        figures |= {
-            span: parts(
-                learner,
-                source(5, "in", batch=200, queries=QUERIES, seed=1_000, support_range=(-5.0, 0.0), query_range=at),
-            )
-            for span, at in (("within", (-5.0, 0.0)), ("beyond", (0.0, 5.0)))
-        }
     return figures
 
 
@@ -129,15 +121,6 @@ def table(results: dict[str, Any]) -> str:
                 f"| {name} | {row['NLL']:.3f} | {row['NLL'] - oracle['5, in']['NLL']:.3f} | {row['RMSE'] ** 2:.4f} | {cover} "
                 f"| {seconds or ' | '} |"
             )
-    lines += [
-        "\nEpistemic standard deviation where the 5 points are, [-5, 0], and beyond them, [0, 5]; trained on 1 to 20 shots:\n",
-        "| learner | within | beyond |",
-        "|---|---|---|",
-    ]
-    for name in LEARNERS:
-        if (key := f"{name}, 1 to 20") in results:
-            within, beyond = (results[key]["figures"][span]["epistemic"] for span in ("within", "beyond"))
-            lines.append(f"| {name} | {within:.3f} | {beyond:.3f} |")
     for title, value in (
         ("Gap to the oracle (nats)", lambda row, exact: row["NLL"] - exact["NLL"]),
         ("Coverage of 90 % intervals", lambda row, exact: row["90% coverage"]),

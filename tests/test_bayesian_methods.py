@@ -87,7 +87,7 @@ class TestABML:
         learner = bm.ABML(
             nn.Linear(2, 1),
             bm.Gaussian(sigma),
-            steps=200,
+            steps=400,
             rate=0.3,
             prior_scale=prior_scale,
             inner_noise=sigma,
