@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -12,9 +14,10 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, concatenate
 from bayesmeta.functional import call
 from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import check_event
 
 __all__ = ["GaussianProcess", "cholesky", "covariance"]
 
@@ -104,13 +107,70 @@ class GaussianProcess(Posterior):
         self.mean = None if mean is None else _double(mean)
         self.noise = noise.double().clone()
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
-        self.x, self.mask = x, mask
+        self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
+
+    def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
+        """K + σ² I ``(B, N, N)``, with rows of the identity where nothing is observed."""
         observed = mask[:, :, None] & mask[:, None, :]
         identity = torch.eye(mask.shape[1], dtype=x.dtype, device=x.device)
-        matrix = self.kernel(x, x) + self.noise**2 * identity
-        self.cholesky = cholesky(torch.where(observed, matrix, identity), self.name)
-        residual = (support.y.double() - self._mean(x)) * mask[..., None]
-        self.solution = torch.cholesky_solve(residual, self.cholesky)  # (B, N, Y)
+        return torch.where(observed, self.kernel(x, x) + self.noise**2 * identity, identity)
+
+    def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor) -> None:
+        self.x, self.y, self.mask, self.cholesky = x, y, mask, factor
+        self.residual = (y - self._mean(x)) * mask[..., None]  # (B, N, Y)
+        self.solution = torch.cholesky_solve(self.residual, factor)  # (B, N, Y)
+
+    def log_marginal_likelihood(self) -> Tensor:
+        """log p(y | x) of each task's support, ``(B,)`` nats, summed over points and targets (eq. 2.30 of the book)."""
+        count = self.mask.sum(1) * self.residual.shape[-1]
+        quadratic = (self.residual * self.solution).sum((1, 2))
+        log_determinant = 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1) * self.residual.shape[-1]
+        log_density = -0.5 * (quadratic + log_determinant + count * math.log(2 * math.pi))
+        return log_density.to(self.support.y.dtype)
+
+    def leave_one_out(self) -> Distribution:
+        """Each support point's predictive from all others of its task, batch ``(B, N)``, event ``(Y,)`` (eqs. 5.10 to 5.12).
+
+        Its entries where nothing is observed mean nothing.
+        """
+        precision = torch.cholesky_inverse(self.cholesky).diagonal(dim1=1, dim2=2)[..., None]
+        return self._normal(self.y - self.solution / precision, precision.rsqrt())
+
+    def covariance(self, x: Any) -> Tensor:
+        """The covariance of the function's values at x given the support, without noise: ``(B, M, M)``, float64."""
+        inputs = self._inputs(x).double()
+        _, reduced = self._cross(inputs)
+        return self.kernel(inputs, inputs) - reduced.mT @ reduced
+
+    def update(self, points: Points) -> GaussianProcess:
+        """The posterior after some more points of the same B tasks, ``(B, M, D)``: this one stays as it is.
+
+        The Cholesky factor grows by a block, in O(N² M) operations where a new posterior takes O((N + M)³).
+
+        Example:
+            >>> first = points([0.0, 1.0], [0.0, 1.0])
+            >>> posterior = GaussianProcess(RBFKernel(), None, torch.tensor(0.1), first)
+            >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
+            torch.Size([1, 1, 1])
+        """
+        points = Points(self._inputs(points.x), points.y.to(self.support.y), points.mask.to(self.mask.device))
+        check_event(self.support.y.shape[2:], points.y.shape[2:])
+        x, mask = points.x.double(), points.mask
+        cross = self.kernel(self.x, x) * self.mask[..., None] * mask[:, None]  # (B, N, M)
+        below = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
+        corner = cholesky(self._noisy(x, mask) - below.mT @ below, self.name)
+        factor = torch.cat(
+            [
+                torch.cat([self.cholesky, torch.zeros_like(cross)], 2),
+                torch.cat([below.mT, corner], 2),
+            ],
+            1,
+        )
+        later = copy(self)
+        later.support = concatenate(self.support, points)
+        y = torch.cat([self.y, points.y.double()], 1)
+        later._condition(torch.cat([self.x, x], 1), y, torch.cat([self.mask, mask], 1), factor)
+        return later
 
     def _mean(self, x: Tensor) -> Tensor:
         if self.mean is None:
@@ -138,9 +198,8 @@ class GaussianProcess(Posterior):
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        x = x.double()
-        mean, reduced = self._cross(x)
-        factor = cholesky(self.kernel(x, x) - reduced.mT @ reduced, self.name)
+        mean, _ = self._cross(x.double())
+        factor = cholesky(self.covariance(x), self.name)
         normal = torch.randn(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         return self._normal(mean + factor @ normal, self.noise)
 

@@ -237,3 +237,74 @@ def test_cholesky_names_the_kernel_and_the_task_that_has_none():
     for matrix in (with_eigenvalues(1, 1, -0.1), torch.full((3, 3), torch.nan, dtype=D)):
         with pytest.raises(torch.linalg.LinAlgError, match=r"kernel Foo: .* in task 1; raise the noise"):
             cholesky(torch.stack([with_eigenvalues(1, 1, 1), matrix]), "Foo")
+
+
+@kernels
+@cases
+def test_the_marginal_likelihood_is_that_of_gpytorchs_exact_gp(kernel, mean, features, case):
+    kernel, mean = initialised(kernel()), None if mean is None else initialised(mean())
+    given = support(features, case)
+    found = GaussianProcess(kernel, mean, NOISE, given).log_marginal_likelihood()
+    for b in range(B):
+        seen = given.mask[b]
+        model = Exact(given.x[b, seen], given.y[b, seen, 0], kernel, mean).train()
+        with gpytorch.settings.fast_computations(False, False, False):
+            exact = model.likelihood(model(given.x[b, seen])).log_prob(given.y[b, seen, 0])
+        torch.testing.assert_close(found[b], exact, rtol=1e-7, atol=1e-7)
+
+
+@cases
+def test_the_marginal_likelihood_is_that_of_scikit_learn_summed_over_targets(case):
+    given = support(2, case, targets=2)
+    kernel = RBFKernel().double()
+    kernel.lengthscale = 0.8
+    found = GaussianProcess(kernel, None, NOISE, given).log_marginal_likelihood()
+    for b in range(B):
+        seen = given.mask[b]
+        total = 0.0
+        for k in range(2):
+            exact = GaussianProcessRegressor(sk.RBF(0.8), alpha=NOISE.item() ** 2, optimizer=None)
+            exact.fit(given.x[b, seen].numpy(), given.y[b, seen, k].numpy())
+            total += exact.log_marginal_likelihood_value_
+        np.testing.assert_allclose(found[b].detach(), total, rtol=1e-7, atol=1e-7)
+
+
+@cases
+def test_leave_one_out_is_a_fit_without_the_point(case):
+    given, kernel, mean = support(1, case), initialised(RBFKernel()), initialised(ConstantMean())
+    found = GaussianProcess(kernel, mean, NOISE, given).leave_one_out()
+    for n in range(N):
+        rest = given._replace(mask=given.mask & (torch.arange(N) != n))
+        exact = GaussianProcess(kernel, mean, NOISE, rest)(given.x[:, n : n + 1])
+        seen = given.mask[:, n]
+        torch.testing.assert_close(found.mean[seen, n], exact.mean[seen, 0], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(found.stddev[seen, n], exact.stddev[seen, 0], rtol=1e-8, atol=1e-8)
+
+
+@cases
+def test_an_update_is_a_fit_with_all_points(case):
+    given, kernel, mean = support(1, case, targets=2), initialised(RBFKernel()), initialised(ConstantMean())
+    first, later = (Points(*(leaf[:, part] for leaf in given)) for part in (slice(0, 4), slice(4, N)))
+    before = GaussianProcess(kernel, mean, NOISE, first)
+    untouched = before.log_marginal_likelihood()
+    x = normal(B, M, 1, seed=2)
+    whole, grown = GaussianProcess(kernel, mean, NOISE, given), before.update(later)
+    torch.testing.assert_close(grown(x).mean, whole(x).mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(grown(x).variance, whole(x).variance, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(grown.log_marginal_likelihood(), whole.log_marginal_likelihood(), rtol=1e-9, atol=1e-9)
+    assert torch.equal(before.log_marginal_likelihood(), untouched)
+    assert torch.equal(grown.support.mask, given.mask)
+
+
+def test_the_covariance_has_the_variance_of_the_function_on_its_diagonal_and_follows_conditioning():
+    given, kernel, x = support(1, "padded"), initialised(RBFKernel()), normal(B, M, 1, seed=2)
+    posterior = GaussianProcess(kernel, None, NOISE, given)
+    found = posterior.covariance(x)
+    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2)[..., None], posterior(x).variance - NOISE**2)
+    for b in range(B):
+        seen = given.mask[b]
+        every = torch.cat([given.x[b, seen], x[b]])
+        joint = covariance(kernel)(every[None], every[None])[0]
+        n = int(seen.sum())
+        gain = joint[n:, :n] @ torch.linalg.inv(joint[:n, :n] + NOISE**2 * torch.eye(n, dtype=D))
+        torch.testing.assert_close(found[b], joint[n:, n:] - gain @ joint[:n, n:])
