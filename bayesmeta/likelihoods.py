@@ -22,6 +22,7 @@ __all__ = [
     "HeteroscedasticGaussian",
     "Likelihood",
     "StudentT",
+    "check_gaussian",
     "check_targets",
     "nll",
     "support_error",
@@ -85,6 +86,11 @@ class Gaussian(Likelihood):
     def __init__(self, scale: float | Sequence[float] = 0.5) -> None:
         super().__init__()
         self.log_scale = _scale(scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """σ, a scalar, or one for each target."""
+        return _FLOOR + self.log_scale.exp()
 
     def forward(self, outputs: Tensor) -> Distribution:
         return dist.Normal(outputs, _expanded(self.log_scale, outputs), validate_args=False).to_event(1)
@@ -216,6 +222,15 @@ def nll(distribution: Distribution, given: Points) -> Tensor:
     check_event(distribution.event_shape, given.y.shape[2:])
     total = distribution.log_prob(given.y).masked_fill(~given.mask, 0.0).sum(1)
     return -total / given.mask.sum(1).clamp(min=1)
+
+
+def check_gaussian(likelihood: Likelihood) -> None:
+    """Raises a ValueError if the likelihood is not a Gaussian with one σ, for which posteriors have a closed form."""
+    if not isinstance(likelihood, Gaussian) or likelihood.log_scale.dim() > 0:
+        raise ValueError(
+            f"likelihood: expected a Gaussian with one σ, for which the posterior has a closed form, got {likelihood}; "
+            "pass Gaussian(), or for other likelihoods use VERSA"
+        )
 
 
 def check_targets(distribution: Distribution, given: Points) -> None:

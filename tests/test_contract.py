@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel, ScaleKernel
+from gpytorch.means import ConstantMean
 from torch import Tensor, nn
 
 import bayesmeta as bm
@@ -79,6 +81,18 @@ LEARNERS: dict[str, Make] = {
     ),
     "BMAML": lambda network, likelihood: bm.BMAML(network, likelihood, particles=3, steps=2, leader_steps=2),
     "ALPaCA": lambda network, likelihood: bm.ALPaCA(network.features, network.head, likelihood),  # type: ignore[arg-type]
+    "DKT": lambda network, likelihood: bm.DKT(
+        network.features,
+        ScaleKernel(RBFKernel()),
+        likelihood,  # type: ignore[arg-type]
+        mean=ConstantMean(),
+    ),
+    "DKT, predictive": lambda network, likelihood: bm.DKT(
+        network.features,
+        ScaleKernel(RBFKernel()),
+        likelihood,  # type: ignore[arg-type]
+        objective="predictive",
+    ),
     "Standardized": lambda network, likelihood: bm.Standardized(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
@@ -95,7 +109,8 @@ CASES = [
     for learner in LEARNERS
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
-    if (learner, likelihood) not in (("Standardized", "yes or no"), ("ALPaCA", "classes"))
+    if (learner, likelihood) != ("Standardized", "yes or no")
+    if not (learner in ("ALPaCA", "DKT", "DKT, predictive") and likelihood == "classes")
 ]
 
 

@@ -4,6 +4,7 @@ from bayesmeta.methods.abml import ABML
 from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
 from bayesmeta.methods.bmaml import BMAML
+from bayesmeta.methods.dkt import DKT
 from bayesmeta.methods.implicit_maml import ImplicitMAML
 from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
@@ -17,6 +18,7 @@ __all__ = [
     "ABML",
     "ANIL",
     "BMAML",
+    "DKT",
     "LEO",
     "MAML",
     "PLATIPUS",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayesmeta.data import Points, check_positive
 from bayesmeta.functional import frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import Gaussian, check_event
+from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import BayesianLinear
 
@@ -50,11 +50,7 @@ class ALPaCA(Learner):
     def __init__(self, features: nn.Module, head: nn.Linear, likelihood: Gaussian, *, prior_scale: float = 1.0) -> None:
         super().__init__()
         check_stateless(features)
-        if not isinstance(likelihood, Gaussian) or likelihood.log_scale.dim() > 0:
-            raise ValueError(
-                f"likelihood: expected a Gaussian with one σ, for which the posterior has a closed form, got {likelihood}; "
-                "pass Gaussian(), or for other likelihoods use VERSA"
-            )
+        check_gaussian(likelihood)
         check_positive("prior_scale", prior_scale)
         if not isinstance(head, nn.Linear):
             raise TypeError(f"head: expected the nn.Linear from features to targets, got {type(head).__name__}")
@@ -81,5 +77,4 @@ class ALPaCA(Learner):
         def features(x: Any) -> Tensor:
             return with_bias(embed(x))
 
-        noise = self.likelihood(mean.new_zeros(1, 1)).stddev.squeeze()
-        return BayesianLinear(features, mean, root @ root.mT, noise, support)
+        return BayesianLinear(features, mean, root @ root.mT, self.likelihood.scale, support)

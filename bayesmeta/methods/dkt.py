@@ -1,0 +1,104 @@
+"""Deep kernel transfer: a Gaussian process whose kernel, on learned features, all tasks share.
+
+Patacchiola, Turner, Crowley, O'Boyle & Storkey 2020, "Bayesian Meta-Learning for the Few-Shot Setting via Deep Kernels",
+https://arxiv.org/abs/1910.05199 (equations 4 to 6). With features h and a kernel k,
+
+    f ~ GP(m, k(h(x), h(x'))),   y = f(x) + ε,   ε ~ N(0, σ²),
+    minimise over h, k, m and σ the mean over tasks of -(1/|D|) log p(y_D | x_D),
+
+the marginal likelihood of all of a task's points D, support and query. As a Pyro model f is integrated out, so that the guide is
+empty and the ELBO is exact. ``objective="predictive"`` descends -(1/M) Σ log p(y | x, support) over the query instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import pyro
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
+from pyro.distributions import MultivariateNormal
+from torch import nn
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.functional import frozen
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Gaussian, check_gaussian
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Transformed
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["DKT"]
+
+
+@final
+class DKT(VariationalLearner):
+    """A Gaussian process on learned features, its kernel shared by all tasks. For real targets.
+
+    Predictions are deterministic, in closed form; several targets are independent given the kernel.
+
+    Args:
+        features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
+        kernel: any gpytorch kernel on features.
+        likelihood: a `Gaussian` with one σ.
+        mean: a gpytorch mean on features, or None for zero.
+        objective: ``"elbo"``, here the marginal likelihood, or ``"predictive"``.
+
+    Raises:
+        ValueError: the likelihood is not a Gaussian with one σ, or the features keep running statistics.
+
+    Example:
+        >>> learner = DKT(MLP(1, 1).features, RBFKernel(), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    likelihood: Gaussian
+
+    def __init__(
+        self,
+        features: nn.Module,
+        kernel: Kernel,
+        likelihood: Gaussian,
+        *,
+        mean: Mean | None = None,
+        objective: Objective = "elbo",
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
+        check_stateless(features)
+        check_gaussian(likelihood)
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
+        self.features = features
+        self.kernel = kernel
+        self.mean = mean
+
+    def _process(self, given: Points) -> GaussianProcess:
+        """The process that is conditioned on the given points, in the space of features."""
+        check_padding(self.features, given.mask, "support")
+        embedded = given._replace(x=frozen(self.features, self.strategy)(given.x))
+        return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, embedded)
+
+    def forward(self, support: Points) -> Posterior:
+        return Transformed(self._process(support), support, frozen(self.features, self.strategy))
+
+    def observed(self, episode: Episode) -> Points:
+        return concatenate(*episode)
+
+    def model(self, episode: Episode) -> None:
+        points = self.observed(episode)
+        process = self._process(points)
+        targets = points.y.double().mT  # (B, Y, N), each a row that is jointly normal
+        mean = (process.y - process.residual).mT * points.mask[:, None]
+        normal = MultivariateNormal(mean, scale_tril=process.cholesky[:, None], validate_args=False)
+        padding = (
+            0.5 * math.log(2 * math.pi) * (~points.mask).sum(1) * targets.shape[1]
+        )  # rows of the identity, at zero
+        with pyro.plate("tasks", len(points.mask), dim=-1):
+            pyro.factor("padding", padding)
+            pyro.sample("y", normal.to_event(1), obs=targets)
+
+    def guide(self, episode: Episode) -> None:
+        """Empty: the function is integrated out."""

@@ -1,0 +1,91 @@
+"""Learners of Gaussian-process kernels against the process they are built on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpytorch.kernels import (
+    CosineKernel,
+    Kernel,
+    LinearKernel,
+    MaternKernel,
+    RBFKernel,
+    ScaleKernel,
+    SpectralMixtureKernel,
+)
+from gpytorch.means import ConstantMean
+from pyro import poutine
+from torch import nn
+
+import bayesmeta as bm
+from bayesmeta import Episode
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.likelihoods import nll
+
+KERNELS = {
+    "RBF": lambda: ScaleKernel(RBFKernel()),
+    "Matern": lambda: ScaleKernel(MaternKernel(nu=2.5)),
+    "linear": LinearKernel,
+    "cosine": CosineKernel,
+    "spectral mixture": lambda: SpectralMixtureKernel(num_mixtures=2, ard_num_dims=6),
+}
+
+
+def learner(kernel: Kernel, **settings: str) -> bm.DKT:
+    torch.manual_seed(0)
+    network = bm.MLP(1, 1, hidden=(6, 6), activation=nn.Tanh)
+    return bm.DKT(network.features, kernel, bm.Gaussian(0.2), mean=ConstantMean(), **settings).double()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def episode() -> Episode:
+    return bm.move(bm.Sinusoids(batch=3, shots=(1, 6), queries=5, noise=0.1)[0], nn.Linear(1, 1).double())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_dkt_descends_the_marginal_likelihood_per_point(name: str, episode: Episode) -> None:
+    dkt = learner(KERNELS[name]())
+    losses = dkt.losses(episode)
+    points = bm.concatenate(*episode)
+    embedded = points._replace(x=dkt.features(points.x))
+    process = GaussianProcess(dkt.kernel, dkt.mean, dkt.likelihood.scale, embedded)
+    torch.testing.assert_close(losses, -process.log_marginal_likelihood() / points.mask.sum(1))
+    losses.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in dkt.parameters())
+
+
+def test_dkt_predicts_by_conditioning_in_feature_space_with_either_objective(episode: Episode) -> None:
+    dkt = learner(ScaleKernel(RBFKernel()), objective="predictive")
+    support, query = episode
+    embedded = support._replace(x=dkt.features(support.x))
+    exact = GaussianProcess(dkt.kernel, dkt.mean, dkt.likelihood.scale, embedded)(dkt.features(query.x))
+    found = dkt(support)(query.x)
+    torch.testing.assert_close(found.mean, exact.mean)
+    torch.testing.assert_close(found.variance, exact.variance)
+    torch.testing.assert_close(dkt.losses(episode), nll(exact, query))
+
+
+def test_dkts_model_is_pyro_with_an_empty_guide(episode: Episode) -> None:
+    dkt = learner(RBFKernel())
+    assert not poutine.trace(dkt.guide).get_trace(episode).stochastic_nodes
+    trace = poutine.trace(dkt.model).get_trace(episode)
+    trace.compute_log_prob()
+    assert trace.nodes["y"]["log_prob"].shape == (3,)
+    joint = trace.nodes["y"]["log_prob"] + trace.nodes["padding"]["log_prob"]
+    points = bm.concatenate(*episode)
+    torch.testing.assert_close(joint, -dkt.losses(episode) * points.mask.sum(1))
+
+
+def test_dkt_in_closed_form_knows_its_doubt(episode: Episode) -> None:
+    dkt = learner(ScaleKernel(RBFKernel()))
+    total, aleatoric, epistemic = bm.decompose(dkt(episode.support), episode.query.x)
+    torch.testing.assert_close(total, dkt(episode.support)(episode.query.x).variance)
+    torch.testing.assert_close(aleatoric, dkt.likelihood.scale.square().expand_as(aleatoric))
+    assert (epistemic > 0).all()
+
+
+def test_dkt_refuses_what_has_no_closed_form() -> None:
+    with pytest.raises(ValueError, match="likelihood: expected a Gaussian with one σ"):
+        bm.DKT(nn.Identity(), RBFKernel(), bm.StudentT())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="kernel: expected a gpytorch kernel"):
+        bm.DKT(nn.Identity(), RBFKernel, bm.Gaussian())  # type: ignore[arg-type]
