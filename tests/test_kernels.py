@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from gpytorch.kernels import (
-    CosineKernel,
     Kernel,
     LinearKernel,
     MaternKernel,
@@ -26,7 +25,6 @@ KERNELS = {
     "RBF": lambda: ScaleKernel(RBFKernel()),
     "Matern": lambda: ScaleKernel(MaternKernel(nu=2.5)),
     "linear": LinearKernel,
-    "cosine": CosineKernel,
     "spectral mixture": lambda: SpectralMixtureKernel(num_mixtures=2, ard_num_dims=6),
 }
 

@@ -41,7 +41,8 @@ class DKT(VariationalLearner):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
-        kernel: any gpytorch kernel on features.
+        kernel: any gpytorch kernel on features. gpytorch's `CosineKernel` is positive definite on one feature only; the cosine
+            kernel of the paper is a `LinearKernel` on features of unit norm.
         likelihood: a `Gaussian` with one σ.
         mean: a gpytorch mean on features, or None for zero.
         objective: ``"elbo"``, here the marginal likelihood, or ``"predictive"``.
