@@ -19,6 +19,7 @@ from bayesmeta.likelihoods import (
 )
 from bayesmeta.methods import (
     ABML,
+    ADKL,
     ANIL,
     BMAML,
     DKT,
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABML",
+    "ADKL",
     "ANIL",
     "BMAML",
     "DKT",

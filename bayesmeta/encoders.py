@@ -19,7 +19,7 @@ from bayesmeta.data import Points, check_count
 from bayesmeta.functional import map_tasks
 from bayesmeta.networks import MLP, check_padding, check_stateless
 
-__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "check_encoder"]
+__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "TaskNetwork", "check_encoder"]
 
 
 class Encoder(nn.Module, ABC):
@@ -349,3 +349,34 @@ class HeadDecoder(nn.Module):
         leading = encoding.shape[: -2 if self.classwise else -1]
         mean, raw = self.weights(encoding).reshape(*leading, *self.shape, 2).unbind(-1)
         return mean, (raw - 4.0).clamp(-9.0, 0.0).exp()  # starts narrow, as the weights' scales of other methods do
+
+
+@final
+class TaskNetwork(nn.Module):
+    """A network that reads the task beside x: the features of x, the encoding of the support there, and a latent if given.
+
+    Args:
+        encoder: one that gives a vector a task, not one for each class.
+        network: from ``encoder.inputs + encoder.size`` features, and the latent's entries, to outputs.
+
+    Example:
+        >>> network = TaskNetwork(DeepSet(1, 1), MLP(1 + 64, 2))
+        >>> network(points([0.0, 1.0], [0.0, 1.0]), torch.zeros(1, 5, 1)).shape
+        torch.Size([1, 5, 2])
+    """
+
+    def __init__(self, encoder: Encoder, network: nn.Module) -> None:
+        super().__init__()
+        check_encoder(encoder, classwise=False)
+        check_stateless(network)
+        self.encoder = encoder
+        self.network = network
+
+    def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
+        """From x ``(B, M, *X)`` and z ``(..., B, Z)`` to outputs ``(..., B, M, *O)``."""
+        told = torch.cat([self.encoder.embed(x), self.encoder(support, x)], -1)  # (B, M, inputs + R)
+        if z is not None:
+            batch = torch.broadcast_shapes((*z.shape[:-2], 1, 1), told.shape[:-1])
+            told = torch.cat([told.expand(*batch, -1), z[..., None, :].expand(*batch, -1)], -1)
+        outputs: Tensor = self.network(told)
+        return outputs

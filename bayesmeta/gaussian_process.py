@@ -7,10 +7,11 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+import pyro
 import torch
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
-from pyro.distributions import Normal
+from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -19,7 +20,7 @@ from bayesmeta.functional import call
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import check_event
 
-__all__ = ["GaussianProcess", "cholesky", "covariance"]
+__all__ = ["GaussianProcess", "check_kernel", "cholesky", "covariance"]
 
 _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Relative to the mean of the diagonal; each is tried only where the one before fails."""
@@ -59,6 +60,12 @@ def covariance(kernel: Kernel) -> Callable[..., Tensor]:
         torch.float64
     """
     return _double(_Dense(kernel))
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """Raises a TypeError if something is no kernel."""
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
 
 
 def cholesky(matrix: Tensor, name: str) -> Tensor:
@@ -127,6 +134,14 @@ class GaussianProcess(Posterior):
         log_determinant = 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1) * self.residual.shape[-1]
         log_density = -0.5 * (quadratic + log_determinant + count * math.log(2 * math.pi))
         return log_density.to(self.support.y.dtype)
+
+    def observe(self, name: str) -> None:
+        """Observes the support's targets as one joint normal for each target: a Pyro site, inside a plate of the B tasks."""
+        mean = ((self.y - self.residual) * self.mask[..., None]).mT  # (B, Y, N)
+        normal: Any = MultivariateNormal(mean, scale_tril=self.cholesky[:, None], validate_args=False)
+        unobserved = (~self.mask).sum(1) * mean.shape[1]  # standard normals at zero
+        pyro.factor(f"{name} padding", 0.5 * math.log(2 * math.pi) * unobserved)
+        pyro.sample(name, normal.to_event(1), obs=(self.y * self.mask[..., None]).mT)
 
     def leave_one_out(self) -> Distribution:
         """Each support point's predictive from all others of its task, batch ``(B, N)``, event ``(Y,)`` (eqs. 5.10 to 5.12).

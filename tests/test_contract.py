@@ -87,6 +87,12 @@ LEARNERS: dict[str, Make] = {
         likelihood,  # type: ignore[arg-type]
         mean=ConstantMean(),
     ),
+    "ADKL": lambda network, likelihood: bm.ADKL(
+        bm.DeepSet(D, 1, 6),
+        bm.MLP(D + 6, 4),
+        RBFKernel(),
+        likelihood,  # type: ignore[arg-type]
+    ),
     "DKT, predictive": lambda network, likelihood: bm.DKT(
         network.features,
         ScaleKernel(RBFKernel()),
@@ -110,7 +116,7 @@ CASES = [
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
     if (learner, likelihood) != ("Standardized", "yes or no")
-    if not (learner in ("ALPaCA", "DKT", "DKT, predictive") and likelihood == "classes")
+    if not (learner in ("ALPaCA", "ADKL", "DKT", "DKT, predictive") and likelihood == "classes")
 ]
 
 

@@ -69,7 +69,7 @@ def test_dkts_model_is_pyro_with_an_empty_guide(episode: Episode) -> None:
     trace = poutine.trace(dkt.model).get_trace(episode)
     trace.compute_log_prob()
     assert trace.nodes["y"]["log_prob"].shape == (3,)
-    joint = trace.nodes["y"]["log_prob"] + trace.nodes["padding"]["log_prob"]
+    joint = trace.nodes["y"]["log_prob"] + trace.nodes["y padding"]["log_prob"]
     points = bm.concatenate(*episode)
     torch.testing.assert_close(joint, -dkt.losses(episode) * points.mask.sum(1))
 
@@ -87,3 +87,32 @@ def test_dkt_refuses_what_has_no_closed_form() -> None:
         bm.DKT(nn.Identity(), RBFKernel(), bm.StudentT())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="kernel: expected a gpytorch kernel"):
         bm.DKT(nn.Identity(), RBFKernel, bm.Gaussian())  # type: ignore[arg-type]
+
+
+def test_adkl_is_a_process_on_features_that_depend_on_the_support(episode: Episode) -> None:
+    torch.manual_seed(0)
+    adkl = bm.ADKL(bm.DeepSet(1, 1, 4), bm.MLP(5, 6, activation=nn.Tanh), RBFKernel(), bm.Gaussian(0.2)).double()
+    support, query = episode
+    embedded = support._replace(x=adkl.features(support, support.x))
+    exact = GaussianProcess(adkl.kernel, None, adkl.likelihood.scale, embedded)(adkl.features(support, query.x))
+    torch.testing.assert_close(adkl(support)(query.x).mean, exact.mean)
+    torch.testing.assert_close(adkl.losses(episode), nll(exact, query))
+    other = support._replace(y=support.y + 1.0)  # another task's kernel differs
+    assert not torch.equal(adkl.features(support, query.x), adkl.features(other, query.x))
+    adkl.objective = "elbo"
+    points = bm.concatenate(*episode)
+    whole = points._replace(x=adkl.features(support, points.x))
+    process = GaussianProcess(adkl.kernel, None, adkl.likelihood.scale, whole)
+    torch.testing.assert_close(adkl.losses(episode), -process.log_marginal_likelihood() / points.mask.sum(1))
+
+
+def test_a_variational_learner_and_a_kernel_share_an_encoder(episode: Episode) -> None:
+    torch.manual_seed(0)
+    encoder = bm.DeepSet(1, 1, 4)
+    kernel = bm.ADKL(encoder, bm.MLP(5, 6), RBFKernel(), bm.Gaussian()).double()
+    process = bm.NeuralProcess(encoder, bm.MLP(5 + 3, 2), bm.HeteroscedasticGaussian(), latent=3).double()
+    before = kernel(episode.support)(episode.query.x).mean.detach()
+    bm.fit(process, [episode], steps=1, progress=False)  # type: ignore[arg-type]
+    assert not torch.equal(kernel(episode.support)(episode.query.x).mean, before)
+    (kernel.loss(episode) + process.loss(episode)).backward()
+    assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())

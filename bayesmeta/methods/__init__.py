@@ -1,6 +1,7 @@
 """The methods, one paper family a file. They import the core and never each other."""
 
 from bayesmeta.methods.abml import ABML
+from bayesmeta.methods.adkl import ADKL
 from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
 from bayesmeta.methods.bmaml import BMAML
@@ -16,6 +17,7 @@ from bayesmeta.methods.versa import VERSA
 
 __all__ = [
     "ABML",
+    "ADKL",
     "ANIL",
     "BMAML",
     "DKT",

@@ -12,18 +12,16 @@ empty and the ELBO is exact. ``objective="predictive"`` descends -(1/M) Σ log p
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import pyro
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
-from pyro.distributions import MultivariateNormal
 from torch import nn
 
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import frozen
-from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_padding, check_stateless
@@ -70,8 +68,7 @@ class DKT(VariationalLearner):
         super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
         check_stateless(features)
         check_gaussian(likelihood)
-        if not isinstance(kernel, Kernel):
-            raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
+        check_kernel(kernel)
         self.features = features
         self.kernel = kernel
         self.mean = mean
@@ -91,15 +88,8 @@ class DKT(VariationalLearner):
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)
         process = self._process(points)
-        targets = points.y.double().mT  # (B, Y, N), each a row that is jointly normal
-        mean = (process.y - process.residual).mT * points.mask[:, None]
-        normal = MultivariateNormal(mean, scale_tril=process.cholesky[:, None], validate_args=False)
-        padding = (
-            0.5 * math.log(2 * math.pi) * (~points.mask).sum(1) * targets.shape[1]
-        )  # rows of the identity, at zero
         with pyro.plate("tasks", len(points.mask), dim=-1):
-            pyro.factor("padding", padding)
-            pyro.sample("y", normal.to_event(1), obs=targets)
+            process.observe("y")
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""

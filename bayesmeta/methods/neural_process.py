@@ -19,15 +19,13 @@ from __future__ import annotations
 from typing import Any, final
 
 import pyro
-import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
-from bayesmeta.encoders import Encoder, check_encoder
+from bayesmeta.encoders import Encoder, TaskNetwork
 from bayesmeta.functional import call, snapshot, standard_normal
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_stateless
 from bayesmeta.posteriors import Sampled
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -53,7 +51,7 @@ class ConditionalNeuralProcess(Learner):
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
-        self.path = _Path(encoder, decoder)
+        self.path = TaskNetwork(encoder, decoder)
         self.likelihood = likelihood
 
     def forward(self, support: Points) -> Posterior:
@@ -100,13 +98,13 @@ class NeuralProcess(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_count("latent", latent)
-        self.path = _Path(encoder, decoder)
+        self.path = TaskNetwork(encoder, decoder)
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
 
     def infer(self, points: Points) -> tuple[Tensor, Tensor]:
         """Mean and scale of q(z | points), each ``(B, latent)``."""
         mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
-        return mean, 0.01 + 0.99 * torch.sigmoid(raw)
+        return mean, 0.01 + 0.99 * raw.sigmoid()
 
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
@@ -128,22 +126,3 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
-
-
-class _Path(nn.Module):
-    """From the support and x, and z if any, ``(..., B, latent)``, to outputs ``(..., B, M, *O)``."""
-
-    def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
-        super().__init__()
-        check_encoder(encoder, classwise=False)
-        check_stateless(decoder)
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
-        told = torch.cat([self.encoder.embed(x), self.encoder(support, x)], -1)  # (B, M, inputs + R)
-        if z is not None:
-            batch = torch.broadcast_shapes((*z.shape[:-2], 1, 1), told.shape[:-1])
-            told = torch.cat([told.expand(*batch, -1), z[..., None, :].expand(*batch, -1)], -1)
-        outputs: Tensor = self.decoder(told)
-        return outputs

@@ -1,0 +1,97 @@
+"""Adaptive deep kernel learning: a kernel that each task's support shapes, through a task encoder.
+
+Tossou, Dura, Laviolette, Marchand & Lacoste 2019, "Adaptive Deep Kernel Learning", https://arxiv.org/abs/1905.12131
+(section 3). With the encoding r(support) and a network u that reads it beside x,
+
+    f ~ GP(m, k(u(x, r), u(x', r))),   y = f(x) + ε,   ε ~ N(0, σ²).
+
+``objective="predictive"`` (the default) descends -(1/M) Σ log p(y | x, support) over the query; ``objective="elbo"`` the marginal
+likelihood of all of a task's points, -(1/|D|) log p(y_D | x_D), with the encoding of the support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import pyro
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
+from torch import Tensor, nn
+
+from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.encoders import Encoder, TaskNetwork
+from bayesmeta.functional import call, snapshot
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Gaussian, check_gaussian
+from bayesmeta.posteriors import Transformed
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["ADKL"]
+
+
+@final
+class ADKL(VariationalLearner):
+    """A Gaussian process on features that depend on the task. For real targets.
+
+    Predictions are deterministic, in closed form; several targets are independent given the kernel.
+
+    Args:
+        encoder: of the task; it may be shared with other learners.
+        network: from ``encoder.inputs + encoder.size`` features to those that the kernel sees.
+        kernel: any gpytorch kernel on these features.
+        likelihood: a `Gaussian` with one σ.
+        mean: a gpytorch mean on these features, or None for zero.
+        objective: ``"predictive"``, or ``"elbo"``, here the marginal likelihood.
+
+    Raises:
+        ValueError: the likelihood is not a Gaussian with one σ, or a network keeps running statistics.
+
+    Example:
+        >>> learner = ADKL(DeepSet(1, 1), MLP(1 + 64, 40), RBFKernel(), Gaussian())
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    likelihood: Gaussian
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        network: nn.Module,
+        kernel: Kernel,
+        likelihood: Gaussian,
+        *,
+        mean: Mean | None = None,
+        objective: Objective = "predictive",
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
+        check_gaussian(likelihood)
+        check_kernel(kernel)
+        self.features = TaskNetwork(encoder, network)
+        self.kernel = kernel
+        self.mean = mean
+
+    def _embedding(self, support: Points) -> Callable[[Any], Tensor]:
+        """The kernel's features of a task as a function of x, with the learner's present parameters."""
+        params = snapshot(self.features)
+        return lambda x: call(self.features, params, support, x)
+
+    def _process(self, given: Points, embed: Callable[[Any], Tensor]) -> GaussianProcess:
+        return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, given._replace(x=embed(given.x)))
+
+    def forward(self, support: Points) -> Posterior:
+        embed = self._embedding(support)
+        return Transformed(self._process(support, embed), support, embed)
+
+    def observed(self, episode: Episode) -> Points:
+        return concatenate(*episode)
+
+    def model(self, episode: Episode) -> None:
+        process = self._process(self.observed(episode), self._embedding(episode.support))
+        with pyro.plate("tasks", len(episode.query.mask), dim=-1):
+            process.observe("y")
+
+    def guide(self, episode: Episode) -> None:
+        """Empty: the function is integrated out."""
