@@ -7,14 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gpytorch.kernels import RBFKernel
-from pyro.distributions import Categorical, Normal
 from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Episode, Points
 from bayesmeta.functional import outputs, ravel, snapshot, stein_direction, unravel
-from bayesmeta.posteriors import BayesianLinear, Particles, Sampled
 
 DOUBLE = torch.float64
 
@@ -262,71 +259,6 @@ class TestBMAML:
         assert start.shape[0] == 3
         assert torch.pdist(start).min() > 1.0
         torch.testing.assert_close(start.std(1), start.std(1).mean().expand(3), rtol=0.1, atol=0.0)
-
-
-class TestDecompose:
-    x = torch.linspace(-1, 1, 4)[None, :, None]
-    support = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool))
-
-    def test_draws_agree_with_the_closed_form(self) -> None:
-        """A Bayesian linear model by its draws and in closed form."""
-        closed = BayesianLinear(lambda x: x, torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), self.support)
-        drawn = Sampled(lambda x, s: x * torch.randn(s, 1, 1, 1), bm.Gaussian(0.5), self.support)
-        samples = 20_000
-        torch.manual_seed(0)
-        for ours, exact in zip(bm.decompose(drawn, self.x, samples), bm.decompose(closed, self.x), strict=True):
-            # The variance of a variance is 2 σ⁴ / S: five standard errors, error rate 12 x 6e-7.
-            assert ((ours - exact).abs() <= 5 * exact * (2 / samples) ** 0.5 + 1e-6).all()
-
-    def test_particles_in_closed_form(self) -> None:
-        log_weights = torch.tensor([0.25, 0.75]).log()[:, None]
-        means = torch.tensor([-1.0, 1.0])[:, None, None, None]
-        scale = torch.tensor([0.5, 1.0])[:, None, None, None]
-        posterior = Particles(
-            lambda x: Normal(means.expand(2, 1, 4, 1), scale.expand(2, 1, 4, 1)).to_event(1), log_weights, self.support
-        )
-        total, aleatoric, epistemic = bm.decompose(posterior, self.x)
-        torch.testing.assert_close(aleatoric, torch.full((1, 4, 1), 0.25 * 0.25 + 0.75 * 1.0))
-        torch.testing.assert_close(epistemic, torch.full((1, 4, 1), 1 - 0.5**2))
-        torch.testing.assert_close(total, posterior(self.x).variance)
-
-    def test_classes_are_entropies_and_mutual_information(self) -> None:
-        logits = torch.tensor([[8.0, -8.0], [-8.0, 8.0]])[:, None, None].expand(2, 1, 4, 2)
-        posterior = Particles(lambda x: Categorical(logits=logits), torch.zeros(2, 1), self.support)
-        total, aleatoric, epistemic = bm.decompose(posterior, self.x)
-        torch.testing.assert_close(total, torch.full((1, 4), math.log(2)))
-        assert (aleatoric < 1e-4).all()  # each is sure: all of the doubt is about which
-        torch.testing.assert_close(epistemic, total - aleatoric)
-
-    def test_units_of_the_user(self) -> None:
-        tasks = bm.LinearGaussian(inputs=1, noise=0.3, batch=4)
-        torch.manual_seed(0)
-        inner = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.Gaussian(0.3))
-        learner = bm.Standardized(inner, tasks)
-        with torch.no_grad():
-            learner.y_scale.fill_(10.0)
-        support, query = tasks[0]
-        total, aleatoric, epistemic = bm.decompose(learner(support), query.x)
-        torch.testing.assert_close(total, learner(support)(query.x).variance)
-        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 9.0))
-        assert (epistemic > 0).all()
-
-    def test_gaussian_process_and_oracle(self) -> None:
-        tasks = bm.GaussianProcessTasks(RBFKernel(), noise=0.2, batch=2)
-        support, query = tasks[0]
-        posterior = tasks.oracle(support)
-        total, aleatoric, _ = bm.decompose(posterior, query.x)
-        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 0.04))
-        torch.testing.assert_close(total, posterior(query.x).variance)
-        sinusoid = bm.Sinusoids(noise=0.1, batch=2)
-        total, aleatoric, _ = bm.decompose(sinusoid.oracle(sinusoid[0].support), sinusoid[0].query.x)
-        torch.testing.assert_close(aleatoric, torch.full_like(aleatoric, 0.01))
-        torch.testing.assert_close(total, sinusoid.oracle(sinusoid[0].support)(sinusoid[0].query.x).variance)
-
-    def test_samples_out_of_range(self) -> None:
-        posterior = bm.MAML(bm.MLP(1, 1), bm.Gaussian())(self.support)
-        with pytest.raises(ValueError, match="samples: expected at least one draw, got 0"):
-            bm.decompose(posterior, self.x, 0)
 
 
 def test_outputs_are_those_of_each_tasks_weights() -> None:
