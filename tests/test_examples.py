@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_growth_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every meta-learner's NLL at 3 points is below those of both baselines, and their intervals do not meet.
 
