@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, concatenate
-from bayesmeta.functional import call
+from bayesmeta.functional import Params, call
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import check_event
 
@@ -38,9 +38,10 @@ class _Dense(nn.Module):
         return matrix if diag else matrix.to_dense()
 
 
-def _double(module: nn.Module) -> Callable[..., Tensor]:
-    """The module as a function in float64, with its present parameters: differentiable, and unmoved by updates."""
+def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
+    """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
     state = {name: _widened(value).clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    state |= {name: value.double() for name, value in (parameters or {}).items()}
     return lambda *arguments: call(module, state, *arguments)
 
 
@@ -48,10 +49,11 @@ def _widened(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value  # a kernel's active_dims are whole numbers
 
 
-def covariance(kernel: Kernel) -> Callable[..., Tensor]:
+def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[..., Tensor]:
     """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
 
-    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``.
+    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. `parameters` by the kernel's
+    names, each with a leading B, give each task a kernel of its own.
     The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
 
     Example:
@@ -59,7 +61,7 @@ def covariance(kernel: Kernel) -> Callable[..., Tensor]:
         >>> covariance(RBFKernel())(x, x).dtype
         torch.float64
     """
-    return _double(_Dense(kernel))
+    return _double(_Dense(kernel), {f"kernel.{name}": value for name, value in (parameters or {}).items()})
 
 
 def check_kernel(kernel: Kernel) -> None:
@@ -103,16 +105,19 @@ class GaussianProcess(Posterior):
     Args:
         kernel: a gpytorch kernel on inputs ``(B, N, D)``.
         mean: a gpytorch mean, or None for zero.
-        noise: σ, the noise's standard deviation, a scalar tensor.
+        noise: σ, the noise's standard deviation: a scalar tensor, or each task's own ``(B,)``.
         support: the B tasks' points, ``*X = (D,)``. Several targets are independent given the kernel.
+        parameters: of the kernel by name, each with a leading B: each task's own, in the place of the kernel's.
     """
 
-    def __init__(self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points) -> None:
+    def __init__(
+        self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points, parameters: Params | None = None
+    ) -> None:
         super().__init__(support)
         self.name = type(kernel).__name__
-        self.kernel = covariance(kernel)
+        self.kernel = covariance(kernel, parameters)
         self.mean = None if mean is None else _double(mean)
-        self.noise = noise.double().clone()
+        self.noise = noise.double().clone().reshape(-1, 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
         self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
 
