@@ -11,6 +11,7 @@ from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
 from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralProcess
+from bayesmeta.methods.pacoh import PACOH
 from bayesmeta.methods.platipus import PLATIPUS
 from bayesmeta.methods.reptile import Reptile
 from bayesmeta.methods.versa import VERSA
@@ -23,6 +24,7 @@ __all__ = [
     "DKT",
     "LEO",
     "MAML",
+    "PACOH",
     "PLATIPUS",
     "VERSA",
     "ALPaCA",

@@ -1,0 +1,178 @@
+"""PACOH: a distribution over Gaussian-process priors, learned from few tasks without overfitting them.
+
+Rothfuss, Fortuin, Josifoski & Krause 2021, "PACOH: Bayes-Optimal Meta-Learning with PAC-Guarantees",
+https://arxiv.org/abs/2002.05551. A prior P_θ is a mean network m, features h, a kernel k and the noise,
+
+    f ~ GP(m_θ(x), k_θ(h_θ(x), h_θ(x'))),   y = f(x) + ε,   ε ~ N(0, σ_θ²),
+
+whose log evidence ln Z(S, P_θ) is the log marginal likelihood of a task. The hyper-posterior over θ minimises the PAC-Bayes bound of
+`bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction is the mixture over its K priors,
+
+    p(y | x, S) = (1/K) Σ_k p(y | x, S, P_{θ_k}).
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from gpytorch.kernels import Kernel
+from pyro.distributions import Normal
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from bayesmeta.data import Points
+from bayesmeta.distributions import mixture, select
+from bayesmeta.functional import Params, call, map_tasks, unravel
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Gaussian, check_gaussian
+from bayesmeta.networks import check_padding, check_stateless
+
+__all__ = ["PACOH"]
+
+
+@final
+class PACOH(HyperPosteriorLearner):
+    """K Gaussian-process priors that few tasks leave possible. For real targets, and for 5 to 50 tasks above all.
+
+    Predictions are in closed form; with ``"variational"`` they average random draws of θ (torch's global generator).
+
+    Args:
+        features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
+        kernel: any gpytorch kernel on features.
+        likelihood: a `Gaussian` with one σ.
+        tasks: n, the number of meta-training tasks: the fewer, the nearer the priors stay to the hyper-prior.
+        mean: a network from inputs ``(N, *X)`` to the prior mean ``(N, Y)``, or None for zero.
+        hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
+        particles: K.
+        hyper_scale: the standard deviation of the hyper-prior, around 0 for networks and around the given values for the
+            kernel's raw parameters and log σ.
+
+    Raises:
+        ValueError: the likelihood is not a Gaussian with one σ, a network keeps running statistics, or a number is out of range.
+
+    Example:
+        >>> learner = PACOH(MLP(1, 1).features, RBFKernel(), Gaussian(), tasks=20, mean=MLP(1, 1))
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    likelihood: Gaussian
+
+    def __init__(
+        self,
+        features: nn.Module,
+        kernel: Kernel,
+        likelihood: Gaussian,
+        *,
+        tasks: int,
+        mean: nn.Module | None = None,
+        hyper_posterior: HyperPosterior = "svgd",
+        particles: int = 5,
+        hyper_scale: float = 0.5,
+    ) -> None:
+        check_gaussian(likelihood)
+        check_kernel(kernel)
+        parts: dict[str, nn.Module] = {"features": features, "kernel": kernel, "likelihood": likelihood}
+        if mean is not None:
+            parts["mean"] = mean
+        for network in (features, mean or nn.Identity()):
+            check_stateless(network)
+        super().__init__(
+            nn.ModuleDict(parts),
+            ("features", "mean"),
+            likelihood,
+            tasks=tasks,
+            hyper_posterior=hyper_posterior,
+            particles=particles,
+            hyper_scale=hyper_scale,
+        )
+
+    def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
+        return _Processes(self, theta, points).process.log_marginal_likelihood().unflatten(0, (len(theta), -1))
+
+    def forward(self, support: Points) -> Posterior:
+        return _Processes(self, self.theta(), support)
+
+
+class _Processes(Posterior):
+    """K Gaussian processes for each of B tasks, as one process of K·B tasks, and their equal mixture."""
+
+    def __init__(self, learner: PACOH, theta: Tensor, support: Points) -> None:
+        super().__init__(support)
+        parts: nn.ModuleDict = learner.prior  # type: ignore[assignment]
+        for name in ("features", "mean"):
+            if name in parts:
+                check_padding(parts[name], support.mask, "support")
+        self.count = len(theta)
+        self.parts = parts
+        self.strategy = learner.strategy
+        self.theta = theta.clone()
+        tasks = len(support.mask)
+        values = torch.func.vmap(lambda row: unravel(row, dict(parts.named_parameters())))(theta)
+        kernel: Any = parts["kernel"]
+        own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
+        noise = torch.func.vmap(lambda likelihood: _scale(learner.likelihood, likelihood))(_of("likelihood", values))
+        embedded, mean = self._embed(support.x)
+        y = support.y.expand(self.count, *support.y.shape).flatten(0, 1)
+        given = Points(embedded, y - mean, support.mask.repeat(self.count, 1))
+        self.process = GaussianProcess(kernel, None, noise.repeat_interleave(tasks, 0), given, own)
+
+    def _embed(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Features and prior mean at x, each with K·B tasks."""
+        return self._each("features", x), self._each("mean", x) if "mean" in self.parts else x.new_zeros(())
+
+    def _each(self, name: str, x: Tensor) -> Tensor:
+        network, like = self.parts[name], dict(self.parts.named_parameters())
+        if not list(network.parameters()):
+            return network(x).expand(self.count, *[-1] * x.dim()).flatten(0, 1)
+        flat = x.flatten(0, 1)  # all tasks share a prior's network
+
+        def of(theta: Tensor) -> Tensor:
+            result: Tensor = call(network, _of(name, unravel(theta, like)), flat)
+            return result
+
+        each: Tensor = map_tasks(of, self.theta, network=network, strategy=self.strategy)
+        return each.unflatten(1, x.shape[:2]).flatten(0, 1)
+
+    def _normal(self, mean: Tensor, variance: Tensor) -> Distribution:
+        """K functions' distributions, batch ``(..., K, B, M)``."""
+        return Normal(mean, variance.sqrt(), validate_args=False).to_event(1)
+
+    def _moments(self, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, noise and epistemic variance of each process, ``(K, B, M, Y)``."""
+        embedded, mean = self._embed(x)
+        inner = self.process(embedded).mean + mean
+        aleatoric, epistemic = self.process._decompose(embedded, 1)
+        return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))  # type: ignore[return-value]
+
+    def _predictive(self, x: Any) -> Distribution:
+        mean, aleatoric, epistemic = self._moments(x)
+        return mixture(self._normal(mean, aleatoric + epistemic))
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        embedded, mean = self._embed(x)
+        drawn = self.process.draws(embedded, samples)
+        functions = (drawn.mean + mean).unflatten(1, (self.count, -1)).movedim(1, 0)  # (K, S, B, M, Y)
+        spread = drawn.variance.unflatten(1, (self.count, -1)).movedim(1, 0)
+        chosen = torch.randint(self.count, (1, *functions.shape[1:3]), device=functions.device)
+        picked = select(self._normal(functions.flatten(1, 2), spread.flatten(1, 2)), chosen.flatten(1))
+        shape = functions.shape[1:]
+        return self._normal(picked.mean.reshape(shape), picked.variance.reshape(shape))
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        mean, aleatoric, epistemic = self._moments(x)
+        return aleatoric.mean(0), epistemic.mean(0) + mean.var(0, correction=0)
+
+
+def _of(part: str, values: Params) -> Params:
+    """The values of one part of the prior, by its own names."""
+    return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
+
+
+def _scale(likelihood: Gaussian, values: Params) -> Tensor:
+    """σ of the likelihood with these parameters."""
+    distribution: Distribution = call(likelihood, values, values["log_scale"].new_zeros(1))
+    return distribution.stddev.squeeze(-1)
