@@ -8,6 +8,7 @@ from bayesmeta.distributions import quantile
 from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
 from bayesmeta.functional import Strategy
+from bayesmeta.hyper_posterior import Bound, HyperPosterior
 from bayesmeta.learner import Learner, Posterior, decompose
 from bayesmeta.likelihoods import (
     Bernoulli,
@@ -19,6 +20,7 @@ from bayesmeta.likelihoods import (
 )
 from bayesmeta.methods import (
     ABML,
+    ADKF,
     ADKL,
     ANIL,
     BMAML,
@@ -56,6 +58,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABML",
+    "ADKF",
     "ADKL",
     "ANIL",
     "BMAML",
@@ -75,6 +78,7 @@ __all__ = [
     "Attention",
     "BatchNorm",
     "Bernoulli",
+    "Bound",
     "Categorical",
     "ClassPooling",
     "ConditionalNeuralProcess",
@@ -91,6 +95,7 @@ __all__ = [
     "GroupNorm",
     "HeteroscedasticGaussian",
     "History",
+    "HyperPosterior",
     "ImplicitMAML",
     "Learner",
     "Likelihood",

@@ -34,6 +34,9 @@ class _Dense(nn.Module):
         self.kernel = kernel
 
     def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        if torch.is_grad_enabled() and not first.requires_grad:
+            # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
+            first = first.detach().requires_grad_()
         matrix: Tensor = self.kernel(first, second, diag=diag)
         return matrix if diag else matrix.to_dense()
 

@@ -150,7 +150,7 @@ class HyperPosteriorLearner(VariationalLearner):
         return -evidence.mean(0) / count + (1 + 1 / count) / self.tasks * complexity
 
     def loss(self, episode: Episode) -> Tensor:
-        """The mean of `losses`; its gradient is for ``"svgd"`` the Stein direction towards Q*, which holds the particles apart."""
+        """The mean of `losses`; for ``"svgd"`` its gradient is the Stein direction towards Q*: particles stay apart."""
         if self.hyper_posterior != "svgd":
             return self.losses(episode).mean()
         theta, points = self.theta(), self.observed(episode)
@@ -168,8 +168,8 @@ class HyperPosteriorLearner(VariationalLearner):
         """The PAC-Bayes bound (theorem 2) on the expected NLL of a new task's points, but for its constant.
 
         The constant depends on the confidence and on the range of the loss, not on the learner: differences of bounds
-        are free of it. A point has no KL, so that ``"map"`` and ``"svgd"`` are blurred: Q is an equal mixture of N(θ_k, blur²), whose
-        KL is at most the mean of its parts' (KL is convex).
+        are free of it. A point has no KL, so that ``"map"`` and ``"svgd"`` are blurred: Q is an equal mixture of
+        N(θ_k, blur²), whose KL is at most the mean of its parts' (KL is convex).
 
         Args:
             tasks: the n meta-training tasks.

@@ -25,6 +25,7 @@ __all__ = [
     "check_gaussian",
     "check_targets",
     "nll",
+    "standard_deviation",
     "support_error",
 ]
 
@@ -62,6 +63,11 @@ _FLOOR = 1e-4
 """Added to every standard deviation: a learned noise cannot reach zero, where the likelihood has no maximum."""
 
 
+def standard_deviation(log_scale: Tensor) -> Tensor:
+    """σ of a `Gaussian` whose parameter has this value."""
+    return _FLOOR + log_scale.exp()
+
+
 def _expanded(log_scale: Tensor, outputs: Tensor) -> Tensor:
     """The standard deviation of each output."""
     if log_scale.dim() == 1 and len(log_scale) != outputs.shape[-1]:
@@ -69,7 +75,7 @@ def _expanded(log_scale: Tensor, outputs: Tensor) -> Tensor:
             f"scale: expected one standard deviation for all targets or one for each of {outputs.shape[-1]}, "
             f"got {len(log_scale)}; match it to the network's outputs"
         )
-    return (_FLOOR + log_scale.exp()).expand_as(outputs)
+    return standard_deviation(log_scale).expand_as(outputs)
 
 
 class Gaussian(Likelihood):
@@ -90,7 +96,7 @@ class Gaussian(Likelihood):
     @property
     def scale(self) -> Tensor:
         """σ, a scalar, or one for each target."""
-        return _FLOOR + self.log_scale.exp()
+        return standard_deviation(self.log_scale)
 
     def forward(self, outputs: Tensor) -> Distribution:
         return dist.Normal(outputs, _expanded(self.log_scale, outputs), validate_args=False).to_event(1)

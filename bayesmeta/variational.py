@@ -65,8 +65,10 @@ class Latent(TorchDistribution):
         return Latent(self.loc, self.scale, self.shared, torch.Size(batch_shape))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        *outer, tasks, size = self._extended_shape(torch.Size(sample_shape))
-        return self.loc + self.scale * standard_normal(*outer, 1 if self.shared else tasks, size, like=self.loc)
+        shape = list(self._extended_shape(torch.Size(sample_shape)))
+        if self.shared:
+            shape[-2] = 1
+        return self.loc + self.scale * standard_normal(*shape, like=self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
         distance = ((value - self.loc) / self.scale).square().sum(-1)

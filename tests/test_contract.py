@@ -93,6 +93,23 @@ LEARNERS: dict[str, Make] = {
         RBFKernel(),
         likelihood,  # type: ignore[arg-type]
     ),
+    "ADKF": lambda network, likelihood: bm.ADKF(
+        network.features,
+        ScaleKernel(RBFKernel()),
+        likelihood,  # type: ignore[arg-type]
+    ),
+    **{
+        f"PACOH, {kind}": lambda network, likelihood, kind=kind: bm.PACOH(  # type: ignore[misc]
+            network.features,
+            ScaleKernel(RBFKernel()),
+            likelihood,
+            tasks=B,
+            mean=bm.MLP(D, 1, hidden=(8,)),
+            hyper_posterior=kind,
+            particles=3,
+        )
+        for kind in ("map", "variational", "svgd")
+    },
     "DKT, predictive": lambda network, likelihood: bm.DKT(
         network.features,
         ScaleKernel(RBFKernel()),
@@ -116,7 +133,7 @@ CASES = [
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
     if (learner, likelihood) != ("Standardized", "yes or no")
-    if not (learner in ("ALPaCA", "ADKL", "DKT", "DKT, predictive") and likelihood == "classes")
+    if not (learner.startswith(("ALPaCA", "ADK", "DKT", "PACOH")) and likelihood == "classes")
 ]
 
 

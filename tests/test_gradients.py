@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel, ScaleKernel
 from torch import Tensor, nn
 
 import bayesmeta as bm
@@ -109,7 +110,16 @@ BAYESIAN: dict[str, Callable[[], Learner]] = {
         bm.Relation(5, 1, 4, features=features()), 1, bm.Gaussian(), latent=3, steps=2, head_steps=2, penalty=0.0
     ),
     "ALPaCA": lambda: bm.ALPaCA((body := network()).features, body.head, bm.Gaussian()),
+    "DKT": lambda: bm.DKT(features(), ScaleKernel(RBFKernel()), bm.Gaussian()),
+    "ADKF": lambda: bm.ADKF(features(), ScaleKernel(RBFKernel()), bm.Gaussian(), steps=20),  # the implicit gradient
+    "PACOH, MAP": lambda: pacoh("map"),
+    "PACOH, variational": lambda: pacoh("variational"),
 }
+
+
+def pacoh(kind: bm.HyperPosterior) -> Learner:
+    kernel = ScaleKernel(RBFKernel())
+    return bm.PACOH(features(), kernel, bm.Gaussian(), tasks=9, mean=network(), hyper_posterior=kind, particles=2)
 
 
 @pytest.mark.parametrize("name", BAYESIAN)

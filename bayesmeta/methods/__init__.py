@@ -1,6 +1,7 @@
 """The methods, one paper family a file. They import the core and never each other."""
 
 from bayesmeta.methods.abml import ABML
+from bayesmeta.methods.adkf import ADKF
 from bayesmeta.methods.adkl import ADKL
 from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
@@ -18,6 +19,7 @@ from bayesmeta.methods.versa import VERSA
 
 __all__ = [
     "ABML",
+    "ADKF",
     "ADKL",
     "ANIL",
     "BMAML",

@@ -5,8 +5,8 @@ https://arxiv.org/abs/2002.05551. A prior P_θ is a mean network m, features h, 
 
     f ~ GP(m_θ(x), k_θ(h_θ(x), h_θ(x'))),   y = f(x) + ε,   ε ~ N(0, σ_θ²),
 
-whose log evidence ln Z(S, P_θ) is the log marginal likelihood of a task. The hyper-posterior over θ minimises the PAC-Bayes bound of
-`bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction is the mixture over its K priors,
+whose log evidence ln Z(S, P_θ) is the log marginal likelihood of a task. The hyper-posterior over θ minimises the PAC-Bayes
+bound of `bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction is the mixture over its K priors,
 
     p(y | x, S) = (1/K) Σ_k p(y | x, S, P_{θ_k}).
 """
@@ -27,7 +27,7 @@ from bayesmeta.functional import Params, call, map_tasks, unravel
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Gaussian, check_gaussian
+from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_padding, check_stateless
 
 __all__ = ["PACOH"]
@@ -114,7 +114,7 @@ class _Processes(Posterior):
         values = torch.func.vmap(lambda row: unravel(row, dict(parts.named_parameters())))(theta)
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
-        noise = torch.func.vmap(lambda likelihood: _scale(learner.likelihood, likelihood))(_of("likelihood", values))
+        noise = standard_deviation(values["likelihood.log_scale"])
         embedded, mean = self._embed(support.x)
         y = support.y.expand(self.count, *support.y.shape).flatten(0, 1)
         given = Points(embedded, y - mean, support.mask.repeat(self.count, 1))
@@ -146,7 +146,7 @@ class _Processes(Posterior):
         embedded, mean = self._embed(x)
         inner = self.process(embedded).mean + mean
         aleatoric, epistemic = self.process._decompose(embedded, 1)
-        return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))  # type: ignore[return-value]
+        return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))
 
     def _predictive(self, x: Any) -> Distribution:
         mean, aleatoric, epistemic = self._moments(x)
@@ -170,9 +170,3 @@ class _Processes(Posterior):
 def _of(part: str, values: Params) -> Params:
     """The values of one part of the prior, by its own names."""
     return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
-
-
-def _scale(likelihood: Gaussian, values: Params) -> Tensor:
-    """σ of the likelihood with these parameters."""
-    distribution: Distribution = call(likelihood, values, values["log_scale"].new_zeros(1))
-    return distribution.stddev.squeeze(-1)
