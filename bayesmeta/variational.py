@@ -129,6 +129,13 @@ class VariationalLearner(Learner, ABC):
         check_count("draws", self.draws)
         check_positive("kl_weight", self.kl_weight, most=1e6)
 
+    def evidence(self, episode: Episode) -> Tensor | None:
+        """log p(y) of each task ``(B,)``, for a model that has integrated its latents out, so that its guide is empty.
+
+        It equals the ELBO of the two programs and spares Pyro's overhead. None, and the ELBO is taken, where there are latents.
+        """
+        return None
+
     @abstractmethod
     def model(self, episode: Episode) -> None:
         """p(latents | support) p(y | latents, x): draws latents and observes the targets."""
@@ -155,22 +162,31 @@ class VariationalLearner(Learner, ABC):
     def loss(self, episode: Episode) -> Tensor:
         self._check_settings()
         if self.objective == "predictive":
-            return self.losses(episode).mean()
+            return self._predictive_losses(episode).mean()
         weight = self._weight(episode)
+        evidence = self.evidence(episode)
+        if evidence is not None:
+            return -(weight * evidence).mean()
         return self._negative_elbo(episode, weight / len(weight))
 
     def losses(self, episode: Episode) -> Tensor:
         self._check_settings()
         if self.objective == "predictive":
-            posterior = self(episode.support)
-            posterior.samples = self.draws
-            return nll(posterior(episode.query.x), episode.query)
+            return self._predictive_losses(episode)
+        evidence = self.evidence(episode)
+        if evidence is not None:
+            return -self._weight(episode) * evidence
         with torch.enable_grad():  # the ELBO is linear in the tasks' weights, so its slope in them is each task's part
             weight = self._weight(episode).requires_grad_()
             total = self._negative_elbo(episode, weight)
             (parts,) = torch.autograd.grad(total, weight, create_graph=True)
         losses = parts * weight.detach()
         return losses if torch.is_grad_enabled() else losses.detach()
+
+    def _predictive_losses(self, episode: Episode) -> Tensor:
+        posterior = self(episode.support)
+        posterior.samples = self.draws
+        return nll(posterior(episode.query.x), episode.query)
 
     def _weight(self, episode: Episode) -> Tensor:
         """One over the number of each task's observed points, ``(B,)``."""

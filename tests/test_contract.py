@@ -110,6 +110,7 @@ LEARNERS: dict[str, Make] = {
         )
         for kind in ("map", "variational", "svgd")
     },
+    "PACOH-NN": lambda network, likelihood: bm.PACOHNN(network, likelihood, tasks=B, particles=2, weights=3, steps=3),  # type: ignore[arg-type]
     "DKT, predictive": lambda network, likelihood: bm.DKT(
         network.features,
         ScaleKernel(RBFKernel()),

@@ -13,6 +13,7 @@ from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
 from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralProcess
 from bayesmeta.methods.pacoh import PACOH
+from bayesmeta.methods.pacoh_nn import PACOHNN
 from bayesmeta.methods.platipus import PLATIPUS
 from bayesmeta.methods.reptile import Reptile
 from bayesmeta.methods.versa import VERSA
@@ -27,6 +28,7 @@ __all__ = [
     "LEO",
     "MAML",
     "PACOH",
+    "PACOHNN",
     "PLATIPUS",
     "VERSA",
     "ALPaCA",

@@ -88,6 +88,9 @@ class ADKL(VariationalLearner):
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
 
+    def evidence(self, episode: Episode) -> Tensor:
+        return self._process(self.observed(episode), self._embedding(episode.support)).log_marginal_likelihood()
+
     def model(self, episode: Episode) -> None:
         process = self._process(self.observed(episode), self._embedding(episode.support))
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):

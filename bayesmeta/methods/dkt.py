@@ -17,7 +17,7 @@ from typing import final
 import pyro
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
-from torch import nn
+from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import frozen
@@ -84,6 +84,9 @@ class DKT(VariationalLearner):
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
+
+    def evidence(self, episode: Episode) -> Tensor:
+        return self._process(self.observed(episode)).log_marginal_likelihood()
 
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)

@@ -1,0 +1,176 @@
+"""PACOH-NN: a distribution over priors of a Bayesian neural network, learned from few tasks.
+
+Rothfuss, Fortuin, Josifoski & Krause 2021, "PACOH: Bayes-Optimal Meta-Learning with PAC-Guarantees",
+https://arxiv.org/abs/2002.05551 (section 5). A prior P_θ is a Gaussian N(μ_θ, diag(σ_θ²)) over the weights w of a network,
+beside the noise of the targets. The log evidence of a task is estimated from L weights of the prior,
+
+    ln Z(S, P_θ) ≈ ln (1/L) Σ_l p(y_S | x_S, w_l),   w_l ~ P_θ,
+
+which is a lower bound in expectation. A task's posterior under each prior is L particles of w, which start as draws of the
+prior and follow the Stein direction of log p(y_S | x_S, w) + log P_θ(w); predictions mix the K·L networks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+import torch
+from pyro.distributions import Normal
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.func import vmap
+
+from bayesmeta.data import Points, check_count, check_positive
+from bayesmeta.functional import call, map_tasks, outputs, standard_normal, stein_direction, unravel
+from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Particles
+
+__all__ = ["PACOHNN"]
+
+
+class _Spread(nn.Module):
+    """log σ of the prior over a network's weights."""
+
+    def __init__(self, size: int, initial: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((size,), math.log(initial)))
+
+
+@final
+class PACOHNN(HyperPosteriorLearner):
+    """K priors over a network's weights, and Bayesian networks that learn a task from them. For real targets.
+
+    Predictions start from random draws of the priors (torch's global generator) and take `steps` updates: PACOH, whose posteriors
+    are in closed form, is faster and needs no such draws.
+
+    Args:
+        network: any module from inputs ``(N, *X)`` to outputs ``(N, Y)``; its weights are the first μ.
+        likelihood: a `Gaussian` with one σ.
+        tasks: n, the number of meta-training tasks.
+        hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
+        particles: K.
+        weights: L, the number of networks a prior.
+        steps: how many updates of Adam the networks of a task take.
+        rate: their step size, in units of the prior's σ.
+        spread: the initial σ of the prior.
+        hyper_scale: the standard deviation of the hyper-prior, around 0 for μ and around the given values for log σ.
+
+    Raises:
+        ValueError: the likelihood is not a Gaussian with one σ, the network keeps running statistics, or a number is out of
+            range.
+
+    Example:
+        >>> learner = PACOHNN(MLP(1, 1), Gaussian(), tasks=20)
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    likelihood: Gaussian
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Gaussian,
+        *,
+        tasks: int,
+        hyper_posterior: HyperPosterior = "svgd",
+        particles: int = 4,
+        weights: int = 10,
+        steps: int = 100,
+        rate: float = 0.1,
+        spread: float = 0.1,
+        hyper_scale: float = 1.0,
+    ) -> None:
+        check_stateless(network)
+        check_gaussian(likelihood)
+        check_count("weights", weights)
+        check_count("steps", steps)
+        check_positive("rate", rate)
+        check_positive("spread", spread)
+        size = sum(parameter.numel() for parameter in network.parameters())
+        super().__init__(
+            nn.ModuleDict({"network": network, "spread": _Spread(size, spread), "likelihood": likelihood}),
+            ("network",),
+            likelihood,
+            tasks=tasks,
+            hyper_posterior=hyper_posterior,
+            particles=particles,
+            hyper_scale=hyper_scale,
+        )
+        self.weights = weights
+        self.steps = steps
+        self.rate = rate
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose weights are the first μ."""
+        parts: Any = self.prior
+        network: nn.Module = parts["network"]
+        return network
+
+    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """μ and σ of the weights, each ``(K, P)``, and σ of the targets ``(K,)``."""
+        size = (theta.shape[-1] - 1) // 2
+        mean, log_spread, log_noise = theta.split([size, size, 1], -1)
+        return mean, log_spread.exp(), standard_deviation(log_noise.squeeze(-1))
+
+    def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
+        check_padding(self.network, points.mask, "support and query")
+        mean, spread, noise = self._split(theta)
+        weights = mean[:, None] + spread[:, None] * standard_normal(self.weights, mean.shape[1], like=mean)  # (K, L, P)
+        like, flat = dict(self.network.named_parameters()), points.x.flatten(0, 1)
+
+        def of(weights: Tensor) -> Tensor:
+            result: Tensor = call(self.network, unravel(weights, like), flat)
+            return result
+
+        values = map_tasks(of, weights.flatten(0, 1), network=self.network, strategy=self.strategy)
+        values = values.unflatten(1, points.x.shape[:2]).unflatten(0, weights.shape[:2])  # (K, L, B, N, Y)
+        return self._log_likelihood(values, noise, points).logsumexp(1) - math.log(self.weights)
+
+    def _log_likelihood(self, values: Tensor, noise: Tensor, points: Points) -> Tensor:
+        """Of network outputs ``(K, L, B, N, Y)``, summed over each task's observed points: ``(K, L, B)``."""
+        check_event(values.shape[-1:], points.y.shape[2:])
+        density = _normal(values, noise).log_prob(points.y)
+        return density.masked_fill(~points.mask, 0.0).sum(-1)
+
+    def forward(self, support: Points) -> Posterior:
+        check_padding(self.network, support.mask, "support")
+        mean, spread, noise = (part.detach().clone() for part in self._split(self.theta()))
+        count, tasks = len(mean), len(support.mask)
+
+        def networks(standard: Tensor) -> Tensor:
+            """Weights ``(K L, B, P)`` from those in units of the prior ``(K, B, L, P)``."""
+            return (mean[:, None, None] + spread[:, None, None] * standard).movedim(2, 1).flatten(0, 1)
+
+        shared = standard_normal(count, 1, self.weights, mean.shape[1], like=mean)
+        standard = shared.expand(-1, tasks, -1, -1).clone().requires_grad_()
+        optimizer = torch.optim.Adam([standard], self.rate)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                values = outputs(self.network, networks(standard), support.x, self.strategy)
+                values = values.unflatten(0, (count, self.weights))
+                log_density = self._log_likelihood(values, noise, support).sum() - 0.5 * standard.square().sum()
+            (score,) = torch.autograd.grad(log_density, standard)
+            direction = vmap(stein_direction)(standard.detach().flatten(0, 1), score.flatten(0, 1))
+            standard.grad = -direction.view_as(standard)
+            optimizer.step()
+        learned = networks(standard.detach())
+
+        def functions(x: Any) -> Distribution:
+            values = outputs(self.network, learned, x, self.strategy).unflatten(0, (count, self.weights))
+            normal: Any = _normal(values, noise)
+            return Normal(normal.mean.flatten(0, 1), normal.stddev.flatten(0, 1), validate_args=False).to_event(1)
+
+        return Particles(functions, mean.new_zeros(len(learned), tasks), support)
+
+
+def _normal(values: Tensor, noise: Tensor) -> Distribution:
+    """Of outputs ``(K, ..., Y)`` with the noise of each prior ``(K,)``."""
+    scale = noise.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
+    normal: Distribution = Normal(values, scale, validate_args=False).to_event(1)
+    return normal
