@@ -39,7 +39,7 @@ from bayesmeta.methods import (
     NeuralProcess,
     Reptile,
 )
-from bayesmeta.metrics import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric, summary
+from bayesmeta.metrics import CRPS, ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric, summary
 from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
 from bayesmeta.tasks import (
     ArrayTasks,
@@ -63,6 +63,7 @@ __all__ = [
     "ADKL",
     "ANIL",
     "BMAML",
+    "CRPS",
     "DKT",
     "ECE",
     "LEO",

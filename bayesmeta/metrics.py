@@ -16,7 +16,7 @@ from bayesmeta.data import Points
 from bayesmeta.distributions import cdf, class_probabilities, marginals
 from bayesmeta.likelihoods import check_event, nll
 
-__all__ = ["ECE", "NLL", "RMSE", "Accuracy", "Coverage", "Estimate", "Metric", "bootstrap", "default_metrics"]
+__all__ = ["CRPS", "ECE", "NLL", "RMSE", "Accuracy", "Coverage", "Estimate", "Metric", "bootstrap", "default_metrics"]
 
 
 class Estimate(NamedTuple):
@@ -87,6 +87,43 @@ class RMSE(Metric):
 
     def reduce(self, sums: Tensor) -> Tensor:
         return _mean(sums).sqrt()
+
+
+@final
+@dataclass(frozen=True)
+class CRPS(Metric):
+    """The continuous ranked probability score, in y's unit: the mean absolute error of a distribution; lower is better.
+
+    In closed form for normals and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5), the mean
+    over the entries of y.
+    """
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
+        single = marginals(distribution)
+        mixed = isinstance(single, torch.distributions.MixtureSameFamily)
+        parts = single.component_distribution if mixed else single
+        if not isinstance(parts, torch.distributions.Normal):
+            raise TypeError(f"distribution: expected normals or a mixture of them for CRPS, got {type(parts).__name__}")
+        if mixed:
+            weight, mean, scale = single.mixture_distribution.probs, parts.mean, parts.stddev
+        else:
+            mean, scale = parts.mean[..., None], parts.stddev[..., None]
+            weight = torch.ones_like(mean)
+        error = (weight * _absolute(given.y[..., None] - mean, scale)).sum(-1)
+        between = _absolute(mean[..., None] - mean[..., None, :], torch.hypot(scale[..., None], scale[..., None, :]))
+        score = error - 0.5 * (weight[..., None] * weight[..., None, :] * between).sum((-2, -1))
+        return _total(score.flatten(2).mean(2) if score.dim() > 2 else score, given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return _mean(sums)
+
+
+def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
+    """E|z| of a normal z."""
+    ratio = mean / scale
+    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
+    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
 
 
 @final
