@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class CRPS(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         check_event(distribution.event_shape, given.y.shape[2:])
-        single = marginals(distribution)
+        single: Any = marginals(distribution)
         mixed = isinstance(single, torch.distributions.MixtureSameFamily)
         parts = single.component_distribution if mixed else single
         if not isinstance(parts, torch.distributions.Normal):
