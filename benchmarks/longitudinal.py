@@ -4,11 +4,12 @@
     python benchmarks/longitudinal.py --families sitka   # some families; two calls may run side by side
     python benchmarks/longitudinal.py --table            # prints what is there, draws docs/longitudinal_ranks.png
 
-Tasks are split into train, validation and test (0.5, 0.2 and the rest, at least one each), anew for each of 3 seeds. A learner
-trains once, on 3 to 5 shots, in 3 rounds of which the state with the lowest NLL on the validation tasks is kept, and is tested
-with 3 and with 5 points a task (fewer where the family's shortest task would have none left to ask for), over 4 divisions of
-each test task, the same for all. Figures pool the test tasks of all seeds; intervals are bootstraps over tasks. The learner that stands for the library in the comparison
-is chosen by family, on validation tasks alone. Every finished run is kept in results/longitudinal.json.
+Tasks are split into train, validation and test (0.5, 0.2 and the rest, at least one each), anew for each of 3 seeds. A
+learner trains once, on 3 to 5 shots, in 3 rounds of which the state with the lowest NLL on the validation tasks is kept,
+and is tested with 3 and with 5 points a task (fewer where the family's shortest task would have none left to ask for), over
+4 divisions of each test task, the same for all. Figures pool the test tasks of all seeds; intervals are bootstraps over
+tasks. The learner that stands for the library in the comparison is chosen by family, on validation tasks alone. Every
+finished run is kept in results/longitudinal.json.
 """
 
 from __future__ import annotations
