@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import distributions as dist
 
-from bayesmeta import ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Points
+from bayesmeta import CRPS, ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Points
 from bayesmeta.distributions import mixture
 from bayesmeta.metrics import bootstrap, default_metrics, summary
 
@@ -307,3 +307,22 @@ def test_summary_has_a_row_a_learner_and_a_column_a_metric():
         ["Reptile", "-2.000", "[-3.000,", "-1.000]"],
     ]
     assert len({len(line) for line in table}) == 1
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_crps_is_the_integral_of_its_definition(components):
+    """∫ (F(t) - 1[y <= t])² dt, on a grid that is fine beside the scales."""
+    mean, scale = normal(components, B, M, 1, seed=1), 0.2 + uniform(components, B, M, 1, seed=2)
+    predicted = mixture(dist.Normal(mean, scale).to_event(1))
+    y = normal(B, M, 1, seed=3)
+    grid = torch.linspace(-12, 12, 48_001, dtype=D)
+    below = dist.Normal(mean[..., None], scale[..., None]).cdf(grid).mean(0)
+    area = torch.trapezoid((below - (y[..., None] <= grid).double()).square(), grid)[..., 0]
+    sums = CRPS().statistic(predicted, Points(torch.zeros(B, M, 1), y, torch.ones(B, M, dtype=torch.bool)))
+    torch.testing.assert_close(sums[:, 0], area.sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_crps_names_what_it_cannot_judge():
+    predicted = dist.StudentT(3.0, torch.zeros(B, M, 1), 1.0).to_event(1)
+    with pytest.raises(TypeError, match="CRPS, got StudentT"):
+        CRPS().statistic(predicted, Points(torch.zeros(B, M, 1), normal(B, M, 1), torch.ones(B, M, dtype=torch.bool)))

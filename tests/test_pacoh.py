@@ -256,3 +256,38 @@ def test_an_empty_support_leaves_the_shared_kernel(episode: Episode) -> None:
     support = episode.support._replace(mask=torch.zeros_like(episode.support.mask))
     fitted = learner.infer(support)
     torch.testing.assert_close(fitted, ravel(snapshot(learner.fitted)).expand_as(fitted))
+
+
+def test_pacoh_nns_evidence_is_that_of_bayesian_linear_regression(episode: Episode) -> None:
+    """A network that is one linear layer has its evidence in closed form: N(X μ, X diag(s²) Xᵀ + σ² I).
+
+    100,000 weights, a wide σ and points near zero, so that the estimate's standard error is about 0.003 of the evidence's.
+    """
+    torch.manual_seed(0)
+    learner = bm.PACOHNN(
+        nn.Linear(1, 1), bm.Gaussian(2.0), tasks=TASKS, spread=0.5, weights=100_000, particles=2
+    ).double()
+    points = bm.concatenate(*episode)
+    points = points._replace(x=0.3 * points.x, y=0.3 * points.y)
+    points.mask[1, 4:] = False
+    theta = learner.theta().detach()
+    torch.manual_seed(1)
+    found = learner.log_evidence(theta, points)
+    for row, each in zip(theta, found, strict=True):
+        mean, spread, noise = row[:2], row[2:4].exp(), 1e-4 + row[4].exp()
+        for task in range(TASKS):
+            kept = points.mask[task]
+            x = torch.cat([points.x[task][kept], torch.ones_like(points.x[task][kept])], 1)
+            covariance = (x * spread.square()) @ x.mT + noise.square() * torch.eye(len(x), dtype=x.dtype)
+            exact = torch.distributions.MultivariateNormal(x @ mean, covariance).log_prob(points.y[task][kept, 0])
+            assert abs(each[task] - exact) < 0.02
+
+
+def test_pacoh_nn_learns_a_task_from_its_support(episode: Episode) -> None:
+    torch.manual_seed(0)
+    learner = bm.PACOHNN(
+        nn.Linear(1, 1), bm.Gaussian(0.1), tasks=TASKS, spread=1.0, weights=8, particles=2, steps=300
+    ).double()
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64)
+    predictive = learner(bm.points(x, 2 * x - 0.5))(x)
+    torch.testing.assert_close(predictive.mean.flatten(), 2 * x - 0.5, atol=0.1, rtol=0.0)
