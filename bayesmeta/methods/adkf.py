@@ -55,7 +55,7 @@ class ADKF(Learner):
             of range.
 
     Example:
-        >>> learner = ADKF(MLP(1, 1).features, ScaleKernel(RBFKernel()), Gaussian())
+        >>> learner = ADKF(MLP(1, 1).features, RBFKernel(), Gaussian())
         >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
         torch.Size([1, 1, 1])
     """
