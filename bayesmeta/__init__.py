@@ -16,6 +16,7 @@ from bayesmeta.likelihoods import (
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
+    OneVsEach,
     StudentT,
 )
 from bayesmeta.methods import (
@@ -33,10 +34,13 @@ from bayesmeta.methods import (
     VERSA,
     ALPaCA,
     ConditionalNeuralProcess,
+    DKTClassifier,
     FirstOrderMAML,
     ImplicitMAML,
+    LaplaceGP,
     MetaSGD,
     NeuralProcess,
+    PolyaGammaGP,
     Reptile,
 )
 from bayesmeta.metrics import CRPS, ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Metric, summary
@@ -87,6 +91,7 @@ __all__ = [
     "ConditionalNeuralProcess",
     "Conv4",
     "Coverage",
+    "DKTClassifier",
     "DeepSet",
     "Diverged",
     "Encoder",
@@ -100,6 +105,7 @@ __all__ = [
     "History",
     "HyperPosterior",
     "ImplicitMAML",
+    "LaplaceGP",
     "Learner",
     "Likelihood",
     "LinearGaussian",
@@ -107,7 +113,9 @@ __all__ = [
     "MetaSGD",
     "Metric",
     "NeuralProcess",
+    "OneVsEach",
     "Points",
+    "PolyaGammaGP",
     "Posterior",
     "Relation",
     "Reptile",

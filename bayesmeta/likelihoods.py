@@ -21,6 +21,7 @@ __all__ = [
     "Gaussian",
     "HeteroscedasticGaussian",
     "Likelihood",
+    "OneVsEach",
     "StudentT",
     "check_gaussian",
     "check_targets",
@@ -168,6 +169,25 @@ class Categorical(Likelihood):
         _check_labels(y)
         log_probabilities = outputs.log_softmax(-1)
         return -log_probabilities.gather(-1, y[..., None]).squeeze(-1)
+
+
+class OneVsEach(Likelihood):
+    """Labels 0 to W - 1, p(y) ∝ Π_{c ≠ y} σ(output_y - output_c). ``*O = (W,)``, ``*Y = ()``.
+
+    The one-vs-each bound on the softmax (Titsias 2016, https://arxiv.org/abs/1609.07410), normalised.
+
+    Example:
+        >>> OneVsEach()(torch.zeros(4, 5)).probs[0]
+        tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
+    """
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        differences = outputs[..., :, None] - outputs[..., None, :]
+        return dist.Categorical(logits=F.logsigmoid(differences).sum(-1), validate_args=False)
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        _check_labels(y)
+        return -self(outputs).log_prob(y)
 
 
 class Bernoulli(Likelihood):

@@ -6,8 +6,9 @@ from bayesmeta.methods.adkl import ADKL
 from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
 from bayesmeta.methods.bmaml import BMAML
-from bayesmeta.methods.dkt import DKT
+from bayesmeta.methods.dkt import DKT, DKTClassifier
 from bayesmeta.methods.implicit_maml import ImplicitMAML
+from bayesmeta.methods.laplace_gp import LaplaceGP
 from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
@@ -15,6 +16,7 @@ from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralPro
 from bayesmeta.methods.pacoh import PACOH
 from bayesmeta.methods.pacoh_nn import PACOHNN
 from bayesmeta.methods.platipus import PLATIPUS
+from bayesmeta.methods.polya_gamma_gp import PolyaGammaGP
 from bayesmeta.methods.reptile import Reptile
 from bayesmeta.methods.versa import VERSA
 
@@ -33,9 +35,12 @@ __all__ = [
     "VERSA",
     "ALPaCA",
     "ConditionalNeuralProcess",
+    "DKTClassifier",
     "FirstOrderMAML",
     "ImplicitMAML",
+    "LaplaceGP",
     "MetaSGD",
     "NeuralProcess",
+    "PolyaGammaGP",
     "Reptile",
 ]

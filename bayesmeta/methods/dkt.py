@@ -8,10 +8,14 @@ https://arxiv.org/abs/1910.05199 (equations 4 to 6). With features h and a kerne
 
 the marginal likelihood of all of a task's points D, support and query. As a Pyro model f is integrated out, so that the guide is
 empty and the ELBO is exact. ``objective="predictive"`` descends -(1/M) Σ log p(y | x, support) over the query instead.
+
+Classes are W regressions of ±1, one against the rest, which share the kernel (section 4.2). The paper compares sigmoids of their
+means; here the class is the largest of the W noisy regressions, so that their variance counts.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import final
 
 import pyro
@@ -19,20 +23,63 @@ from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, concatenate
+from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.functional import frozen
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.gp_classification import OneVsRest, check_classes, signs
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Transformed
 from bayesmeta.variational import Objective, VariationalLearner
 
-__all__ = ["DKT"]
+__all__ = ["DKT", "DKTClassifier"]
+
+
+class _DeepKernel(VariationalLearner, ABC):
+    """A Gaussian process on learned features, observed with Gaussian noise in closed form."""
+
+    likelihood: Gaussian
+
+    def __init__(
+        self, features: nn.Module, kernel: Kernel, likelihood: Gaussian, mean: Mean | None, objective: Objective
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
+        check_stateless(features)
+        check_gaussian(likelihood)
+        check_kernel(kernel)
+        self.features = features
+        self.kernel = kernel
+        self.mean = mean
+
+    @abstractmethod
+    def _targets(self, given: Points) -> Tensor:
+        """What the process is to explain, ``(B, N, Y)``."""
+
+    def _process(self, given: Points) -> GaussianProcess:
+        """The process that is conditioned on the given points, in the space of features."""
+        check_padding(self.features, given.mask, "support")
+        embedded = given._replace(x=frozen(self.features, self.strategy)(given.x), y=self._targets(given))
+        return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, embedded)
+
+    def observed(self, episode: Episode) -> Points:
+        return concatenate(*episode)
+
+    def evidence(self, episode: Episode) -> Tensor:
+        return self._process(self.observed(episode)).log_marginal_likelihood()
+
+    def model(self, episode: Episode) -> None:
+        points = self.observed(episode)
+        process = self._process(points)
+        with pyro.plate("tasks", len(points.mask), dim=-1):
+            process.observe("y")
+
+    def guide(self, episode: Episode) -> None:
+        """Empty: the function is integrated out."""
 
 
 @final
-class DKT(VariationalLearner):
+class DKT(_DeepKernel):
     """A Gaussian process on learned features, its kernel shared by all tasks. For real targets.
 
     Predictions are deterministic, in closed form; several targets are independent given the kernel.
@@ -54,8 +101,6 @@ class DKT(VariationalLearner):
         torch.Size([1, 1, 1])
     """
 
-    likelihood: Gaussian
-
     def __init__(
         self,
         features: nn.Module,
@@ -65,34 +110,57 @@ class DKT(VariationalLearner):
         mean: Mean | None = None,
         objective: Objective = "elbo",
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
-        check_stateless(features)
-        check_gaussian(likelihood)
-        check_kernel(kernel)
-        self.features = features
-        self.kernel = kernel
-        self.mean = mean
+        super().__init__(features, kernel, likelihood, mean, objective)
 
-    def _process(self, given: Points) -> GaussianProcess:
-        """The process that is conditioned on the given points, in the space of features."""
-        check_padding(self.features, given.mask, "support")
-        embedded = given._replace(x=frozen(self.features, self.strategy)(given.x))
-        return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, embedded)
+    def _targets(self, given: Points) -> Tensor:
+        return given.y
 
     def forward(self, support: Points) -> Posterior:
         return Transformed(self._process(support), support, frozen(self.features, self.strategy))
 
-    def observed(self, episode: Episode) -> Points:
-        return concatenate(*episode)
 
-    def evidence(self, episode: Episode) -> Tensor:
-        return self._process(self.observed(episode)).log_marginal_likelihood()
+@final
+class DKTClassifier(_DeepKernel):
+    """W one-vs-rest Gaussian processes on learned features, their kernel shared by all classes and tasks. For labels.
 
-    def model(self, episode: Episode) -> None:
-        points = self.observed(episode)
-        process = self._process(points)
-        with pyro.plate("tasks", len(points.mask), dim=-1):
-            process.observe("y")
+    p(y = c | x) is the probability that the noisy regression of class c is the largest: deterministic, in closed form up to a
+    quadrature in one dimension.
 
-    def guide(self, episode: Episode) -> None:
-        """Empty: the function is integrated out."""
+    Args:
+        features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
+        kernel: any gpytorch kernel on features.
+        classes: W; an attribute, which may be set to another number for other tasks.
+        mean: a gpytorch mean on features, shared by the classes, or None for zero.
+        noise: the initial σ of the regressions.
+        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, the marginal likelihood of the ±1 of all of
+            a task's points, the paper's, which says little about calibration.
+
+    Raises:
+        ValueError: a label is not below `classes`, or the features keep running statistics.
+
+    Example:
+        >>> learner = DKTClassifier(MLP(1, 1).features, RBFKernel(), classes=2)
+        >>> learner(points([-1.0, 1.0], [0, 1], classes=2))([0.5]).probs.shape
+        torch.Size([1, 1, 2])
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        kernel: Kernel,
+        *,
+        classes: int,
+        mean: Mean | None = None,
+        noise: float = 0.3,
+        objective: Objective = "predictive",
+    ) -> None:
+        super().__init__(features, kernel, Gaussian(noise), mean, objective)
+        check_count("classes", classes, least=2)
+        self.classes = classes
+
+    def _targets(self, given: Points) -> Tensor:
+        check_classes(given, self.classes)
+        return signs(given.y, self.classes, self.likelihood.scale.dtype)
+
+    def forward(self, support: Points) -> Posterior:
+        return Transformed(OneVsRest(self._process(support)), support, frozen(self.features, self.strategy))

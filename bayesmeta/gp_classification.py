@@ -1,0 +1,299 @@
+"""Gaussian processes for classes: one latent function a class, conditioned on labels for B tasks at once.
+
+The W functions of a task, f = (f_1, ..., f_W), are independent draws of GP(0, k). An approximate inference replaces the labels'
+likelihood by Gaussian factors exp(-½ fᵀ S Sᵀ f + linear terms) in the functions' values at the N support points, with J columns
+for each point. Then, with the kernel K of the support, A = I + Sᵀ (I ⊗ K) S and weights α ``(N, W)``,
+
+    E f(x) = k(x)ᵀ α,   Cov f(x) = k(x, x) I - (I ⊗ k(x))ᵀ S A⁻¹ Sᵀ (I ⊗ k(x)),
+
+so that one Cholesky factor of A, ``(N J, N J)``, holds the posterior (Rasmussen & Williams 2006, section 3.5).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from gpytorch.kernels import Kernel
+from pyro.distributions import MultivariateNormal
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.quasirandom import SobolEngine
+
+from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.distributions import mixture, uncertainty
+from bayesmeta.functional import call, frozen, snapshot
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel, cholesky, covariance
+from bayesmeta.learner import Posterior
+from bayesmeta.likelihoods import Categorical, Likelihood
+from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.posteriors import Transformed
+from bayesmeta.variational import Objective, VariationalLearner
+
+__all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "signs"]
+
+
+class Sites(NamedTuple):
+    """What an inference makes of the labels, C times (C chains, or 1)."""
+
+    weights: Tensor
+    """α ``(C, B, N, W)``; zeros where nothing is observed, as in the next."""
+    factor: Tensor
+    """S ``(C, B, N, W, J)``."""
+
+
+class ClassProcess(Posterior):
+    """The posterior of W latent functions under Gaussian sites; with C of them, their equal mixture.
+
+    Predictions average the likelihood over f(x): deterministic, by `samples` fixed quasi-random numbers in all.
+
+    Args:
+        kernel: the kernel as a function, see `bayesmeta.gaussian_process.covariance`.
+        likelihood: from the functions' values ``(..., W)`` to p(y | f).
+        sites: what the labels taught.
+        support: the B tasks' points, ``*X = (D,)``.
+        name: of the kernel, for errors.
+    """
+
+    def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:
+        super().__init__(support, samples=128)
+        self.kernel, self.name = kernel, name
+        self.likelihood, self.likelihood_parameters = likelihood, snapshot(likelihood)
+        self.sites = sites
+        self.x, self.mask = support.x.double().clone(), support.mask.clone()
+        self.cholesky = precision_factor(self._cross(self.x) * self.mask[:, None], sites.factor, name)
+
+    def function(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Mean ``(C, B, M, W)`` and covariance ``(C, B, M, W, W)`` of the W functions at each of the points x, float64."""
+        return self._function(self._inputs(x).double())
+
+    def _function(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        cross = self._cross(x)
+        mean = cross.mT @ self.sites.weights
+        reduced = self._reduced(cross)
+        prior = self.kernel(x, x, True)[..., None, None] * torch.eye(mean.shape[-1], dtype=x.dtype, device=x.device)
+        return mean, prior - torch.einsum("cbjmv,cbjmw->cbmvw", reduced, reduced)
+
+    def joint(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Mean ``(C, B, M W)`` and covariance ``(C, B, M W, M W)`` of the functions at all the points, float64."""
+        inputs = self._inputs(x).double()
+        cross = self._cross(inputs)
+        mean, reduced = cross.mT @ self.sites.weights, self._reduced(cross).flatten(-2)
+        return mean.flatten(-2), _kron(self.kernel(inputs, inputs), mean.shape[-1]) - reduced.mT @ reduced
+
+    def _cross(self, x: Tensor) -> Tensor:
+        return self.kernel(self.x, x) * self.mask[..., None]  # (B, N, M)
+
+    def _reduced(self, cross: Tensor) -> Tensor:
+        """L⁻¹ Sᵀ (I ⊗ K*), ``(C, B, N J, M, W)``."""
+        factor = self.sites.factor
+        columns = torch.einsum("cbnwj,bnm->cbnjmw", factor, cross).flatten(2, 3)
+        solved = torch.linalg.solve_triangular(self.cholesky, columns.flatten(-2), upper=False)
+        return solved.unflatten(-1, columns.shape[-2:])
+
+    def _likelihood(self, values: Tensor) -> Distribution:
+        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, values.to(self.support.x.dtype))
+        return distribution
+
+    def _marginal_draws(self, x: Any, samples: int) -> Distribution:
+        """Fixed draws of f at each point by itself: batch ``(S, B, M)``, S a multiple of C."""
+        mean, spread = self._function(x.double())
+        chains, ways = len(mean), mean.shape[-1]
+        numbers = _normal_numbers(-(-samples // chains) * chains, ways).to(mean).unflatten(0, (-1, chains))
+        # Far above the rounding of a positive semi-definite difference, far below what moves a probability.
+        jitter = 1e-9 * self.kernel(x.double(), x.double(), True)[..., None, None] * torch.eye(ways).to(mean)
+        root = torch.linalg.cholesky_ex(spread + jitter).L
+        values = mean + torch.einsum("cbmvw,scw->scbmv", root, numbers)
+        return self._likelihood(values.flatten(0, 1))
+
+    def _predictive(self, x: Any) -> Distribution:
+        return mixture(self._marginal_draws(x, self.samples))
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        draws = self._marginal_draws(x, samples)
+        aleatoric = uncertainty(draws).mean(0)
+        return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        # Matheron's rule: a draw of the prior at all points, and the correction by what the sites say of it.
+        inputs = x.double()
+        count, ways = self.x.shape[1], self.sites.weights.shape[-1]
+        chains = len(self.sites.weights)
+        rounds = -(-samples // chains)
+        together = torch.cat([self.x, inputs], 1)
+        root = cholesky(self.kernel(together, together), self.name)
+        noise = torch.randn(rounds, chains, *together.shape[:2], ways).to(inputs)
+        prior = root @ noise  # (rounds, C, B, N + M, W)
+        cross, factor = self._cross(inputs), self.sites.factor
+        seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, prior[..., :count, :]).flatten(2, 3)
+        surprise = seen + torch.randn(seen.shape).to(inputs)
+        solved = torch.cholesky_solve(surprise, self.cholesky).unflatten(2, factor.shape[2::2])
+        lesson = self.sites.weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)
+        values = prior[..., count:, :] + cross.mT @ lesson
+        return self._likelihood(values.flatten(0, 1)[:samples])
+
+
+def precision_factor(kernel: Tensor, factor: Tensor, name: str) -> Tensor:
+    """The Cholesky factor of A = I + Sᵀ (I ⊗ K) S, ``(C, B, N J, N J)``, for K ``(B, N, N)`` and S ``(C, B, N, W, J)``."""
+    gram = torch.einsum("cbnwj,cbmwl,bnm->cbnjml", factor, factor, kernel)
+    size = gram.shape[2] * gram.shape[3]
+    gram = gram.reshape(*gram.shape[:2], size, size)
+    identity = torch.eye(size, dtype=gram.dtype, device=gram.device)
+    return cholesky((identity + gram).flatten(0, 1), name).unflatten(0, gram.shape[:2])
+
+
+def _kron(kernel: Tensor, ways: int) -> Tensor:
+    """K ⊗ I ``(B, N W, N W)``, the points outermost."""
+    batch, rows, columns = kernel.shape
+    identity = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
+    return torch.einsum("bnm,vw->bnvmw", kernel, identity).reshape(batch, rows * ways, columns * ways)
+
+
+def _normal_numbers(count: int, dimensions: int) -> Tensor:
+    """Normal numbers ``(S, W)`` that fill the space evenly: the same at each call."""
+    uniform = SobolEngine(dimensions, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+
+
+class OneVsRest(Posterior):
+    """Classes by W regressions of ±1: the class is the one whose noisy regression is the largest.
+
+    p(y = c | x) = P(f_c(x) + ε_c > f_c'(x) + ε_c' for all c' ≠ c), the f's variance and the noise's in it; deterministic.
+
+    Args:
+        process: the Gaussian process of W targets.
+    """
+
+    def __init__(self, process: GaussianProcess) -> None:
+        super().__init__(process.support, samples=128)
+        self.process = process
+
+    def _predictive(self, x: Any) -> Distribution:
+        return _largest(self.process(x))
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        return _largest(self.process.draws(x, samples))
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        mean, variance = self.process._function(x.double())
+        numbers = _normal_numbers(samples, mean.shape[-1]).to(mean)[:, None, None]
+        aleatoric = uncertainty(largest(mean + variance.sqrt() * numbers, self.process.noise)).mean(0)
+        aleatoric = aleatoric.to(self.support.y.dtype)
+        return aleatoric, (uncertainty(self._predictive(x)) - aleatoric).clamp(min=0)
+
+
+def _largest(normal: Any) -> Distribution:
+    return largest(normal.mean, normal.stddev[..., :1])
+
+
+def largest(mean: Tensor, scale: Tensor) -> Distribution:
+    """Which of W independent normals is the largest, means ``(..., W)`` and one scale ``(..., 1)``: a Categorical.
+
+    ∫ N(z; 0, 1) Π_{c' ≠ c} Φ(z + (m_c - m_c') / s) dz by 32 Gauss-Hermite nodes.
+
+    Example:
+        >>> largest(torch.tensor([1.0, 0.0]), torch.tensor([0.5**0.5])).probs[0]  # Φ(1)
+        tensor(0.8413)
+    """
+    nodes, weights = (torch.as_tensor(part).to(mean) for part in np.polynomial.hermite_e.hermegauss(32))
+    distance = (mean[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., W, W)
+    log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., W, W, nodes)
+    others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
+    logits = (others + weights.log()).logsumexp(-1)
+    return Categorical()(logits)
+
+
+def signs(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels ``(B, N)`` as W targets of ±1, ``(B, N, W)``."""
+    return torch.where(y[..., None] == torch.arange(classes, device=y.device), 1.0, -1.0).to(dtype)
+
+
+def check_classes(support: Points, classes: int) -> None:
+    """Raises a ValueError where labels are no whole numbers below the number of classes."""
+    y = support.y
+    if y.is_floating_point() or y.dim() != 2:
+        raise ValueError(
+            f"y: expected integer labels (B, N), got {y.dtype} of shape {tuple(y.shape)}; "
+            "build the points with points(x, y, classes=W)"
+        )
+    highest = int(y.masked_fill(~support.mask, 0).max())
+    if highest >= classes:
+        raise ValueError(
+            f"y: expected labels 0 to {classes - 1}, got {highest}; build the learner with classes={highest + 1} "
+            "or set learner.classes"
+        )
+
+
+class GPClassifier(VariationalLearner, ABC):
+    """Latent functions of a learned kernel with a likelihood of classes: a method adds `sites`, `evidence` and `log_likelihood`.
+
+    The Pyro model draws the functions' values f, ``(N W,)`` a task, at the task's points, and observes the labels; the guide
+    is the Gaussian that the method's inference finds.
+    """
+
+    def __init__(
+        self, features: nn.Module, kernel: Kernel, likelihood: Likelihood, *, classes: int, objective: Objective
+    ) -> None:
+        super().__init__(likelihood, objective=objective, draws=64, kl_weight=1.0)
+        check_stateless(features)
+        check_kernel(kernel)
+        check_count("classes", classes, least=2)
+        self.features = features
+        self.kernel = kernel
+        self.classes = classes
+
+    @abstractmethod
+    def sites(self, kernel: Tensor, points: Points) -> Sites:
+        """What the labels say, given K ``(B, N, N)`` of the points, zero where nothing is observed."""
+
+    @abstractmethod
+    def log_likelihood(self, values: Tensor, points: Points) -> Tensor:
+        """log p(y | f) of each task, ``(..., B)``, for f ``(..., B, N, W)``."""
+
+    def observed(self, episode: Episode) -> Points:
+        return concatenate(*episode)
+
+    def _embedded(self, points: Points) -> Points:
+        check_classes(points, self.classes)
+        check_padding(self.features, points.mask, "support")
+        return points._replace(x=frozen(self.features, self.strategy)(points.x))
+
+    def _gram(self, points: Points) -> Tensor:
+        """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
+        x = points.x.double()
+        return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
+
+    def _process(self, points: Points) -> ClassProcess:
+        sites = self.sites(self._gram(points), points)
+        return ClassProcess(covariance(self.kernel), self.likelihood, sites, points, type(self.kernel).__name__)
+
+    def forward(self, support: Points) -> Posterior:
+        return Transformed(self._process(self._embedded(support)), support, frozen(self.features, self.strategy))
+
+    def model(self, episode: Episode) -> None:
+        points = self._embedded(self.observed(episode))
+        name = type(self.kernel).__name__
+        identity = torch.eye(points.mask.shape[1]).to(points.x.device)
+        root = cholesky(torch.where(_pairs(points.mask), self._gram(points), identity.double()), name)
+        normal: Any = MultivariateNormal
+        with pyro.plate("tasks", len(points.mask), dim=-1):
+            zeros = root.new_zeros(root.shape[0], root.shape[1] * self.classes)
+            values = pyro.sample("f", normal(zeros, scale_tril=_kron(root, self.classes), validate_args=False))
+            pyro.factor("y", self.log_likelihood(values.unflatten(-1, (-1, self.classes)), points))
+
+    def guide(self, episode: Episode) -> None:
+        points = self._embedded(self.observed(episode))
+        mean, spread = (part[0] for part in self._process(points).joint(points.x))
+        observed = points.mask.repeat_interleave(self.classes, 1)
+        identity = torch.eye(observed.shape[1]).to(spread)
+        root = cholesky(torch.where(_pairs(observed), spread, identity), type(self.kernel).__name__)
+        normal: Any = MultivariateNormal
+        with pyro.plate("tasks", len(points.mask), dim=-1):
+            pyro.sample("f", normal(mean * observed, scale_tril=root, validate_args=False))
+
+
+def _pairs(mask: Tensor) -> Tensor:
+    return mask[:, :, None] & mask[:, None, :]
