@@ -117,6 +117,18 @@ LEARNERS: dict[str, Make] = {
         likelihood,  # type: ignore[arg-type]
         objective="predictive",
     ),
+    "DKTClassifier": lambda network, _: bm.DKTClassifier(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "DKTClassifier, ELBO": lambda network, _: bm.DKTClassifier(
+        network.features, ScaleKernel(RBFKernel()), classes=W, mean=ConstantMean(), objective="elbo"
+    ),
+    "PolyaGammaGP": lambda network, _: bm.PolyaGammaGP(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "PolyaGammaGP, ELBO": lambda network, _: bm.PolyaGammaGP(
+        network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
+    ),
+    "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
+        network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
+    ),
     "Standardized": lambda network, likelihood: bm.Standardized(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
@@ -128,13 +140,16 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "classes": (bm.Categorical, W),
     "yes or no": (bm.Bernoulli, 1),
 }
+REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
+CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "Laplace"))]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
     if (learner, likelihood) != ("Standardized", "yes or no")
-    if not (learner.startswith(("ALPaCA", "ADK", "DKT", "PACOH")) and likelihood == "classes")
+    if not (learner in REAL_TARGETS and likelihood == "classes")
+    if not (learner in CLASSES and likelihood != "classes")
 ]
 
 

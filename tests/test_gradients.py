@@ -151,6 +151,25 @@ def test_bayesian_meta_gradient(name: str, episode: Episode) -> None:
     assert relative_error(directions @ found, expected) < 1e-6
 
 
+CLASS_PROCESSES: dict[str, Callable[[bm.Objective], Learner]] = {
+    "DKT": lambda objective: bm.DKTClassifier(features(), ScaleKernel(RBFKernel()), classes=3, objective=objective),
+    "Polya-Gamma": lambda objective: bm.PolyaGammaGP(
+        features(), ScaleKernel(RBFKernel()), classes=3, objective=objective
+    ),
+    "Laplace": lambda objective: bm.LaplaceGP(features(), ScaleKernel(RBFKernel()), classes=3, objective=objective),
+}
+
+
+@pytest.mark.parametrize("objective", ["elbo", "predictive"])
+@pytest.mark.parametrize("name", CLASS_PROCESSES)
+def test_gradient_of_gaussian_processes_for_classes(name: str, objective: bm.Objective, images: Episode) -> None:
+    torch.manual_seed(0)
+    learner = CLASS_PROCESSES[name](objective).double()
+    parameters = list(learner.parameters())
+    expected = finite_differences(lambda: learner.loss(images), parameters)
+    assert relative_error(gradient(learner.loss(images), parameters), expected) < 1e-6
+
+
 @pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD"])
 def test_second_order_meta_gradient_of_a_classifier(name: str, images: Episode) -> None:
     learner = SECOND_ORDER[name](network(outputs=3), bm.Categorical()).double()
