@@ -57,7 +57,7 @@ from bayesmeta.tasks import (
 )
 from bayesmeta.training import Diverged, History, fit
 from bayesmeta.variational import VariationalLearner, registered
-from bayesmeta.wrappers import Standardized
+from bayesmeta.wrappers import Ensemble, Standardized
 
 __version__ = "0.1.0"
 
@@ -95,6 +95,7 @@ __all__ = [
     "DeepSet",
     "Diverged",
     "Encoder",
+    "Ensemble",
     "Episode",
     "Estimate",
     "FirstOrderMAML",

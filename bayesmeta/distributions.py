@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from pyro.distributions import (
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select", "uncertainty"]
+__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select", "stack", "uncertainty"]
 
 
 def _map_parameters(d: Any, f: Callable[[Tensor], Tensor]) -> Any:
@@ -77,7 +77,36 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
     components = _map_parameters(draws, lambda p: p.movedim(0, len(batch) - 1))
     reference = _any_parameter(components)
     logits = weights.to(reference).expand(batch).movedim(0, -1)
+    if isinstance(components, torch.distributions.MixtureSameFamily):  # a mixture of mixtures is one
+        logits = (logits.log_softmax(-1)[..., None] + components.mixture_distribution.logits.log_softmax(-1)).flatten(
+            -2
+        )
+        components = _map_parameters(components.component_distribution, lambda p: p.flatten(len(batch) - 1, len(batch)))
     return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
+
+
+def stack(distributions: Sequence[Distribution]) -> Distribution:
+    """K distributions of one family, batch ``(...)``, as one of batch ``(K, ...)``.
+
+    Example:
+        >>> stack([Normal(torch.zeros(2), 1.0), Normal(torch.ones(2), 1.0)]).mean
+        tensor([[0., 0.],
+                [1., 1.]])
+    """
+    columns = iter(list(zip(*map(_parameters, distributions), strict=True)))
+    joined: Distribution = _map_parameters(distributions[0], lambda _: torch.stack(next(columns)))
+    return joined
+
+
+def _parameters(d: Distribution) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def note(parameter: Tensor) -> Tensor:
+        found.append(parameter)
+        return parameter
+
+    _map_parameters(d, note)
+    return found
 
 
 def select(draws: Distribution, index: Tensor) -> Distribution:

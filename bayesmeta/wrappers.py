@@ -2,19 +2,91 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, check, concatenate
-from bayesmeta.distributions import affine
+from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
 
-__all__ = ["Standardized"]
+__all__ = ["Ensemble", "Standardized"]
+
+
+@final
+class Ensemble(Learner):
+    """K learners whose predictions are mixed in equal parts: a deep ensemble.
+
+    Lakshminarayanan, Pritzel & Blundell 2017, https://arxiv.org/abs/1612.01474. Learners that differ in their starts, or in the
+    tasks that each was trained on, disagree where the data do not decide; the mixture's spread holds that. `fit` trains all at
+    once, on the mean of their losses; members may as well be trained before, each by itself.
+
+    Args:
+        learners: K of them, whose predictions are of one family: learners of one kind.
+
+    Raises:
+        ValueError: there is no learner.
+
+    Example:
+        >>> learner = Ensemble([MAML(MLP(1, 1), Gaussian()) for _ in range(3)])
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
+        torch.Size([1, 1, 1])
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        super().__init__()
+        if not len(learners) or not all(isinstance(learner, Learner) for learner in learners):
+            raise ValueError(f"learners: expected at least one learner, got {learners!r}; e.g. [MAML(...), MAML(...)]")
+        self.learners = nn.ModuleList(learners)
+
+    def forward(self, support: Points) -> Posterior:
+        return _Mixed([learner(support) for learner in self.learners], support)
+
+    def losses(self, episode: Episode) -> Tensor:
+        return torch.stack([learner.losses(episode) for learner in self._members()]).mean(0)
+
+    def loss(self, episode: Episode) -> Tensor:
+        return torch.stack([learner.loss(episode) for learner in self._members()]).mean()
+
+    def _members(self) -> list[Learner]:
+        return [learner for learner in self.learners if isinstance(learner, Learner)]
+
+
+class _Mixed(Posterior):
+    """Posteriors in equal parts."""
+
+    def __init__(self, members: Sequence[Posterior], support: Points) -> None:
+        self.members = members
+        super().__init__(support, max(member.samples for member in members))
+
+    @property
+    def samples(self) -> int:
+        """Of each member."""
+        return max(member.samples for member in self.members)
+
+    @samples.setter
+    def samples(self, value: int) -> None:
+        for member in self.members:
+            member.samples = value
+
+    def _predictive(self, x: Any) -> Distribution:
+        return mixture(stack([member(x) for member in self.members]))
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        each = stack([member.draws(x, samples) for member in self.members])  # (K, S, B, M)
+        chosen = torch.randint(len(self.members), (1, samples), device=self.support.mask.device)
+        return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        parts = [member._decompose(member._inputs(x), samples) for member in self.members]
+        aleatoric = torch.stack([part for part, _ in parts]).mean(0)
+        predictive = self._predictive(x)
+        return aleatoric, (uncertainty(predictive) - aleatoric).clamp(min=0)
 
 
 @final

@@ -4,12 +4,13 @@
     python benchmarks/longitudinal.py --families sitka   # some families; two calls may run side by side
     python benchmarks/longitudinal.py --table            # prints what is there, draws docs/longitudinal_ranks.png
 
-Tasks are split into train, validation and test (0.5, 0.2 and the rest, at least one each), anew for each of 3 seeds. A
-learner trains once, on 3 to 5 shots, in 3 rounds of which the state with the lowest NLL on the validation tasks is kept,
-and is tested with 3 and with 5 points a task (fewer where the family's shortest task would have none left to ask for), over
-4 divisions of each test task, the same for all. Figures pool the test tasks of all seeds; intervals are bootstraps over
-tasks. The learner that stands for the library in the comparison is chosen by family, on validation tasks alone. Every
-finished run is kept in results/longitudinal.json.
+Three tenths of the tasks are held out for the test, anew for each of 3 seeds. The others are cut into 3 folds: a learner is
+trained 3 times, on 3 to 5 shots, each time validated on another fold (in 3 rounds, of which the state with the lowest
+validation NLL is kept), and what is tested is the `Ensemble` of the three. The baselines learn from all tasks that are not
+held out. The test has 3 and 5 points a task (fewer where the family's shortest task would have none left to ask for), over 4
+divisions of each test task, the same for all. Figures pool the test tasks of all seeds; intervals are bootstraps over tasks.
+The learner that stands for the library in the comparison is chosen for each family and seed by its validation NLL over the
+folds, which no test task has entered. Every finished run is kept in results/longitudinal.json.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from bayesmeta.tasks.longitudinal import FAMILIES
 
 RESULTS = Path(__file__).parent / "results" / "longitudinal.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "longitudinal_ranks.png"
-SEEDS, SHOTS, DIVISIONS, ROUNDS, BATCH = 3, (3, 5), 4, 3, 16
+SEEDS, SHOTS, DIVISIONS, FOLDS, ROUNDS, BATCH = 3, (3, 5), 4, 3, 3, 16
 METRICS: list[bm.Metric] = [bm.NLL(), bm.RMSE(), bm.CRPS(), bm.Coverage(0.9)]
 
 
@@ -100,94 +101,95 @@ LEARNERS: dict[str, tuple[Callable[[int, int], bm.Learner], int, float]] = {
 NAMES = [*LEARNERS, *BASELINES]
 
 
-def source(family: str, split: Any, seed: int, shots: int | tuple[int, int], batch: int | None = None) -> bm.ArrayTasks:
-    return bm.Longitudinal(
-        family, split=split, fractions=(0.5, 0.2), split_seed=seed, shots=shots, batch=batch, seed=seed
-    )
+class Split:
+    """A family's tasks: those held out for the test, and the folds of the others."""
+
+    def __init__(self, family: str, seed: int) -> None:
+        self.everything = bm.Longitudinal(family, split="all")
+        count = len(self.everything.names)
+        self.seed, self.fewest = seed, int(self.everything.points.mask.sum(1).min())
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        held = max(1, round(0.3 * count))
+        self.test, self.others = order[:held], order[held:]
+        self.folds = [self.others[fold::FOLDS] for fold in range(FOLDS)]
+
+    def tasks(self, chosen: Tensor, shots: int | tuple[int, int], batch: int | None = None) -> bm.ArrayTasks:
+        given = bm.Points(*(leaf[chosen] for leaf in self.everything.points))
+        names = [self.everything.names[i] for i in chosen.tolist()]
+        return bm.ArrayTasks(given, names, shots=shots, batch=batch, seed=self.seed)
+
+    def figures(self, predictor: Predictor, chosen: Tensor) -> dict[str, dict[str, Any]]:
+        """The statistics of each chosen task, summed over divisions, by shots and metric."""
+        rows: dict[str, dict[str, Any]] = {}
+        for shots in SHOTS:
+            tasks = self.tasks(chosen, min(shots, self.fewest - 1))
+            statistics: dict[str, Tensor] = {}
+            for division in range(DIVISIONS):
+                support, query = tasks[division]
+                with torch.no_grad():
+                    predictive = predictor(support)(query.x)
+                for metric in METRICS:
+                    row = metric.statistic(predictive, query)
+                    statistics[metric.name] = statistics[metric.name] + row if division else row
+            rows[str(shots)] = {name: row.tolist() for name, row in statistics.items()}
+        return rows
+
+    def nll(self, predictor: Predictor, chosen: Tensor) -> Tensor:
+        """Sum and count of the NLL over the chosen tasks."""
+        return torch.tensor([row for shots in self.figures(predictor, chosen).values() for row in shots["NLL"]]).sum(0)
 
 
-def figures(predictor: Predictor, family: str, split: str, seed: int) -> dict[str, dict[str, Any]]:
-    """Sums a test task and division, by shots and metric."""
-    rows: dict[str, dict[str, Any]] = {}
-    for shots in SHOTS:
-        fewest = int(source(family, "all", seed, SHOTS).points.mask.sum(1).min())
-        tasks = source(family, split, seed, min(shots, fewest - 1))
-        statistics: dict[str, Tensor] = {}
-        for division in range(DIVISIONS):
-            support, query = tasks[division]
-            with torch.no_grad():
-                predictive = predictor(support)(query.x)
-            for metric in METRICS:
-                row = metric.statistic(predictive, query)
-                statistics[metric.name] = statistics[metric.name] + row if division else row
-        rows[str(shots)] = {name: row.tolist() for name, row in statistics.items()}
-    return rows
-
-
-def validation(predictor: Predictor, family: str, seed: int) -> float:
-    rows = figures(predictor, family, "validation", seed)
-    sums = torch.tensor([row for shots in rows.values() for row in shots["NLL"]]).sum(0)
-    return float(sums[0] / sums[1])
-
-
-def train(name: str, family: str, seed: int) -> Predictor:
-    whole = source(family, "train", seed, SHOTS)
-    tasks = len(whole.names)
-    torch.manual_seed(seed)
-    build, steps, rate = LEARNERS[name]
-    learner = bm.Standardized(build(whole.points.x.shape[-1], tasks), whole)
-    episodes = source(family, "train", seed, SHOTS, min(BATCH, tasks))
-    best, state = float("inf"), learner.state_dict()
-    for round_ in range(ROUNDS):
-        optimizer = Adam(learner.parameters(), rate)
-        schedule = CosineAnnealingLR(optimizer, steps)
-        bm.fit(
-            learner,
-            episodes,
-            steps=steps,
-            optimizer=optimizer,
-            scheduler=schedule,
-            seed=seed + round_,
-            progress=False,
-        )
-        found = validation(learner, family, seed)
-        if found < best:
-            best, state = found, deepcopy(learner.state_dict())
-    learner.load_state_dict(state)
-    return learner
+def train(name: str, split: Split) -> tuple[bm.Ensemble, float]:
+    """The ensemble over the folds, and the validation NLL of its members."""
+    members, total = [], torch.zeros(2)
+    for fold, validation in enumerate(split.folds):
+        others = torch.cat([part for place, part in enumerate(split.folds) if place != fold])
+        whole = split.tasks(others, SHOTS)
+        torch.manual_seed(split.seed)
+        build, steps, rate = LEARNERS[name]
+        learner = bm.Standardized(build(whole.points.x.shape[-1], len(others)), whole)
+        episodes = split.tasks(others, SHOTS, min(BATCH, len(others)))
+        best, state = torch.tensor([float("inf"), 1.0]), learner.state_dict()
+        for round_ in range(ROUNDS):
+            optimizer = Adam(learner.parameters(), rate)
+            bm.fit(
+                learner,
+                episodes,
+                steps=steps,
+                optimizer=optimizer,
+                scheduler=CosineAnnealingLR(optimizer, steps),
+                seed=split.seed + round_,
+                progress=False,
+            )
+            found = split.nll(learner, validation)
+            if found[0] < best[0]:
+                best, state = found, deepcopy(learner.state_dict())
+        learner.load_state_dict(state)
+        members.append(learner)
+        total += best
+    return bm.Ensemble(members), float(total[0] / total[1])
 
 
 def run(name: str, family: str, seed: int) -> dict[str, Any]:
-    began = time.perf_counter()
-    learned = name in LEARNERS
-    predictor = train(name, family, seed) if learned else BASELINES[name](source(family, "train", seed, SHOTS))
-    seconds = time.perf_counter() - began
-    return {
-        "seconds": seconds,
-        "validation": validation(predictor, family, seed),
-        "test": figures(predictor, family, "test", seed),
-    }
+    began, split = time.perf_counter(), Split(family, seed)
+    if name in LEARNERS:
+        predictor, validation = train(name, split)
+        found = {"seconds": time.perf_counter() - began, "validation": validation}
+    else:
+        predictor = BASELINES[name](split.tasks(split.others, SHOTS))
+        found = {"seconds": time.perf_counter() - began}
+    return found | {"test": split.figures(predictor, split.test)}
 
 
-def pooled(results: dict[str, Any], name: str, family: str) -> dict[str, bm.Estimate] | None:
-    """The metrics over the test tasks of all seeds and both numbers of shots, if all seeds are there and none failed."""
-    runs = [results.get(f"{name}; {family}; {seed}") for seed in range(SEEDS)]
+def pooled(runs: list[Any]) -> dict[str, bm.Estimate] | None:
+    """The metrics over the test tasks of all seeds and both numbers of shots, if all runs are there and none failed."""
     if not all(isinstance(row, dict) for row in runs):
         return None
     found = {}
     for metric in METRICS:
-        rows = [torch.tensor([row["test"][str(shots)][metric.name] for shots in SHOTS]).sum(0) for row in runs]  # type: ignore[index]
+        rows = [torch.tensor([row["test"][str(shots)][metric.name] for shots in SHOTS]).sum(0) for row in runs]
         found[metric.name] = bootstrap(metric, torch.cat(rows))
     return found
-
-
-def chosen(results: dict[str, Any], family: str, names: list[str]) -> str:
-    """The name with the lowest NLL on the validation tasks, over the seeds."""
-
-    def score(name: str) -> float:
-        return sum(results[f"{name}; {family}; {seed}"]["validation"] for seed in range(SEEDS))
-
-    return min(names, key=score)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -199,7 +201,8 @@ def table(results: dict[str, Any]) -> str:
     ranks: dict[str, list[int]] = {name: [] for name in NAMES}
     beaten = covered = families = 0
     for family in FAMILIES:
-        rows = {name: found for name in NAMES if (found := pooled(results, name, family)) is not None}
+        runs = {name: [results.get(f"{name}; {family}; {seed}") for seed in range(SEEDS)] for name in NAMES}
+        rows = {name: found for name in NAMES if (found := pooled(runs[name])) is not None}
         learners, others = [n for n in rows if n in LEARNERS], [n for n in rows if n in BASELINES]
         if not learners or not others:
             continue
@@ -209,13 +212,16 @@ def table(results: dict[str, Any]) -> str:
         lines += [f"| {name} | " + " | ".join(str(rows[name][m.name]) for m in METRICS) + " |" for name in order]
         for place, name in enumerate(order):
             ranks[name].append(place + 1)
-        mine, best = chosen(results, family, learners), min(others, key=lambda name: rows[name]["NLL"].value)
-        coverage = rows[mine]["90% coverage"].value
-        lower = rows[mine]["NLL"].value < rows[best]["NLL"].value
+        chosen = [min(learners, key=lambda name: runs[name][seed]["validation"]) for seed in range(SEEDS)]
+        mine = pooled([runs[name][seed] for seed, name in enumerate(chosen)])
+        best = min(others, key=lambda name: rows[name]["NLL"].value)
+        assert mine is not None
+        lower = mine["NLL"].value < rows[best]["NLL"].value
+        coverage = mine["90% coverage"].value
         beaten, covered = beaten + lower, covered + (0.85 <= coverage <= 0.95)
         summary.append(
-            f"| {family} | {mine} | {rows[mine]['NLL'].value:.3f} | {best} | {rows[best]['NLL'].value:.3f} "
-            f"| {coverage:.3f} | {'yes' if lower else 'no'} |"
+            f"| {family} | {', '.join(dict.fromkeys(chosen))} | {mine['NLL'].value:.3f} | {best} "
+            f"| {rows[best]['NLL'].value:.3f} | {coverage:.3f} | {'yes' if lower else 'no'} |"
         )
     summary.append(
         f"\nLower NLL than every baseline: {beaten} of {families}. Coverage within 0.85 to 0.95: {covered} of {families}.\n"
@@ -272,7 +278,7 @@ def main() -> None:
                         except Exception as error:  # one failure must not end hours of work; the table names it
                             result = f"{type(error).__name__}: {error}"
                         keep(RESULTS, key, result)
-                        print(key, result if isinstance(result, str) else f"{result['validation']:.3f}", flush=True)
+                        print(key, result if isinstance(result, str) else f"{result['seconds']:.1f} s", flush=True)
     print(table(load(RESULTS)))
 
 

@@ -36,6 +36,11 @@ def pooling(network: bm.MLP, likelihood: Likelihood) -> bm.Encoder:
     return bm.DeepSet(8, 1, 6, features=network.features)
 
 
+def outwards(network: bm.MLP) -> bm.MLP:
+    """Another network of the same shape."""
+    return bm.MLP(D, outputs(network), hidden=(8, 8), activation=nn.Tanh)
+
+
 Make = Callable[[bm.MLP, Likelihood], Learner]
 LEARNERS: dict[str, Make] = {
     "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
@@ -128,6 +133,9 @@ LEARNERS: dict[str, Make] = {
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
         network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
+    ),
+    "Ensemble": lambda network, likelihood: bm.Ensemble(
+        [bm.ABML(network, likelihood, steps=2, rate=0.1), bm.ABML(outwards(network), likelihood, steps=1, rate=0.1)]
     ),
     "Standardized": lambda network, likelihood: bm.Standardized(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
