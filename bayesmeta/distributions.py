@@ -88,14 +88,30 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
 def stack(distributions: Sequence[Distribution]) -> Distribution:
     """K distributions of one family, batch ``(...)``, as one of batch ``(K, ...)``.
 
+    Raises:
+        TypeError: they are of several families.
+
     Example:
         >>> stack([Normal(torch.zeros(2), 1.0), Normal(torch.ones(2), 1.0)]).mean
         tensor([[0., 0.],
                 [1., 1.]])
     """
+    kinds = {_kind(d) for d in distributions}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"distributions: expected one family, got kinds {' and '.join(sorted(kinds))}; use learners of one kind"
+        )
     columns = iter(list(zip(*map(_parameters, distributions), strict=True)))
     joined: Distribution = _map_parameters(distributions[0], lambda _: torch.stack(next(columns)))
     return joined
+
+
+def _kind(d: Any) -> str:
+    if isinstance(d, torch.distributions.Independent):
+        return _kind(d.base_dist)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return f"mixture of {_kind(d.component_distribution)}"
+    return type(d).__name__
 
 
 def _parameters(d: Distribution) -> list[Tensor]:

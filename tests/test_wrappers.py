@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from bayesmeta import MAML, MLP, Categorical, Episode, Gaussian, Learner, Points, Standardized, StudentT, points
+from bayesmeta import (
+    MAML,
+    MLP,
+    Categorical,
+    Ensemble,
+    Episode,
+    Gaussian,
+    Learner,
+    Points,
+    Standardized,
+    StudentT,
+    decompose,
+    points,
+)
 from bayesmeta.likelihoods import nll
 from bayesmeta.posteriors import BayesianLinear
 
@@ -173,3 +186,49 @@ def test_inputs_that_are_no_tensor_are_named():
     tree = Points({"a": p.x}, p.y, p.mask)
     with pytest.raises(ValueError, match="tasks: expected x to be one floating tensor"):
         Standardized(maml(1), [Episode(tree, tree)])
+
+
+class TestEnsemble:
+    """Three linear learners on two tasks."""
+
+    support = points([normal(4, 2, seed=1), normal(3, 2, seed=2)], [normal(4, seed=3), normal(3, seed=4)], dtype=D)
+    x = normal(2, 5, 2, seed=5)
+
+    def ensemble(self) -> Ensemble:
+        torch.manual_seed(0)
+        return Ensemble([maml(1) for _ in range(3)]).double()
+
+    def test_density_and_moments_are_the_mean_of_the_members(self) -> None:
+        ensemble = self.ensemble()
+        members = [learner(self.support)(self.x) for learner in ensemble.learners]
+        predictive, y = ensemble(self.support)(self.x), normal(2, 5, 1, seed=6)
+        density = torch.stack([member.log_prob(y).exp() for member in members]).mean(0)
+        torch.testing.assert_close(predictive.log_prob(y).exp(), density)
+        means = torch.stack([member.mean for member in members])
+        torch.testing.assert_close(predictive.mean, means.mean(0))
+        total, aleatoric, epistemic = decompose(ensemble(self.support), self.x)
+        torch.testing.assert_close(aleatoric, torch.stack([member.variance for member in members]).mean(0))
+        torch.testing.assert_close(epistemic, means.var(0, correction=0))
+        torch.testing.assert_close(total, predictive.variance)
+
+    def test_each_draw_is_a_members_function(self) -> None:
+        """40 draws miss one of three members once in ten million times."""
+        ensemble = self.ensemble()
+        means = torch.stack([learner(self.support)(self.x).mean for learner in ensemble.learners])
+        draws = ensemble(self.support).draws(self.x, 40).mean
+        distance = (draws[:, None] - means).abs().amax((2, 3, 4))
+        assert (distance.min(1).values == 0).all()
+        assert set(distance.argmin(1).tolist()) == {0, 1, 2}
+
+    def test_loss_is_the_mean_of_the_members(self) -> None:
+        ensemble = self.ensemble()
+        episode = Episode(self.support, self.support)
+        losses = torch.stack([learner.losses(episode) for learner in ensemble.learners]).mean(0)
+        torch.testing.assert_close(ensemble.losses(episode), losses)
+        torch.testing.assert_close(ensemble.loss(episode), losses.mean())
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="at least one learner"):
+            Ensemble([])
+        with pytest.raises(TypeError, match="kinds"):
+            Ensemble([maml(1), maml(1, StudentT())]).double()(self.support)(self.x)
