@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check, move
 from bayesmeta.likelihoods import check_targets
-from bayesmeta.metrics import Estimate, Metric, bootstrap, default_metrics
+from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 
 __all__ = ["Predictor", "evaluate", "predict", "seeded"]
@@ -79,7 +79,8 @@ def evaluate(
     finally:
         for part, training in modes:  # each part its own: some may have been frozen on purpose
             part.training = training
-    return {metric.name: bootstrap(metric, _by_task(rows[metric.name], members)) for metric in metrics or []}
+    chosen = metrics or []
+    return estimates(chosen, [_by_task(rows[metric.name], members) for metric in chosen])
 
 
 def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:

@@ -1,0 +1,66 @@
+"""Metrics, each a per-task statistic that adds up and a reduction of the sum, with intervals by a bootstrap over tasks."""
+
+from __future__ import annotations
+
+from torch.distributions import Distribution
+
+from bayesmeta.metrics.classification import (
+    AURC,
+    ECE,
+    MCE,
+    Accuracy,
+    AdaptiveECE,
+    Brier,
+    ClasswiseECE,
+    ErrorAUROC,
+)
+from bayesmeta.metrics.metric import NLL, Estimate, Metric, bootstrap, estimates, summary
+from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
+from bayesmeta.metrics.regression import (
+    CRPS,
+    PIT,
+    RMSE,
+    Coverage,
+    EnergyScore,
+    QuantileCalibrationError,
+    Sharpness,
+    Width,
+    ranks,
+)
+
+__all__ = [
+    "AURC",
+    "CRPS",
+    "ECE",
+    "MCE",
+    "NLL",
+    "PIT",
+    "RMSE",
+    "Accuracy",
+    "AdaptiveECE",
+    "Brier",
+    "ClasswiseECE",
+    "Coverage",
+    "EnergyScore",
+    "ErrorAUROC",
+    "Estimate",
+    "Metric",
+    "QuantileCalibrationError",
+    "Sharpness",
+    "Width",
+    "aupr",
+    "auroc",
+    "bootstrap",
+    "default_metrics",
+    "estimates",
+    "ranks",
+    "risk_coverage",
+    "summary",
+]
+
+
+def default_metrics(distribution: Distribution) -> list[Metric]:
+    """What `evaluate` reports for predictions of this type."""
+    if distribution.support is not None and distribution.support.is_discrete:
+        return [NLL(), Accuracy(), ECE()]
+    return [NLL(), RMSE(), Coverage(0.9)]

@@ -1,0 +1,138 @@
+"""What a metric is: a per-task statistic that adds up and a reduction of the sum, with intervals by a bootstrap over tasks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayesmeta.data import Points
+from bayesmeta.likelihoods import nll
+
+__all__ = ["NLL", "Estimate", "Metric", "bootstrap", "estimates", "summary"]
+
+
+class Estimate(NamedTuple):
+    """A metric's value over all tasks, and its 95 % interval by the bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Metric(ABC):
+    """A figure of merit of predictions.
+
+    `statistic` gives a row of K sums a task, `reduce` turns the sum of rows over tasks into the figure. So evaluation
+    streams over tasks, points pool as they should, and every metric is bootstrapped in the same way.
+    """
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        """Sums over each task's observed points, ``(B, K)``, of predictions of batch ``(B, M)``."""
+
+    @abstractmethod
+    def reduce(self, sums: Tensor) -> Tensor:
+        """Sums over tasks ``(..., K)`` to the figure ``(...)``."""
+
+
+def total(values: Tensor, given: Points) -> Tensor:
+    """The sum of values ``(B, M)`` over observed points, beside their number: ``(B, 2)``, in float64."""
+    mask = given.mask
+    return torch.stack([(values.double() * mask).sum(1), mask.sum(1).double()], 1)
+
+
+def mean(sums: Tensor) -> Tensor:
+    return sums[..., 0] / sums[..., 1]
+
+
+@final
+@dataclass(frozen=True)
+class NLL(Metric):
+    """Negative log-likelihood per point, in nats (a density's, for real targets: it depends on their unit)."""
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        count = given.mask.sum(1)
+        return torch.stack([nll(distribution, given).double() * count, count.double()], 1)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums)
+
+
+def estimates(
+    metrics: Sequence[Metric], rows: Sequence[Tensor], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Several metrics over the same tasks, by name: the same resamples of tasks for all, so that they can be compared.
+
+    Args:
+        metrics: each turns sums over tasks into a figure.
+        rows: the statistic of each metric, one row a task, ``(T, K)``.
+        resamples: how often the T tasks are drawn anew, with replacement.
+        seed: of the resampling.
+    """
+    tasks, sizes = len(rows[0]), [row.shape[1] for row in rows]
+    if tasks == 0:
+        raise ValueError("rows: expected the statistics of at least one task, got none; evaluate on more episodes")
+    every = torch.cat([row.double().cpu() for row in rows], 1)
+    whole = every.sum(0).split(sizes)
+    values = [metric.reduce(sums).item() for metric, sums in zip(metrics, whole, strict=True)]
+    if tasks == 1:  # a single task says nothing of the spread between tasks
+        return {metric.name: Estimate(value, math.nan, math.nan) for metric, value in zip(metrics, values, strict=True)}
+    drawn = torch.cat([counts @ every for counts in _resampled(tasks, resamples, seed)]).split(sizes, 1)
+    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    found = {}
+    for metric, value, sums in zip(metrics, values, drawn, strict=True):
+        low, high = torch.nanquantile(metric.reduce(sums), edges).tolist()
+        found[metric.name] = Estimate(value, low, high)
+    return found
+
+
+def _resampled(tasks: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each task was drawn, ``(R, T)``, a few million entries at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, 4_000_000 // tasks)
+    for first in range(0, resamples, at_once):
+        drawn = torch.randint(tasks, (min(at_once, resamples - first), tasks), generator=generator)
+        once = torch.ones((), dtype=torch.float64).expand(drawn.shape)
+        yield torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once)
+
+
+def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """The metric over tasks, with the 95 % percentile interval of resampling tasks with replacement.
+
+    Args:
+        metric: turns sums over tasks into a figure.
+        rows: its statistic, one row a task, ``(T, K)``.
+        resamples: how often the T tasks are drawn anew.
+        seed: of the resampling.
+
+    With a single task the interval is NaN.
+
+    Example:
+        >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
+        Estimate(value=1.0, low=1.0, high=1.0)
+    """
+    return estimates([metric], [rows], resamples=resamples, seed=seed)[metric.name]
+
+
+def summary(estimates: dict[str, dict[str, Estimate]], names: Sequence[str] | None = None) -> str:
+    """A table in plain text, one row a learner, one column a metric."""
+    names = names or list(next(iter(estimates.values())))
+    width = max(len(name) for name in estimates) + 2
+    lines = [" " * width + "".join(f"{name:>26}" for name in names)]
+    for learner, row in estimates.items():
+        lines.append(f"{learner:<{width}}" + "".join(f"{row[name]!s:>26}" for name in names))
+    return "\n".join(lines)

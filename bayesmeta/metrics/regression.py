@@ -1,0 +1,262 @@
+"""Metrics of real targets: errors, scores of distributions, and the calibration of intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayesmeta.data import Points, check_count
+from bayesmeta.distributions import cdf, marginals, quantile
+from bayesmeta.likelihoods import check_event
+from bayesmeta.metrics.metric import Metric, mean, total
+
+__all__ = ["CRPS", "PIT", "RMSE", "Coverage", "EnergyScore", "QuantileCalibrationError", "Sharpness", "Width", "ranks"]
+
+
+def _entries(values: Tensor, given: Points) -> Tensor:
+    """Sums over points of the mean over the entries of y: ``(B, M, *Y)`` to ``(B, 2)``."""
+    return total(values.flatten(2).mean(2) if values.dim() > 2 else values, given)
+
+
+@final
+@dataclass(frozen=True)
+class RMSE(Metric):
+    """Root of the mean square difference between the predictive mean and y, in y's unit; pooled over points and entries of y."""
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        if isinstance(distribution, torch.distributions.Categorical):
+            raise TypeError("distribution: expected one of numbers for RMSE, got Categorical; use Accuracy, NLL or ECE")
+        check_event(distribution.event_shape, given.y.shape[2:])
+        square = (distribution.mean - given.y).square()
+        return _entries(square, given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums).sqrt()
+
+
+@final
+@dataclass(frozen=True)
+class CRPS(Metric):
+    """The continuous ranked probability score, in y's unit: the mean absolute error of a distribution; lower is better.
+
+    The mean over the entries of y, in closed form for normals, Student's t (Jordan, Krüger & Lerch 2019,
+    https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5).
+    """
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
+        single: Any = marginals(distribution)
+        if isinstance(single, torch.distributions.Normal):
+            score = _absolute(given.y - single.loc, single.scale) - single.scale / math.sqrt(math.pi)
+        elif isinstance(single, torch.distributions.StudentT):
+            score = _student(single, given.y)
+        elif isinstance(single, torch.distributions.MixtureSameFamily) and isinstance(
+            single.component_distribution, torch.distributions.Normal
+        ):
+            score = _mixed(single, given.y)
+        else:
+            raise TypeError(
+                "distribution: expected normals, Student's t or a mixture of normals for CRPS, got "
+                f"{type(single).__name__}; use NLL"
+            )
+        return _entries(score, given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums)
+
+
+def _mixed(mixture: Any, y: Tensor) -> Tensor:
+    parts, weight = mixture.component_distribution, mixture.mixture_distribution.probs
+    error = (weight * _absolute(y[..., None] - parts.loc, parts.scale)).sum(-1)
+    between = torch.zeros_like(error)
+    for k in range(weight.shape[-1]):  # a row of pairs at a time: 64 draws have 4,096 of them
+        scale = torch.hypot(parts.scale, parts.scale[..., k : k + 1])
+        pairs = weight * _absolute(parts.loc - parts.loc[..., k : k + 1], scale)
+        between = between + weight[..., k] * pairs.sum(-1)
+    return error - 0.5 * between
+
+
+def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
+    """E|z| of a normal z."""
+    ratio = mean / scale
+    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
+    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
+
+
+def _student(single: Any, y: Tensor) -> Tensor:
+    df = single.df.double()
+    z = ((y - single.loc) / single.scale).double()
+    unit = torch.distributions.StudentT(df, validate_args=False)
+    density, rank = unit.log_prob(z).exp(), cdf(unit, z)
+
+    def log_beta(b: Tensor) -> Tensor:
+        return math.lgamma(0.5) + torch.lgamma(b) - torch.lgamma(b + 0.5)
+
+    spread = 2 * df.sqrt() / (df - 1) * (log_beta(df - 0.5) - 2 * log_beta(df / 2)).exp()
+    score: Tensor = single.scale * (z * (2 * rank - 1) + 2 * density * (df + z.square()) / (df - 1) - spread)
+    return score
+
+
+def ranks(distribution: Distribution, y: Tensor) -> Tensor:
+    """The probability integral transform: the probability of values below y, ``(B, M, *Y)``, uniform if calibrated.
+
+    Dawid 1984; Gneiting, Balabdaoui & Raftery 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x.
+    """
+    check_event(distribution.event_shape, y.shape[2:])
+    return cdf(marginals(distribution), y)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
+
+
+@final
+@dataclass(frozen=True)
+class Coverage(Metric):
+    """The share of targets inside the central interval of the given level; a calibrated predictive's is the level."""
+
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+
+    @property
+    def name(self) -> str:
+        return f"{100 * self.level:g}% coverage"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        inside = (ranks(distribution, given.y) - 0.5).abs() <= self.level / 2
+        return _entries(inside.double(), given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums)
+
+
+@final
+@dataclass(frozen=True)
+class Width(Metric):
+    """The mean width of the central interval of the given level, in y's unit: of two that cover, the narrower is better."""
+
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+
+    @property
+    def name(self) -> str:
+        return f"{100 * self.level:g}% width"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
+        single = marginals(distribution)
+        low, high = (quantile(single, 0.5 + side * self.level / 2) for side in (-1, 1))
+        return _entries(high - low, given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums)
+
+
+@final
+@dataclass(frozen=True)
+class Sharpness(Metric):
+    """The root of the mean predictive variance, in y's unit: comparable with `RMSE`, to which it is equal if calibrated."""
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
+        return _entries(distribution.variance, given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums).sqrt()
+
+
+@final
+@dataclass(frozen=True)
+class QuantileCalibrationError(Metric):
+    """The mean absolute difference between a level p and the share of targets below the predictive's quantile p.
+
+    Over p = 1/K, ..., (K - 1)/K (Kuleshov, Fenner & Ermon 2018, https://arxiv.org/abs/1807.00263, section 3.5, with absolute
+    differences); points of all tasks and entries of y are pooled.
+    """
+
+    levels: int = 20
+
+    def __post_init__(self) -> None:
+        check_count("levels", self.levels, least=2)
+
+    @property
+    def name(self) -> str:
+        return "quantile calibration error"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        return _histogram(ranks(distribution, given.y), given, self.levels)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        share = sums.cumsum(-1) / sums.sum(-1, keepdim=True)
+        wanted = torch.arange(1, self.levels + 1).to(sums) / self.levels
+        return (share - wanted)[..., :-1].abs().mean(-1)
+
+
+@final
+@dataclass(frozen=True)
+class PIT(Metric):
+    """How far the ranks of targets are from uniform: the largest difference of their shares and the levels, over bins.
+
+    It is the Kolmogorov-Smirnov distance of the probability integral transform at the edges of the bins.
+    """
+
+    bins: int = 20
+
+    def __post_init__(self) -> None:
+        check_count("bins", self.bins, least=2)
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        return _histogram(ranks(distribution, given.y), given, self.bins)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        share = sums.cumsum(-1) / sums.sum(-1, keepdim=True)
+        wanted = torch.arange(1, self.bins + 1).to(sums) / self.bins
+        return (share - wanted).abs().amax(-1)
+
+
+def _histogram(rank: Tensor, given: Points, bins: int) -> Tensor:
+    """Counts ``(B, bins)`` of ranks in (k/K, (k + 1)/K], of all entries of y; the first bin has 0 too."""
+    flat = rank.double().reshape(*given.mask.shape, -1)
+    place = (flat * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    weight = given.mask[..., None].double().expand_as(flat)
+    return flat.new_zeros(len(flat), bins).scatter_add(1, place.flatten(1), weight.flatten(1))
+
+
+@final
+@dataclass(frozen=True)
+class EnergyScore(Metric):
+    """E‖Y - y‖ - ½ E‖Y - Y'‖, in y's unit: the CRPS of vector targets; lower is better.
+
+    Gneiting & Raftery 2007, https://doi.org/10.1198/016214506000001437, eq. 22. From draws of the predictive, by torch's global
+    generator (`evaluate` seeds it); the second mean is over pairs of different draws, so that the estimate is unbiased.
+    """
+
+    draws: int = 64
+
+    def __post_init__(self) -> None:
+        check_count("draws", self.draws, least=2)
+
+    @property
+    def name(self) -> str:
+        return "energy score"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        check_event(distribution.event_shape, given.y.shape[2:])
+        drawn = distribution.sample(torch.Size([self.draws]))
+        drawn, y = drawn.reshape(*drawn.shape[:3], -1), given.y.reshape(*given.y.shape[:2], -1)
+        error = (drawn - y).norm(dim=-1).mean(0)
+        pairs = sum((drawn[k + 1 :] - drawn[k]).norm(dim=-1).sum(0) for k in range(self.draws - 1))
+        return total(error - pairs / (self.draws * (self.draws - 1)), given)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return mean(sums)
