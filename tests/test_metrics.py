@@ -14,7 +14,21 @@ from pyro import distributions as dist
 
 from bayesmeta import CRPS, ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Points
 from bayesmeta.distributions import mixture
-from bayesmeta.metrics import bootstrap, default_metrics, summary
+from bayesmeta.metrics import (
+    AURC,
+    MCE,
+    PIT,
+    AdaptiveECE,
+    Brier,
+    ClasswiseECE,
+    ErrorAUROC,
+    QuantileCalibrationError,
+    Sharpness,
+    Width,
+    bootstrap,
+    default_metrics,
+    summary,
+)
 
 examples = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 D = torch.float64
@@ -58,6 +72,17 @@ ROWS = {
     "Coverage": (Coverage(0.5), lambda r: dist.Normal(r(LOC), r(SCALE)).to_event(1), Y),
     "Accuracy": (Accuracy(), lambda r: dist.Categorical(logits=r(LOGITS)), LABELS),
     "ECE": (ECE(), lambda r: dist.Categorical(logits=r(LOGITS)), LABELS),
+    **{
+        metric.name: (metric, lambda r: dist.Normal(r(LOC), r(SCALE)).to_event(1), Y)
+        for metric in (CRPS(), Width(0.5), Sharpness(), QuantileCalibrationError(), PIT())
+    },
+    **{
+        metric.name: (metric, lambda r: dist.Categorical(logits=r(LOGITS)), LABELS)
+        for metric in (
+            *(Brier(part) for part in ("score", "reliability", "resolution", "uncertainty")),
+            *(MCE(), AdaptiveECE(), ClasswiseECE(), ErrorAUROC(), AURC()),
+        )
+    },
 }
 every = pytest.mark.parametrize(("metric", "predict", "y"), ROWS.values(), ids=ROWS)
 
@@ -175,6 +200,9 @@ def test_statistics_are_rows_of_float64_and_a_single_point_is_enough(metric, pre
     assert row.shape[0] == 1
     value = metric.reduce(row.sum(0))
     assert value.shape == ()
+    if metric == ErrorAUROC():  # one point is not both right and wrong: there is nothing to tell apart
+        assert value.isnan()
+        return
     assert value.isfinite()
     twice = bootstrap(metric, row.expand(2, -1))
     assert twice == Estimate(*[pytest.approx(value.item())] * 3)
@@ -231,7 +259,7 @@ def test_coverage_refuses_what_is_no_probability(level):
 
 
 def test_metrics_refuse_predictions_that_they_cannot_judge():
-    with pytest.raises(ValueError, match="bins: expected at least 1"):
+    with pytest.raises(ValueError, match="bins: expected a whole number of at least 1"):
         ECE(0)
     with pytest.raises(ValueError, match="one yes-or-no target"):
         Accuracy().statistic(dist.Bernoulli(logits=LOC).to_event(1), observe(Y.sign().clamp(min=0)))
@@ -323,6 +351,44 @@ def test_crps_is_the_integral_of_its_definition(components):
 
 
 def test_crps_names_what_it_cannot_judge():
-    predicted = dist.StudentT(3.0, torch.zeros(B, M, 1), 1.0).to_event(1)
-    with pytest.raises(TypeError, match="CRPS, got StudentT"):
+    predicted = mixture(dist.StudentT(3.0, torch.zeros(2, B, M, 1), 1.0).to_event(1))
+    with pytest.raises(TypeError, match="CRPS, got MixtureSameFamily"):
         CRPS().statistic(predicted, Points(torch.zeros(B, M, 1), normal(B, M, 1), torch.ones(B, M, dtype=torch.bool)))
+
+
+def test_perfect_and_worst_predictions_of_every_score() -> None:
+    given = observe(LABELS)
+    certain = torch.nn.functional.one_hot(LABELS, 3).to(D)
+    for probabilities, right in ((certain, 1.0), (certain.roll(1, -1), 0.0)):
+        d = dist.Categorical(probs=probabilities)
+        assert figure(Accuracy(), d, given) == right
+        assert figure(Brier(), d, given) == pytest.approx(2 * (1 - right), abs=1e-6)
+        assert figure(AURC(), d, given) == pytest.approx(1 - right)
+        for metric in (ECE(), MCE(), AdaptiveECE()):
+            assert figure(metric, d, given) == pytest.approx(1 - right, abs=1e-6)
+        assert figure(ClasswiseECE(), d, given) == pytest.approx((1 - right) * 2 / 3, abs=1e-6) or right == 0.0
+
+
+def test_real_targets_at_their_median_and_far_away() -> None:
+    d = dist.Normal(Y, 1e-3).to_event(1)
+    assert figure(CRPS(), d, observe(Y)) < 1e-3
+    assert figure(CRPS(), d, observe(Y + 5)) == pytest.approx(5.0, abs=1e-2)
+    assert figure(PIT(20), d, observe(Y + 5)) == pytest.approx(0.95)
+    assert figure(QuantileCalibrationError(20), d, observe(Y + 5)) == pytest.approx(0.5)
+
+
+def test_a_single_point_has_a_value_and_no_interval() -> None:
+    one = torch.ones(1, 1, dtype=torch.bool)
+    d = dist.Categorical(probs=torch.tensor([[[0.25, 0.75]]]))
+    given = observe(torch.ones(1, 1).long(), one)
+    for metric, expected in (
+        (ECE(), 0.25),
+        (MCE(), 0.25),
+        (AdaptiveECE(), 0.25),
+        (ClasswiseECE(), 0.25),
+        (Brier(), 0.125),
+    ):
+        found = bootstrap(metric, metric.statistic(d, given))
+        assert found.value == pytest.approx(expected)
+        assert math.isnan(found.low)
+    assert math.isnan(bootstrap(ErrorAUROC(), ErrorAUROC().statistic(d, given)).value)  # there is no error to detect
