@@ -3,7 +3,9 @@
 ``fit(learner, tasks, steps=...)`` meta-trains; ``learner(points(x, y))(x_new)`` is then p(y_new | x_new, x, y).
 """
 
+from bayesmeta.calibration import Calibrated, Conformal, Tempered
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
+from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.distributions import quantile
 from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
@@ -115,10 +117,12 @@ __all__ = [
     "Bernoulli",
     "Bound",
     "Brier",
+    "Calibrated",
     "Categorical",
     "ClassPooling",
     "ClasswiseECE",
     "ConditionalNeuralProcess",
+    "Conformal",
     "Conv4",
     "Coverage",
     "DKTClassifier",
@@ -159,6 +163,8 @@ __all__ = [
     "Strategy",
     "StudentT",
     "TaskSource",
+    "Tempered",
+    "Uniformity",
     "VariationalLearner",
     "Width",
     "aupr",
@@ -169,11 +175,14 @@ __all__ = [
     "evaluate",
     "fit",
     "move",
+    "pit",
     "points",
     "quantile",
     "registered",
     "risk_coverage",
+    "sbc",
     "summary",
     "tasks_from_arrays",
     "tasks_from_frame",
+    "to_arviz",
 ]

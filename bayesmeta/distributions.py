@@ -18,7 +18,18 @@ from pyro.distributions import (
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["affine", "cdf", "class_probabilities", "marginals", "mixture", "quantile", "select", "stack", "uncertainty"]
+__all__ = [
+    "affine",
+    "cdf",
+    "class_probabilities",
+    "marginals",
+    "mixture",
+    "quantile",
+    "select",
+    "stack",
+    "temper",
+    "uncertainty",
+]
 
 
 def _map_parameters(d: Any, f: Callable[[Tensor], Tensor]) -> Any:
@@ -260,6 +271,45 @@ def affine(d: Distribution, loc: Tensor, scale: Tensor) -> Distribution:
     if isinstance(d, torch.distributions.Normal):
         return Normal(loc + scale * d.loc, scale * d.scale, validate_args=False)
     raise _unknown(d, "of real numbers")
+
+
+def temper(d: Distribution, temperature: Tensor, centre: Tensor | None = None) -> Distribution:
+    """The same predictions with more or less confidence: surer below a temperature of 1, in more doubt above it.
+
+    Classes: probabilities to the power 1/τ, normalised (Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2). Real
+    targets: the distribution of centre + τ (y - centre), so that standard deviations grow by τ.
+
+    Args:
+        d: predictions, batch ``(...)``, event ``*Y``.
+        temperature: τ > 0, a scalar tensor.
+        centre: ``(..., *Y)``, what real targets spread around: the mean if None.
+
+    Example:
+        >>> temper(Normal(torch.ones(1), 1.0), torch.tensor(2.0))
+        Normal(loc: tensor([1.]), scale: tensor([2.]))
+    """
+    if isinstance(d, torch.distributions.Categorical):
+        return Categorical(logits=d.logits.log_softmax(-1) / temperature, validate_args=False)
+    if d.support is not None and marginals(d).support.is_discrete:  # type: ignore[union-attr]
+        no, yes = class_probabilities(d).unbind(-1)
+        logits = (yes.log() - no.log()).clamp(-80, 80)  # where rounding leaves no doubt, a temperature must find some
+        return Bernoulli(logits=logits / temperature, validate_args=False).to_event(len(d.event_shape))
+    return _spread(d, temperature, d.mean if centre is None else centre)
+
+
+def _spread(d: Any, factor: Tensor, centre: Tensor) -> Distribution:
+    if isinstance(d, torch.distributions.Independent):
+        return Independent(_spread(d.base_dist, factor, centre), d.reinterpreted_batch_ndims, validate_args=False)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        centre = centre.unsqueeze(-1 - len(d.event_shape))  # the components stand before the event
+        return MixtureSameFamily(
+            d.mixture_distribution, _spread(d.component_distribution, factor, centre), validate_args=False
+        )
+    if isinstance(d, torch.distributions.StudentT):
+        return StudentT(d.df, centre + factor * (d.loc - centre), factor * d.scale, validate_args=False)
+    if isinstance(d, torch.distributions.Normal):
+        return Normal(centre + factor * (d.loc - centre), factor * d.scale, validate_args=False)
+    raise _unknown(d, "of real numbers or classes")
 
 
 def class_probabilities(d: Distribution) -> Tensor:

@@ -17,7 +17,7 @@ from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 
-__all__ = ["Predictor", "evaluate", "predict", "seeded"]
+__all__ = ["Predictor", "evaluate", "evaluating", "predict", "seeded"]
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
@@ -60,25 +60,18 @@ def evaluate(
     rows: dict[str, list[Tensor]] = {}
     members: list[Tensor | None] = []
     metrics = _metrics(metrics)
-    modes = [(part, part.training) for part in module.modules()] if module is not None else []
-    try:
-        if module is not None:
-            module.eval()
-        with seeded(module, seed), torch.no_grad():
-            for index in tqdm(range(episodes), disable=not progress, unit="episode"):
-                episode = tasks[index]
-                check(episode)
-                if module is not None:
-                    check_padding(module, episode.query.mask, "query")
-                    episode = move(episode, module)
-                prediction = predict(learner, episode)
-                metrics = metrics or default_metrics(prediction)
-                for metric in metrics:
-                    rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-                members.append(tasks.members(index) if hasattr(tasks, "members") else None)
-    finally:
-        for part, training in modes:  # each part its own: some may have been frozen on purpose
-            part.training = training
+    with evaluating(module), seeded(module, seed), torch.no_grad():
+        for index in tqdm(range(episodes), disable=not progress, unit="episode"):
+            episode = tasks[index]
+            check(episode)
+            if module is not None:
+                check_padding(module, episode.query.mask, "query")
+                episode = move(episode, module)
+            prediction = predict(learner, episode)
+            metrics = metrics or default_metrics(prediction)
+            for metric in metrics:
+                rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
+            members.append(tasks.members(index) if hasattr(tasks, "members") else None)
     chosen = metrics or []
     return estimates(chosen, [_by_task(rows[metric.name], members) for metric in chosen])
 
@@ -129,6 +122,19 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
         )
     check_targets(prediction, episode.query)
     return prediction
+
+
+@contextmanager
+def evaluating(module: nn.Module | None) -> Iterator[None]:
+    """The module in evaluation mode within, and each of its parts as it was afterwards: some may be frozen on purpose."""
+    modes = [(part, part.training) for part in module.modules()] if module is not None else []
+    try:
+        if module is not None:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import arviz  # noqa: F401  (it adds warning filters when it is imported)
 import gpytorch
 import linear_operator
 import pytest

@@ -1,0 +1,276 @@
+"""Recalibration of learners that are trained already, on validation tasks: temperatures, and conformal regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils.data import Dataset
+
+from bayesmeta.data import Episode, Points, move
+from bayesmeta.distributions import class_probabilities, mixture, temper, uncertainty
+from bayesmeta.evaluation import evaluating, predict, seeded
+from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import nll
+from bayesmeta.metrics import NLL, Estimate, bootstrap
+
+__all__ = ["Calibrated", "Conformal", "Tempered"]
+
+
+class Tempered(Posterior):
+    """A posterior whose predictions have more or less confidence (see `bayesmeta.distributions.temper`).
+
+    Real targets: the draws spread around the predictive mean as the predictions do, so that doubt about the function and noise
+    both grow by τ² in variance. Classes: each draw is tempered by itself.
+
+    Args:
+        inner: the posterior.
+        temperature: τ, above 0.
+    """
+
+    def __init__(self, inner: Posterior, temperature: Tensor | float) -> None:
+        self.inner = inner
+        super().__init__(inner.support, inner.samples)
+        self.temperature = torch.as_tensor(temperature).clone()
+
+    @property
+    def samples(self) -> int:
+        """The inner posterior's, which draws."""
+        return self.inner.samples
+
+    @samples.setter
+    def samples(self, value: int) -> None:
+        self.inner.samples = value
+
+    def _predictive(self, x: Any) -> Distribution:
+        return temper(self.inner(x), self.temperature)
+
+    def _draws(self, x: Any, samples: int) -> Distribution:
+        draws = self.inner.draws(x, samples)
+        if draws.support.is_discrete:  # type: ignore[union-attr]
+            return temper(draws, self.temperature)
+        return temper(draws, self.temperature, self.inner(x).mean.expand(draws.mean.shape))
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        predictive = self.inner(x)
+        if not predictive.support.is_discrete:  # type: ignore[union-attr]
+            aleatoric, epistemic = self.inner._decompose(self.inner._inputs(x), samples)
+            return self.temperature**2 * aleatoric, self.temperature**2 * epistemic
+        draws = self._draws(x, samples)
+        aleatoric = uncertainty(draws).mean(0)
+        return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
+
+
+@final
+class Calibrated(Learner):
+    """A trained learner with one temperature, found on validation tasks: confidence as accuracy warrants it.
+
+    For classes the temperature of the probabilities, for real targets the factor of all standard deviations, whichever has the
+    lowest NLL on the validation tasks (Guo, Pleiss, Sun & Weinberger 2017, https://arxiv.org/abs/1706.04599, section 4.2; Levi et
+    al. 2022, https://arxiv.org/abs/1905.11659, for regression). Accuracy and the order of confidences stay as they are. The
+    temperature is kept in a buffer, so it moves and is saved with the learner.
+
+    Args:
+        learner: trained already; training on goes through, but leaves the temperature.
+        tasks: validation tasks, with as many shots as will be asked: not those of training, nor those of the test.
+        episodes: how many of their episodes to read.
+        seed: of random predictions; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: there are not so many episodes.
+
+    Example:
+        >>> tasks = Sinusoids(noise=0.1)
+        >>> learner = Calibrated(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
+        >>> learner.temperature > 1  # an untrained network is overconfident
+        tensor(True)
+    """
+
+    temperature: Tensor
+
+    def __init__(self, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20, seed: int = 0) -> None:
+        super().__init__()
+        _check_learner(learner)
+        self.learner = learner
+        pairs = list(_predictions(learner, tasks, episodes, seed))
+        self.register_buffer("temperature", next(learner.parameters()).new_tensor(_best_temperature(pairs)))
+
+    def forward(self, support: Points) -> Posterior:
+        return Tempered(self.learner(support), self.temperature)
+
+    def losses(self, episode: Episode) -> Tensor:
+        return self.learner.losses(episode)
+
+    def loss(self, episode: Episode) -> Tensor:
+        return self.learner.loss(episode)
+
+
+def _check_learner(learner: Learner) -> None:
+    if not isinstance(learner, Learner):
+        raise TypeError(f"learner: expected a trained learner such as MAML(...), got {type(learner).__name__}")
+
+
+def _predictions(
+    learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int
+) -> Iterator[tuple[Distribution, Points]]:
+    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
+        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
+    with evaluating(learner), seeded(learner, seed), torch.no_grad():
+        for index in range(episodes):
+            episode = move(tasks[index], learner)
+            yield predict(learner, episode), episode.query
+
+
+_LOG_RANGE = 8.0
+"""Temperatures from e^-8 to e^8 are tried."""
+
+
+def _best_temperature(pairs: list[tuple[Distribution, Points]]) -> float:
+    """By a grid in log τ, three times refined around its best, to a relative 1e-3: the NLL need not have one minimum only."""
+    counts = torch.cat([given.mask.sum(1) for _, given in pairs])
+
+    def score(log_temperature: float) -> float:
+        temperature = torch.tensor(math.exp(log_temperature))
+        losses = torch.cat([nll(temper(d, temperature.to(given.mask.device)), given) for d, given in pairs])
+        value = float((losses * counts).sum() / counts.sum())
+        return value if math.isfinite(value) else math.inf
+
+    centre, width = 0.0, _LOG_RANGE
+    for _ in range(4):
+        grid = torch.linspace(centre - width, centre + width, 21).tolist()
+        scores = [score(point) for point in grid]
+        if min(scores) == math.inf:
+            raise ValueError(
+                "learner: expected finite predictions on the validation tasks, got none; look for NaN in them"
+            )
+        centre, width = grid[scores.index(min(scores))], width / 6
+    return math.exp(centre)
+
+
+@final
+class Conformal:
+    """Regions that hold the target with a given probability, whatever the learner and however badly calibrated.
+
+    Split conformal prediction over tasks: if calibration tasks and a new one are exchangeable, a point of the new task is in its
+    region with probability of at least `level`, over tasks and points, whatever the dependence within a task (Lee, Barber &
+    Willett 2023, https://arxiv.org/abs/2306.06342, HCP). The guarantee is marginal: it averages over tasks, easy and hard.
+
+    - Real targets: an interval, mean ± q standard deviations, q from the scores |y - mean| / standard deviation; for several
+      targets a box around all, q from the largest.
+    - Classes: a set, by adaptive randomised scores (Romano, Sesia & Candès 2020, https://arxiv.org/abs/2006.02544): classes in
+      the order of probability until their sum reaches q, the last of them by a coin. Random, by torch's global generator;
+      it may be empty where the level is below the accuracy.
+
+    A task that several episodes hold (``tasks.members``) counts as one.
+
+    Args:
+        learner: trained already.
+        tasks: calibration tasks, exchangeable with those to come: not those of training, and with as many shots.
+        level: the coverage, 0.9 for 90 %.
+        episodes: how many of their episodes to read.
+        seed: of random predictions and coins during calibration; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: there are too few tasks for the level (it takes 9 for 90 %), or not so many episodes.
+
+    Example:
+        >>> tasks = Sinusoids(noise=0.1)
+        >>> conformal = Conformal(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
+        >>> low, high = conformal(tasks[5].support).interval(tasks[5].query.x)
+        >>> low.shape
+        torch.Size([25, 15, 1])
+    """
+
+    def __init__(
+        self, learner: Learner, tasks: Dataset[Episode], *, level: float = 0.9, episodes: int = 20, seed: int = 0
+    ) -> None:
+        _check_learner(learner)
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
+        self.learner = learner
+        self.level = level
+        rows = _scores(learner, tasks, episodes, seed)
+        scores = torch.cat(rows)
+        weights = torch.cat([torch.full_like(row, 1 / len(row)) for row in rows]) / (len(rows) + 1)
+        order = scores.argsort()
+        reached = weights[order].cumsum(0) >= level - 1e-12
+        if not reached.any():
+            least = math.ceil(level / (1 - level) - 1e-9)
+            raise ValueError(
+                f"tasks: expected at least {least} calibration tasks for a level of {level}, got {len(rows)}; "
+                "raise episodes or lower the level"
+            )
+        self.threshold = float(scores[order][reached.nonzero()[0, 0]])
+
+    def __call__(self, support: Points) -> ConformalPosterior:
+        """The regions of the support's B tasks."""
+        return ConformalPosterior(self.learner(support), self.threshold)
+
+    def coverage(self, tasks: Dataset[Episode], *, episodes: int, seed: int = 0) -> Estimate:
+        """The share of targets in their regions, over points of tasks that were not used for calibration."""
+        rows = [
+            torch.stack([(scores <= self.threshold).double().sum(), scores.new_tensor(len(scores)).double()])
+            for scores in _scores(self.learner, tasks, episodes, seed)
+        ]
+        return bootstrap(NLL(), torch.stack(rows))  # a mean over points, as the NLL is
+
+
+class ConformalPosterior:
+    """The regions for B tasks: `interval` for real targets, `classes` for labels."""
+
+    def __init__(self, posterior: Posterior, threshold: float) -> None:
+        self.posterior = posterior
+        self.threshold = threshold
+
+    def interval(self, x: Any) -> tuple[Tensor, Tensor]:
+        """The lower and the upper end at x, each ``(B, M, *Y)``."""
+        predictive = self.posterior(x)
+        if predictive.support.is_discrete:  # type: ignore[union-attr]
+            raise TypeError("interval: expected a learner of real targets, got one of classes; use classes(x)")
+        reach = self.threshold * predictive.stddev
+        return predictive.mean - reach, predictive.mean + reach
+
+    def classes(self, x: Any) -> Tensor:
+        """Which classes are in the set at x, ``(B, M, W)`` bool. The coins are torch's global generator's."""
+        predictive = self.posterior(x)
+        if not predictive.support.is_discrete:  # type: ignore[union-attr]
+            raise TypeError("classes: expected a learner of classes, got one of real targets; use interval(x)")
+        return _class_scores(predictive) <= self.threshold
+
+
+def _class_scores(predictive: Any) -> Tensor:
+    """Of each class ``(..., W)``: -log of one less the mass of all more probable classes and of a uniform share of its own.
+
+    In logarithms, since classes that all round to a probability of zero still have an order.
+    """
+    if isinstance(predictive, torch.distributions.Categorical):
+        log_p = predictive.logits.double().log_softmax(-1)
+    else:
+        log_p = class_probabilities(predictive).double().clamp(min=1e-300).log().squeeze(-2)  # a Bernoulli's one entry
+    ordered, order = log_p.sort(-1, descending=True)
+    coin = torch.rand(log_p.shape[:-1], device=log_p.device, dtype=log_p.dtype)[..., None]
+    left = ordered.flip(-1).logcumsumexp(-1).flip(-1)  # of each class and all less probable ones
+    after = torch.cat([left[..., 1:], torch.full_like(left[..., :1], -math.inf)], -1)
+    scores = -torch.logaddexp(after, ordered + torch.log1p(-coin))
+    return torch.empty_like(scores).scatter(-1, order, scores)
+
+
+def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int) -> list[Tensor]:
+    """The scores of each task's observed points."""
+    found: dict[Any, list[Tensor]] = {}
+    for index, (predictive, given) in enumerate(_predictions(learner, tasks, episodes, seed)):
+        if predictive.support.is_discrete:  # type: ignore[union-attr]
+            labels = given.y.squeeze(-1) if given.y.dim() > 2 else given.y
+            scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
+        else:
+            scores = ((given.y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
+        members = tasks.members(index) if hasattr(tasks, "members") else None
+        names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
+        for name, row, mask in zip(names, scores.double().cpu(), given.mask.cpu(), strict=True):
+            if mask.any():
+                found.setdefault(name, []).append(row[mask])
+    return [torch.cat(rows) for rows in found.values()]
