@@ -207,7 +207,7 @@ def _dataset(row: dict[str, Any], mask: Any, prefix: str, drawn: bool) -> Any:
         dimensions = known + ([last] if others == 1 else [f"{last}_{axis}" for axis in range(others)])
         found[name] = (["chain", *dimensions], array[None]) if drawn else (dimensions, array)
     data = xarray.Dataset(found)
-    axes: dict[str, Any] = {name: np.arange(size) for name, size in data.sizes.items()}
+    axes: dict[Any, Any] = {name: np.arange(size) for name, size in data.sizes.items()}
     if ragged and places[0] in data.sizes:
         task, point = mask.nonzero()
         axes |= {"task": (places[0], task), f"{prefix}point": (places[0], point)}

@@ -39,6 +39,8 @@ from bayesmeta.tasks.longitudinal import FAMILIES
 RESULTS = Path(__file__).parent / "results" / "longitudinal.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "longitudinal_ranks.png"
 SEEDS, SHOTS, DIVISIONS, FOLDS, ROUNDS, BATCH = 3, (3, 5), 4, 3, 3, 16
+QUERIES = 32
+"""Of a training task at most: exact Gaussian processes grow with the cube of the points."""
 METRICS: list[bm.Metric] = [bm.NLL(), bm.RMSE(), bm.CRPS(), bm.Coverage(0.9)]
 
 
@@ -113,10 +115,12 @@ class Split:
         self.test, self.others = order[:held], order[held:]
         self.folds = [self.others[fold::FOLDS] for fold in range(FOLDS)]
 
-    def tasks(self, chosen: Tensor, shots: int | tuple[int, int], batch: int | None = None) -> bm.ArrayTasks:
+    def tasks(
+        self, chosen: Tensor, shots: int | tuple[int, int], batch: int | None = None, queries: int | None = None
+    ) -> bm.ArrayTasks:
         given = bm.Points(*(leaf[chosen] for leaf in self.everything.points))
         names = [self.everything.names[i] for i in chosen.tolist()]
-        return bm.ArrayTasks(given, names, shots=shots, batch=batch, seed=self.seed)
+        return bm.ArrayTasks(given, names, shots=shots, batch=batch, queries=queries, seed=self.seed)
 
     def figures(self, predictor: Predictor, chosen: Tensor) -> dict[str, dict[str, Any]]:
         """The statistics of each chosen task, summed over divisions, by shots and metric."""
@@ -148,7 +152,7 @@ def train(name: str, split: Split) -> tuple[bm.Ensemble, float]:
         torch.manual_seed(split.seed)
         build, steps, rate = LEARNERS[name]
         learner = bm.Standardized(build(whole.points.x.shape[-1], len(others)), whole)
-        episodes = split.tasks(others, SHOTS, min(BATCH, len(others)))
+        episodes = split.tasks(others, SHOTS, min(BATCH, len(others)), QUERIES)
         best, state = torch.tensor([float("inf"), 1.0]), learner.state_dict()
         for round_ in range(ROUNDS):
             optimizer = Adam(learner.parameters(), rate)
