@@ -17,7 +17,7 @@ from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 
-__all__ = ["Predictor", "evaluate", "evaluating", "predict", "seeded"]
+__all__ = ["Predictor", "evaluate", "evaluating", "predict", "seeded", "statistics"]
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
@@ -54,6 +54,24 @@ def evaluate(
         >>> list(evaluate(tasks.oracle, tasks, episodes=1))
         ['NLL', 'RMSE', '90% coverage']
     """
+    chosen, rows = statistics(learner, tasks, episodes=episodes, metrics=metrics, seed=seed, progress=progress)
+    return estimates(chosen, rows)
+
+
+def statistics(
+    learner: Predictor,
+    tasks: Dataset[Episode],
+    *,
+    episodes: int,
+    metrics: Sequence[Metric] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[Metric], list[Tensor]]:
+    """The metrics, and of each its statistic of every task, ``(T, K)``: what `evaluate` reduces and plots draw.
+
+    Args:
+        learner, tasks, episodes, metrics, seed, progress: as in `evaluate`.
+    """
     if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
         raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
@@ -73,7 +91,7 @@ def evaluate(
                 rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
             members.append(tasks.members(index) if hasattr(tasks, "members") else None)
     chosen = metrics or []
-    return estimates(chosen, [_by_task(rows[metric.name], members) for metric in chosen])
+    return chosen, [_by_task(rows[metric.name], members) for metric in chosen]
 
 
 def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
