@@ -71,6 +71,15 @@ from bayesmeta.metrics import (
     summary,
 )
 from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
+from bayesmeta.plots import (
+    plot_calibration,
+    plot_metric_against_shots,
+    plot_pit,
+    plot_predictive,
+    plot_ranks,
+    plot_reliability,
+)
+from bayesmeta.report import Comparison, compare
 from bayesmeta.tasks import (
     ArrayTasks,
     GaussianProcessTasks,
@@ -121,6 +130,7 @@ __all__ = [
     "Categorical",
     "ClassPooling",
     "ClasswiseECE",
+    "Comparison",
     "ConditionalNeuralProcess",
     "Conformal",
     "Conv4",
@@ -170,12 +180,19 @@ __all__ = [
     "aupr",
     "auroc",
     "check",
+    "compare",
     "concatenate",
     "decompose",
     "evaluate",
     "fit",
     "move",
     "pit",
+    "plot_calibration",
+    "plot_metric_against_shots",
+    "plot_pit",
+    "plot_predictive",
+    "plot_ranks",
+    "plot_reliability",
     "points",
     "quantile",
     "registered",

@@ -14,7 +14,7 @@ from bayesmeta.metrics.classification import (
     ClasswiseECE,
     ErrorAUROC,
 )
-from bayesmeta.metrics.metric import NLL, Estimate, Metric, bootstrap, estimates, summary
+from bayesmeta.metrics.metric import NLL, Estimate, Metric, bootstrap, estimates, resampled, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
     CRPS,
@@ -54,6 +54,7 @@ __all__ = [
     "default_metrics",
     "estimates",
     "ranks",
+    "resampled",
     "risk_coverage",
     "summary",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.likelihoods import nll
 
-__all__ = ["NLL", "Estimate", "Metric", "bootstrap", "estimates", "summary"]
+__all__ = ["NLL", "Estimate", "Metric", "bootstrap", "estimates", "resampled", "summary"]
 
 
 class Estimate(NamedTuple):
@@ -91,7 +91,7 @@ def estimates(
     values = [metric.reduce(sums).item() for metric, sums in zip(metrics, whole, strict=True)]
     if tasks == 1:  # a single task says nothing of the spread between tasks
         return {metric.name: Estimate(value, math.nan, math.nan) for metric, value in zip(metrics, values, strict=True)}
-    drawn = torch.cat([counts @ every for counts in _resampled(tasks, resamples, seed)]).split(sizes, 1)
+    drawn = resampled(every, resamples=resamples, seed=seed).split(sizes, 1)
     edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
     found = {}
     for metric, value, sums in zip(metrics, values, drawn, strict=True):
@@ -100,14 +100,17 @@ def estimates(
     return found
 
 
-def _resampled(tasks: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each task was drawn, ``(R, T)``, a few million entries at a time."""
+def resampled(rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Tensor:
+    """The sums of rows ``(T, K)`` over T tasks that are drawn anew, with replacement: ``(resamples, K)``, float64."""
+    tasks, rows = len(rows), rows.double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    at_once = max(1, 4_000_000 // tasks)
+    at_once, sums = max(1, 4_000_000 // tasks), []
+    once = torch.ones((), dtype=torch.float64)
     for first in range(0, resamples, at_once):
         drawn = torch.randint(tasks, (min(at_once, resamples - first), tasks), generator=generator)
-        once = torch.ones((), dtype=torch.float64).expand(drawn.shape)
-        yield torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once)
+        counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once.expand(drawn.shape))
+        sums.append(counts @ rows)
+    return torch.cat(sums)
 
 
 def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Estimate:
