@@ -43,6 +43,13 @@ def _axes(ax: Axes | None, width: float = 4.6, height: float = 3.6) -> Axes:
     return ax
 
 
+def figure(width: float, height: float) -> Any:
+    """A figure that no window shows, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _style(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": _LINES[place // len(COLOURS) % len(_LINES)]}
 

@@ -196,12 +196,10 @@ def _pictures(
     rows: list[Row],
     seed: int,
 ) -> dict[str, str]:
-    from matplotlib.figure import Figure
-
     figures: dict[str, Any] = {}
 
-    def pane(title: str, width: float = 4.8) -> Any:
-        figures[title] = Figure(figsize=(width, 3.8), layout="constrained")
+    def pane(title: str) -> Any:
+        figures[title] = plots.figure(4.8, 3.8)
         return figures[title].subplots()
 
     classes = not first.query.y.is_floating_point() or any(row.metric in ("ECE", "accuracy") for row in rows)

@@ -142,6 +142,14 @@ class TestRealTargets:
         students = dist.StudentT(3.5, LOC, SCALE).to_event(1)
         expected = scoringrules.crps_t(flat(Y).numpy(), 3.5, flat(LOC).numpy(), flat(SCALE).numpy()).mean()
         assert figure(metrics.CRPS(), students, Y) == pytest.approx(expected, abs=1e-6)
+        many = mixture(dist.Normal(0.3 * normal(150, T, M, 1, seed=26), 0.2).to_event(1))
+        one = mixture(dist.Normal(0.3 * normal(100, T, M, 1, seed=26), 0.2).to_event(1))
+        for big in (many, one):  # integrated, and by pairs
+            centre = big.component_distribution.mean[..., 0]  # type: ignore[attr-defined]
+            expected = scoringrules.crps_mixnorm(
+                flat(Y)[:, 0].numpy(), flat(centre).numpy(), np.full_like(flat(centre), 0.2)
+            )
+            assert figure(metrics.CRPS(), big, Y[..., :1]) == pytest.approx(expected.mean(), abs=1e-6)
         centres, scales = normal(5, T, M, 1, seed=23), normal(5, T, M, 1, seed=24).exp()
         mixed = mixture(dist.Normal(centres, scales).to_event(1))
         m, s = (flat(part.movedim(0, -1)[:, :, 0]).numpy() for part in (centres, scales))
