@@ -242,10 +242,11 @@ h1 { font-size: 1.5rem; margin-bottom: .25rem; } h2 { font-size: 1.1rem; margin-
 p.about { color: #555; margin-top: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
+th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
+thead th { max-width: 8rem; vertical-align: bottom; line-height: 1.3; } td { white-space: nowrap; line-height: 1.3; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #1a1a1a; font-weight: 600; } thead small { display: block; color: #777; font-weight: 400; }
-td small { color: #777; margin-left: .3rem; }
+td small { display: block; color: #777; font-weight: 400; }
 td.best { background: #e6f1f8; font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.25rem; } figure { margin: 0; flex: 1 1 24rem; max-width: 32rem; }
 figure img { width: 100%; height: auto; } figcaption { font-weight: 600; }

@@ -127,7 +127,7 @@ LEARNERS: dict[str, tuple[Callable[[], bm.Learner], int]] = {
     "DKT, linear": (dkt_linear, 600),
     "ADKF": (adkf, 400),
     "TNP": (neural_process, 600),
-    "MAML": (maml, 300),
+    "MAML": (maml, 200),
 }
 
 

@@ -1,0 +1,81 @@
+"""Which learner can be trusted? MAML, ABML, a Bayesian last layer and an ensemble on noisy sinusoids, on one page.
+
+    python examples/compare.py     # two minutes on two cores; writes compare.html and uncertainty.png
+
+Each is meta-trained on the same tasks and evaluated on the same new ones, beside the exact Bayes answer, which no learner can
+beat. MAML is shown as it is, with a temperature fitted on validation tasks, and with conformal intervals, whose coverage holds
+whatever the learner. Then the ArviZ way: leave-one-out densities of three learners on one task's points.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from matplotlib import pyplot as plt
+from torch import nn
+
+import bayesmeta as bm
+
+STEPS, EPISODES = 1500, 20
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # ArviZ's own, about its next version
+
+
+def network() -> bm.MLP:
+    return bm.MLP(1, 1, activation=nn.Tanh)
+
+
+def alpaca() -> bm.Learner:
+    body = network()
+    return bm.ALPaCA(body.features, body.head, bm.Gaussian())
+
+
+def draw(maml: bm.Learner, alpaca: bm.Learner, calibrated: bm.Learner, test: bm.Sinusoids) -> None:
+    figure, panes = plt.subplots(2, 2, figsize=(9.5, 7), layout="constrained")
+    support = bm.points([-3.5, -2.0, 1.0], [0.9, 2.1, -2.0])
+    for pane, name, learner in zip(panes[0], ("MAML", "ALPaCA"), (maml, alpaca), strict=True):
+        bm.plot_predictive(learner(support), torch.linspace(-5, 5, 200), ax=pane).set(title=name, ylim=(-6, 6))
+    for name, shown in (("MAML", maml), ("MAML, calibrated", calibrated), ("ALPaCA", alpaca)):
+        bm.plot_calibration(shown, test, episodes=EPISODES, label=name, ax=panes[1, 0])
+    bm.plot_pit(maml, test, episodes=EPISODES, label="MAML", ax=panes[1, 1])
+    figure.savefig("uncertainty.png", dpi=110)
+
+
+def main() -> bm.Comparison:
+    torch.manual_seed(0)
+    train = bm.Sinusoids(noise=0.1, shots=5)
+    validation, test = bm.Sinusoids(noise=0.1, shots=5, seed=1), bm.Sinusoids(noise=0.1, shots=5, seed=2)
+    learners: dict[str, bm.Learner] = {
+        "MAML": bm.MAML(network(), bm.Gaussian(), steps=5),
+        "ensemble of 3 MAMLs": bm.Ensemble([bm.MAML(network(), bm.Gaussian(), steps=2) for _ in range(3)]),
+        "ABML": bm.ABML(network(), bm.Gaussian()),
+        "ALPaCA": alpaca(),
+    }
+    for name, learner in learners.items():
+        print(name)
+        bm.fit(learner, train, steps=STEPS)
+    calibrated = bm.Calibrated(learners["MAML"], validation, episodes=EPISODES)
+    print(f"\nMAML's standard deviations should be {calibrated.temperature:.2f} times what they are.\n")
+
+    everything = {**learners, "MAML, calibrated": calibrated, "exact": test.oracle}
+    found = bm.compare(everything, test, episodes=EPISODES, page="compare.html", progress=False)
+    print(found)
+    print("\nwrote compare.html and uncertainty.png\n")
+
+    draw(learners["MAML"], learners["ALPaCA"], calibrated, test)
+    conformal = bm.Conformal(learners["MAML"], validation, level=0.9, episodes=EPISODES)
+    print(f"MAML's conformal 90 % intervals hold {conformal.coverage(test, episodes=EPISODES)} of new targets.\n")
+
+    import arviz
+
+    task = bm.Sinusoids(noise=0.1, shots=20, seed=3, batch=1)[0]
+    data = {name: bm.to_arviz(learners[name], task) for name in ("ABML", "ALPaCA")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few draws of good learners: some Pareto shapes are large
+        print(arviz.compare({**data, "exact": bm.to_arviz(test.oracle, task)}).iloc[:, :5].to_string())
+    return found
+
+
+if __name__ == "__main__":
+    main()
