@@ -20,7 +20,7 @@ from bayesmeta.functional import Params, call
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import check_event
 
-__all__ = ["GaussianProcess", "check_kernel", "cholesky", "covariance"]
+__all__ = ["GaussianProcess", "check_inputs", "check_kernel", "cholesky", "covariance"]
 
 _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Relative to the mean of the diagonal; each is tried only where the one before fails."""
@@ -73,6 +73,15 @@ def check_kernel(kernel: Kernel) -> None:
         raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
 
 
+def check_inputs(x: Any) -> None:
+    """Raises a ValueError where a kernel is given other inputs than vectors."""
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        raise ValueError(
+            f"x: expected a kernel's inputs (B, N, D), got shape {tuple(getattr(x, 'shape', ()))}; let the features end in "
+            "nn.Flatten(), as those of MLP and Conv4 do"
+        )
+
+
 def cholesky(matrix: Tensor, name: str) -> Tensor:
     """The lower Cholesky factors of B matrices ``(B, N, N)``, with a little jitter where one needs it.
 
@@ -117,6 +126,7 @@ class GaussianProcess(Posterior):
         self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points, parameters: Params | None = None
     ) -> None:
         super().__init__(support)
+        check_inputs(support.x)
         self.name = type(kernel).__name__
         self.kernel = covariance(kernel, parameters)
         self.mean = None if mean is None else _double(mean)

@@ -26,7 +26,7 @@ from torch.quasirandom import SobolEngine
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import call, frozen, snapshot
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel, cholesky, covariance
+from bayesmeta.gaussian_process import GaussianProcess, check_inputs, check_kernel, cholesky, covariance
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood
 from bayesmeta.networks import check_padding, check_stateless
@@ -60,6 +60,7 @@ class ClassProcess(Posterior):
 
     def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:
         super().__init__(support, samples=128)
+        check_inputs(support.x)
         self.kernel, self.name = kernel, name
         self.likelihood, self.likelihood_parameters = likelihood, snapshot(likelihood)
         self.sites = sites
@@ -219,11 +220,11 @@ def check_classes(support: Points, classes: int) -> None:
             f"y: expected integer labels (B, N), got {y.dtype} of shape {tuple(y.shape)}; "
             "build the points with points(x, y, classes=W)"
         )
-    highest = int(y.masked_fill(~support.mask, 0).max())
-    if highest >= classes:
+    lowest, highest = (int(value) for value in y.masked_fill(~support.mask, 0).aminmax())
+    if lowest < 0 or highest >= classes:
         raise ValueError(
-            f"y: expected labels 0 to {classes - 1}, got {highest}; build the learner with classes={highest + 1} "
-            "or set learner.classes"
+            f"y: expected labels 0 to {classes - 1}, got {lowest if lowest < 0 else highest}; number the labels from 0, and "
+            "build the learner with as many classes, or set learner.classes"
         )
 
 
@@ -263,6 +264,7 @@ class GPClassifier(VariationalLearner, ABC):
 
     def _gram(self, points: Points) -> Tensor:
         """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
+        check_inputs(points.x)
         x = points.x.double()
         return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
 

@@ -238,8 +238,10 @@ def test_other_numbers_of_classes() -> None:
     learner.classes = 5
     assert learner(labelled(5))(labelled().x).probs.shape == (2, 7, 5)  # type: ignore[attr-defined]
     learner.classes = 2
-    with pytest.raises(ValueError, match="classes=5"):
+    with pytest.raises(ValueError, match="labels 0 to 1, got 4"):
         learner(labelled(5))
+    with pytest.raises(ValueError, match="labels 0 to 1, got -1"):
+        learner(Points(labelled(2).x, labelled(2).y - 1, labelled(2).mask))
 
 
 def test_errors() -> None:
@@ -247,6 +249,8 @@ def test_errors() -> None:
         bm.LaplaceGP(nn.Identity(), RBFKernel(), classes=1)
     with pytest.raises(ValueError, match="integer labels"):
         laplace()(bm.points(torch.zeros(1, 2), torch.zeros(1)))
+    with pytest.raises(ValueError, match="inputs \\(B, N, D\\)"):
+        laplace()(bm.points(torch.zeros(2, 1, 8, 8), [0, 1], classes=W))
     with pytest.raises(TypeError, match="kernel"):
         bm.DKTClassifier(nn.Identity(), nn.Identity(), classes=2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chains"):
