@@ -1,0 +1,226 @@
+"""Recalibration and conformal coverage for every learner, and what evaluation costs.
+
+    python benchmarks/calibration.py            # about twenty minutes of one core
+    python benchmarks/calibration.py --table    # prints what is there
+
+Learners get a few hundred steps only: they are to be badly calibrated. Real targets: sinusoids, σ = 0.1, 5 shots; classes:
+three Gaussian clouds in the plane, 2 shots each on average. Temperature and conformal threshold come from 2,000 validation
+tasks, every figure from 2,000 others. Cost: 1,000 tasks of 75 queries, with every metric that applies, beside the
+predictions themselves, which include the adaptation. Finished runs are kept in results/calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpytorch.kernels import LinearKernel, RBFKernel, ScaleKernel
+from store import keep, load
+from torch import nn
+
+import bayesmeta as bm
+from bayesmeta.evaluation import seeded
+from bayesmeta.tasks.source import TaskSource
+
+RESULTS = Path(__file__).parent / "results" / "calibration.json"
+STEPS, EPISODES, BATCH = 300, 20, 100
+
+
+class Clouds(TaskSource):
+    """Three Gaussian clouds a task, at places of its own in the plane."""
+
+    def __init__(self, seed: int = 0, batch: int = BATCH, queries: int = 20) -> None:
+        super().__init__(seed=seed, length=1_000_000)
+        self.batch, self.queries = batch, queries
+
+    def draw(self, generator: torch.Generator) -> bm.Episode:
+        centres = 1.2 * torch.randn(self.batch, 3, 2, generator=generator)
+
+        def some(count: int) -> bm.Points:
+            y = torch.randint(3, (self.batch, count), generator=generator)
+            x = centres.gather(1, y[..., None].expand(-1, -1, 2))
+            x = x + 0.8 * torch.randn(self.batch, count, 2, generator=generator)
+            return bm.Points(x, y, torch.ones(self.batch, count, dtype=torch.bool))
+
+        return bm.Episode(some(6), some(self.queries))
+
+
+def network(classes: bool) -> bm.MLP:
+    return bm.MLP(2 if classes else 1, 3 if classes else 1, activation=nn.Tanh)
+
+
+def likelihood(classes: bool) -> bm.Likelihood:
+    return bm.Categorical() if classes else bm.Gaussian()
+
+
+def encoder(classes: bool) -> bm.Encoder:
+    features = network(classes).features
+    return bm.ClassPooling(40, 3, features=features) if classes else bm.DeepSet(40, 1, features=features)
+
+
+def alpaca(_: bool) -> bm.Learner:
+    body = network(False)
+    return bm.ALPaCA(body.features, body.head, bm.Gaussian())
+
+
+def smooth() -> Any:
+    return ScaleKernel(RBFKernel())
+
+
+BOTH: dict[str, Callable[[bool], bm.Learner]] = {
+    "MAML": lambda c: bm.MAML(network(c), likelihood(c), steps=5, rate=0.1 if c else 0.01),
+    "first-order MAML": lambda c: bm.FirstOrderMAML(network(c), likelihood(c), steps=5),
+    "ANIL": lambda c: bm.ANIL((body := network(c)).features, body.head, likelihood(c), steps=5),
+    "Meta-SGD": lambda c: bm.MetaSGD(network(c), likelihood(c)),
+    "Reptile": lambda c: bm.Reptile(network(c), likelihood(c)),
+    "implicit MAML": lambda c: bm.ImplicitMAML(network(c), likelihood(c)),
+    "ABML": lambda c: bm.ABML(network(c), likelihood(c)),
+    "PLATIPUS": lambda c: bm.PLATIPUS(network(c), likelihood(c)),
+    "BMAML": lambda c: bm.BMAML(network(c), likelihood(c)),
+    "VERSA": lambda c: bm.VERSA(encoder(c), 3 if c else 1, likelihood(c)),
+    "LEO": lambda c: bm.LEO(
+        bm.Relation(40, 3 if c else 1, classes=c, features=network(c).features), 3 if c else 1, likelihood(c)
+    ),
+    "CNP": lambda c: bm.ConditionalNeuralProcess(
+        bm.DeepSet(2 if c else 1, 3 if c else 1), bm.MLP((2 if c else 1) + 64, 3 if c else 1), likelihood(c)
+    ),
+    "NP": lambda c: bm.NeuralProcess(
+        bm.DeepSet(2 if c else 1, 3 if c else 1),
+        bm.MLP((2 if c else 1) + 64 + 16, 3 if c else 1),
+        likelihood(c),
+        latent=16,
+    ),
+}
+REAL: dict[str, Callable[[bool], bm.Learner]] = {
+    "ALPaCA": alpaca,
+    "DKT": lambda _: bm.DKT(network(False).features, LinearKernel(), bm.Gaussian()),
+    "ADKF": lambda _: bm.ADKF(network(False).features, smooth(), bm.Gaussian()),
+    "PACOH": lambda _: bm.PACOH(nn.Identity(), smooth(), bm.Gaussian(), tasks=1000, mean=network(False)),
+}
+CLASSES: dict[str, Callable[[bool], bm.Learner]] = {
+    "DKT": lambda _: bm.DKTClassifier(nn.Identity(), smooth(), classes=3),
+    "Pólya-Gamma GP": lambda _: bm.PolyaGammaGP(nn.Identity(), smooth(), classes=3),
+    "Laplace GP": lambda _: bm.LaplaceGP(nn.Identity(), smooth(), classes=3),
+}
+RUNS = {f"{name}; real": (build, False) for name, build in (BOTH | REAL).items()} | {
+    f"{name}; classes": (build, True) for name, build in (BOTH | CLASSES).items()
+}
+
+
+def source(classes: bool, seed: int) -> TaskSource:
+    return Clouds(seed) if classes else bm.Sinusoids(noise=0.1, shots=5, queries=20, batch=BATCH, seed=seed)
+
+
+def run(name: str) -> dict[str, Any]:
+    build, classes = RUNS[name]
+    torch.manual_seed(0)
+    learner = build(classes)
+    train = Clouds(0, 16) if classes else bm.Sinusoids(noise=0.1, shots=5, batch=16)
+    bm.fit(learner, train, steps=STEPS, progress=False)
+    validation, test = source(classes, 1), source(classes, 2)
+    metrics: list[bm.Metric] = [bm.NLL(), bm.ECE() if classes else bm.QuantileCalibrationError()]
+    calibrated = bm.Calibrated(learner, validation, episodes=EPISODES)
+    found = {
+        label: {key: tuple(value) for key, value in bm.evaluate(one, test, episodes=EPISODES, metrics=metrics).items()}
+        for label, one in (("raw", learner), ("calibrated", calibrated))
+    }
+    conformal = bm.Conformal(learner, validation, episodes=EPISODES)
+    coverage = tuple(conformal.coverage(test, episodes=EPISODES))
+    return {**found, "temperature": calibrated.temperature.item(), "conformal": coverage}
+
+
+def cost() -> dict[str, Any]:
+    """Seconds of the predictions, and of metrics and bootstrap on top; peak memory of evaluation by the number of tasks."""
+    found: dict[str, Any] = {}
+    for classes in (False, True):
+        torch.manual_seed(0)
+        learner = BOTH["MAML"](classes)
+        tasks: TaskSource = Clouds(0, 50, 75) if classes else bm.Sinusoids(noise=0.1, batch=50, queries=75)
+        every: list[bm.Metric] = (
+            [
+                bm.NLL(),
+                bm.Accuracy(),
+                bm.Brier(),
+                bm.Brier("reliability"),
+                bm.ECE(),
+                bm.MCE(),
+                bm.AdaptiveECE(),
+                bm.ClasswiseECE(),
+                bm.ErrorAUROC(),
+                bm.AURC(),
+            ]
+            if classes
+            else [
+                bm.NLL(),
+                bm.RMSE(),
+                bm.CRPS(),
+                bm.Coverage(),
+                bm.Width(),
+                bm.Sharpness(),
+                bm.QuantileCalibrationError(),
+                bm.PIT(),
+            ]
+        )
+        episodes = [tasks[i] for i in range(20)]
+        times: dict[str, list[float]] = {"predictions": [], "evaluation": []}
+        for _ in range(5):
+            began = time.perf_counter()
+            with torch.no_grad(), seeded(learner, 0):
+                for episode in episodes:
+                    learner(episode.support)(episode.query.x)
+            times["predictions"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            bm.evaluate(learner, episodes, episodes=20, metrics=every)  # type: ignore[arg-type]
+            times["evaluation"].append(time.perf_counter() - began)
+        found["classes" if classes else "real"] = {name: sorted(row)[2] for name, row in times.items()}
+    for count in (4, 40):
+        tracemalloc.start()
+        bm.evaluate(BOTH["MAML"](False), bm.Sinusoids(batch=50, queries=75), episodes=count)
+        found[f"peak MB of Python objects, {50 * count} tasks"] = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = []
+    for kind, error in (("real", "quantile calibration error"), ("classes", "ECE")):
+        lines += [f"\n| {kind} | NLL, raw | calibrated | {error}, raw | calibrated | temperature | conformal 90 % |"]
+        lines += ["|---" * 7 + "|"]
+        for name in RUNS:
+            if name.endswith(kind) and isinstance(results.get(name), dict):
+                row = results[name]
+                cells = [f"{row[which][metric][0]:.3f}" for metric in ("NLL", error) for which in ("raw", "calibrated")]
+                lines.append(
+                    f"| {name.split(';')[0]} | " + " | ".join(cells) + f" | {row['temperature']:.2f} "
+                    f"| {row['conformal'][0]:.3f} |"
+                )
+    lines += [f"\n{name}: {result}" for name, result in results.items() if isinstance(result, str)]
+    if "cost" in results:
+        lines.append(f"\ncost: {results['cost']}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        for name in RUNS:
+            if name not in load(RESULTS):
+                try:
+                    result: Any = run(name)
+                except Exception as error:  # the table names it
+                    result = f"{type(error).__name__}: {error}"
+                keep(RESULTS, name, result)
+                print(name, flush=True)
+        keep(RESULTS, "cost", cost())
+    print(table(load(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()
