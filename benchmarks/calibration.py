@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from store import keep, load
 from torch import nn
 
 import bayesmeta as bm
-from bayesmeta.evaluation import seeded
+from bayesmeta.evaluation import predict, seeded
 from bayesmeta.tasks.source import TaskSource
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
@@ -134,55 +133,55 @@ def run(name: str) -> dict[str, Any]:
     return {**found, "temperature": calibrated.temperature.item(), "conformal": coverage}
 
 
+EVERY: dict[bool, list[bm.Metric]] = {
+    False: [
+        *(bm.NLL(), bm.RMSE(), bm.CRPS(), bm.Coverage(), bm.Width(), bm.Sharpness()),
+        *(bm.QuantileCalibrationError(), bm.PIT()),
+    ],
+    True: [
+        *(bm.NLL(), bm.Accuracy(), bm.Brier(), bm.Brier("reliability"), bm.ECE(), bm.MCE()),
+        *(bm.AdaptiveECE(), bm.ClasswiseECE(), bm.ErrorAUROC(), bm.AURC()),
+    ],
+}
+
+
+class Pictures(TaskSource):
+    """5-way 1-shot tasks of noise, of Omniglot's shape: for timing."""
+
+    def draw(self, generator: torch.Generator) -> bm.Episode:
+        def some(each: int) -> bm.Points:
+            y = torch.arange(5).repeat_interleave(each).expand(25, -1)
+            x = torch.rand(25, 5 * each, 1, 28, 28, generator=generator)
+            return bm.Points(x, y, torch.ones(25, 5 * each, dtype=torch.bool))
+
+        return bm.Episode(some(1), some(15))
+
+
 def cost() -> dict[str, Any]:
-    """Seconds of the predictions, and of metrics and bootstrap on top; peak memory of evaluation by the number of tasks."""
+    """Seconds of the predictions alone, and of `evaluate` with every metric: 1,000 tasks of 75 queries."""
+    learners = {
+        "MAML, MLP 40-40, one target": (BOTH["MAML"](False), bm.Sinusoids(noise=0.1, batch=25, queries=75)),
+        "ABML, MLP 40-40, one target": (BOTH["ABML"](False), bm.Sinusoids(noise=0.1, batch=25, queries=75)),
+        "MAML, MLP 40-40, 3 classes": (BOTH["MAML"](True), Clouds(0, 25, 75)),
+        "MAML, Conv4-16, 5 classes": (
+            bm.MAML(bm.Conv4(width=16), bm.Categorical()),
+            Pictures(seed=0, length=40),
+        ),
+    }
     found: dict[str, Any] = {}
-    for classes in (False, True):
-        torch.manual_seed(0)
-        learner = BOTH["MAML"](classes)
-        tasks: TaskSource = Clouds(0, 50, 75) if classes else bm.Sinusoids(noise=0.1, batch=50, queries=75)
-        every: list[bm.Metric] = (
-            [
-                bm.NLL(),
-                bm.Accuracy(),
-                bm.Brier(),
-                bm.Brier("reliability"),
-                bm.ECE(),
-                bm.MCE(),
-                bm.AdaptiveECE(),
-                bm.ClasswiseECE(),
-                bm.ErrorAUROC(),
-                bm.AURC(),
-            ]
-            if classes
-            else [
-                bm.NLL(),
-                bm.RMSE(),
-                bm.CRPS(),
-                bm.Coverage(),
-                bm.Width(),
-                bm.Sharpness(),
-                bm.QuantileCalibrationError(),
-                bm.PIT(),
-            ]
-        )
-        episodes = [tasks[i] for i in range(20)]
+    for name, (learner, tasks) in learners.items():
+        episodes: Any = [tasks[i] for i in range(40)]
         times: dict[str, list[float]] = {"predictions": [], "evaluation": []}
-        for _ in range(5):
+        for _ in range(3):
             began = time.perf_counter()
             with torch.no_grad(), seeded(learner, 0):
                 for episode in episodes:
-                    learner(episode.support)(episode.query.x)
+                    predict(learner, episode)
             times["predictions"].append(time.perf_counter() - began)
             began = time.perf_counter()
-            bm.evaluate(learner, episodes, episodes=20, metrics=every)  # type: ignore[arg-type]
+            bm.evaluate(learner, episodes, episodes=40, metrics=EVERY["classes" in name])
             times["evaluation"].append(time.perf_counter() - began)
-        found["classes" if classes else "real"] = {name: sorted(row)[2] for name, row in times.items()}
-    for count in (4, 40):
-        tracemalloc.start()
-        bm.evaluate(BOTH["MAML"](False), bm.Sinusoids(batch=50, queries=75), episodes=count)
-        found[f"peak MB of Python objects, {50 * count} tasks"] = tracemalloc.get_traced_memory()[1] / 2**20
-        tracemalloc.stop()
+        found[name] = {kind: min(row) for kind, row in times.items()}
     return found
 
 
@@ -201,7 +200,10 @@ def table(results: dict[str, Any]) -> str:
                 )
     lines += [f"\n{name}: {result}" for name, result in results.items() if isinstance(result, str)]
     if "cost" in results:
-        lines.append(f"\ncost: {results['cost']}")
+        lines += ["\n| 1,000 tasks of 75 queries | predictions | with every metric | added |", "|---|---|---|---|"]
+        for name, row in results["cost"].items():
+            share = row["evaluation"] / row["predictions"] - 1
+            lines.append(f"| {name} | {row['predictions']:.2f} s | {row['evaluation']:.2f} s | {100 * share:.0f} % |")
     return "\n".join(lines)
 
 

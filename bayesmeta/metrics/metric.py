@@ -83,19 +83,23 @@ def estimates(
         resamples: how often the T tasks are drawn anew, with replacement.
         seed: of the resampling.
     """
-    tasks, sizes = len(rows[0]), [row.shape[1] for row in rows]
-    if tasks == 0:
+    if len(rows[0]) == 0:
         raise ValueError("rows: expected the statistics of at least one task, got none; evaluate on more episodes")
-    every = torch.cat([row.double().cpu() for row in rows], 1)
-    whole = every.sum(0).split(sizes)
-    values = [metric.reduce(sums).item() for metric, sums in zip(metrics, whole, strict=True)]
-    if tasks == 1:  # a single task says nothing of the spread between tasks
-        return {metric.name: Estimate(value, math.nan, math.nan) for metric, value in zip(metrics, values, strict=True)}
-    drawn = resampled(every, resamples=resamples, seed=seed).split(sizes, 1)
+    distinct: list[Tensor] = []
+    for row in rows:  # metrics of the same bins have the same statistic
+        if not any(torch.equal(row, other) for other in distinct):
+            distinct.append(row)
+    drawn = resampled(torch.cat(distinct, 1), resamples=resamples, seed=seed).split(
+        [row.shape[1] for row in distinct], 1
+    )
     edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
     found = {}
-    for metric, value, sums in zip(metrics, values, drawn, strict=True):
-        low, high = torch.nanquantile(metric.reduce(sums), edges).tolist()
+    for metric, row in zip(metrics, rows, strict=True):
+        value = metric.reduce(row.double().cpu().sum(0)).item()
+        low = high = math.nan  # a single task says nothing of the spread between tasks
+        if len(row) > 1:
+            sums = next(sums for sums, other in zip(drawn, distinct, strict=True) if torch.equal(row, other))
+            low, high = torch.nanquantile(metric.reduce(sums), edges).tolist()
         found[metric.name] = Estimate(value, low, high)
     return found
 
@@ -103,13 +107,14 @@ def estimates(
 def resampled(rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Tensor:
     """The sums of rows ``(T, K)`` over T tasks that are drawn anew, with replacement: ``(resamples, K)``, float64."""
     tasks, rows = len(rows), rows.double().cpu()
+    used = rows.any(0).nonzero()[:, 0]  # most fine bins are empty
     generator = torch.Generator().manual_seed(seed)
     at_once, sums = max(1, 4_000_000 // tasks), []
     once = torch.ones((), dtype=torch.float64)
     for first in range(0, resamples, at_once):
         drawn = torch.randint(tasks, (min(at_once, resamples - first), tasks), generator=generator)
         counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once.expand(drawn.shape))
-        sums.append(counts @ rows)
+        sums.append(rows.new_zeros(len(counts), rows.shape[1]).index_copy_(1, used, counts @ rows[:, used]))
     return torch.cat(sums)
 
 
