@@ -70,6 +70,11 @@ def alpaca(inputs: int) -> bm.Learner:
     return bm.ALPaCA(body.features, body.head, bm.Gaussian())
 
 
+def linear(inputs: int) -> bm.Learner:
+    """A line for each task, the prior over lines learned: a hierarchical linear model."""
+    return bm.ALPaCA(nn.Identity(), nn.Linear(inputs, 1), bm.Gaussian())
+
+
 def dkt(inputs: int) -> bm.Learner:
     features, deep = tanh(inputs).features, LinearKernel(ard_num_dims=40) + ConstantKernel()
     return bm.DKT(features, deep, bm.Gaussian(), mean=LinearMean(40))
@@ -91,6 +96,7 @@ LEARNERS: dict[str, tuple[Callable[[int, int], bm.Learner], int, float]] = {
     "PACOH": (pacoh, 200, 2e-2),
     "DKT, linear": (lambda inputs, _: dkt(inputs), 300, 1e-2),
     "ALPaCA": (lambda inputs, _: alpaca(inputs), 300, 1e-2),
+    "ALPaCA, a line": (lambda inputs, _: linear(inputs), 300, 1e-2),
     "MAML": (lambda inputs, _: bm.MAML(tanh(inputs), bm.Gaussian(), steps=5, rate=0.05), 200, 3e-3),
     "CNP": (
         lambda inputs, _: bm.ConditionalNeuralProcess(
