@@ -20,5 +20,16 @@ def keep(path: Path, key: str, result: Any) -> None:
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({**load(path), key: result}, indent=1, sort_keys=True) + "\n")
+        rows = sorted({**load(path), key: result}.items())
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(_short(row))}" for name, row in rows)  # a line a run
+        fresh.write_text("{\n" + lines + "\n}\n")
         fresh.replace(path)
+
+
+def _short(result: Any) -> Any:
+    """Numbers to six digits, which is more than any table shows."""
+    if isinstance(result, dict):
+        return {name: _short(value) for name, value in result.items()}
+    if isinstance(result, (list, tuple)):
+        return [_short(value) for value in result]
+    return float(f"{result:.6g}") if isinstance(result, float) else result
