@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,7 @@ __all__ = [
     "map_tasks",
     "outputs",
     "ravel",
+    "redrawn",
     "snapshot",
     "standard_normal",
     "stein_direction",
@@ -214,6 +216,22 @@ def standard_normal(*shape: int, like: Tensor) -> Tensor:
     Drawn in float32, as torch's generator gives other numbers in float64: a seed then means the same in both.
     """
     return torch.randn(shape, device=like.device, dtype=torch.float32).to(like.dtype)
+
+
+def redrawn(network: nn.Module, count: int) -> Tensor:
+    """The network's weights as if it were built anew, some times over: ``(count, P)``. Uses torch's global generator."""
+    copies = [ravel(snapshot(network)).detach().new_zeros(0, sum(p.numel() for p in network.parameters()))]
+    for _ in range(count):
+        other = deepcopy(network)
+        for module in other.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        with torch.no_grad():
+            for parameter, given in zip(other.parameters(), network.parameters(), strict=True):
+                if torch.equal(parameter, given):  # of no module that knows how to draw it anew
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        copies.append(ravel(snapshot(other)).detach()[None])
+    return torch.cat(copies)
 
 
 def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:

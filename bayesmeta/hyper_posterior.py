@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import pyro
@@ -15,7 +14,7 @@ from torch.distributions import kl_divergence
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, move
-from bayesmeta.functional import ravel, snapshot, standard_normal, stein_direction
+from bayesmeta.functional import ravel, redrawn, snapshot, standard_normal, stein_direction
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.variational import Latent, VariationalLearner
 
@@ -92,7 +91,7 @@ class HyperPosteriorLearner(VariationalLearner):
         ]
         self.register_buffer("centre", torch.cat([value.reshape(-1) for value in centre]))
         if hyper_posterior == "svgd":
-            self.others = nn.Parameter(_redrawn(prior, particles - 1))
+            self.others = nn.Parameter(redrawn(prior, particles - 1))
         elif hyper_posterior == "variational":
             self.log_spread = nn.Parameter(torch.full_like(self.centre, -3.0))
 
@@ -209,19 +208,3 @@ class HyperPosteriorLearner(VariationalLearner):
 def _count(points: Points, like: Tensor) -> Tensor:
     """m_i, the number of each task's observed points."""
     return points.mask.sum(1).clamp(min=1).to(like)
-
-
-def _redrawn(network: nn.Module, count: int) -> Tensor:
-    """The network's weights as if it were built anew, some times over: ``(count, P)``. Uses torch's global generator."""
-    copies = [ravel(snapshot(network)).detach().new_zeros(0, sum(p.numel() for p in network.parameters()))]
-    for _ in range(count):
-        other = deepcopy(network)
-        for module in other.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        with torch.no_grad():
-            for parameter, given in zip(other.parameters(), network.parameters(), strict=True):
-                if torch.equal(parameter, given):  # of no module that knows how to draw it anew
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        copies.append(ravel(snapshot(other)).detach()[None])
-    return torch.cat(copies)

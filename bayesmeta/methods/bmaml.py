@@ -15,7 +15,6 @@ The chaser loss says nothing of the likelihood's noise, which learns from the qu
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, final
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
-from bayesmeta.functional import call, map_tasks, outputs, ravel, snapshot, stein_direction, unravel
+from bayesmeta.functional import call, map_tasks, outputs, ravel, redrawn, snapshot, stein_direction, unravel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_padding, check_stateless
@@ -79,7 +78,7 @@ class BMAML(Learner):
         check_positive("clamp", clamp)
         self.network = network
         self.likelihood = likelihood
-        self.others = nn.Parameter(_redrawn(network, particles - 1))
+        self.others = nn.Parameter(redrawn(network, particles - 1))
         self.steps = steps
         self.leader_steps = leader_steps
         self.rate = rate
@@ -139,19 +138,3 @@ class BMAML(Learner):
         distance = (chaser - leader).square().sum((1, 2))
         query = episode.query
         return distance + nll(self._posterior(chaser.detach(), episode.support)(query.x), query)
-
-
-def _redrawn(network: nn.Module, count: int) -> Tensor:
-    """The network's weights as if it were built anew, some times over: ``(count, P)``."""
-    copies = [ravel(snapshot(network)).detach().new_zeros(0, sum(p.numel() for p in network.parameters()))]
-    for _ in range(count):
-        other = deepcopy(network)
-        for module in other.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        with torch.no_grad():
-            for parameter, given in zip(other.parameters(), network.parameters(), strict=True):
-                if torch.equal(parameter, given):  # of no module that knows how to draw it anew
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        copies.append(ravel(snapshot(other)).detach()[None])
-    return torch.cat(copies)
