@@ -180,7 +180,7 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
         drawn = group in ("posterior", "posterior_predictive", "log_likelihood", "predictions")
         mask = (query if new else support).mask.cpu().numpy()
         groups[group] = _dataset(row, mask, "new_" if new else "", drawn)
-    if hasattr(arviz, "InferenceData"):  # 0.x
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**groups)
     from xarray import DataTree
 

@@ -9,8 +9,9 @@ trained 3 times, on 3 to 5 shots, each time validated on another fold (in 3 roun
 validation NLL is kept), and what is tested is the `Ensemble` of the three. The baselines learn from all tasks that are not
 held out. The test has 3 and 5 points a task (fewer where the family's shortest task would have none left to ask for), over 4
 divisions of each test task, the same for all. Figures pool the test tasks of all seeds; intervals are bootstraps over tasks.
-The learner that stands for the library in the comparison is chosen for each family and seed by its validation NLL over the
-folds, which no test task has entered. Every finished run is kept in results/longitudinal.json.
+The learner that stands for the library in the comparison is chosen by its validation NLL over the folds, which no test task of
+that seed has entered: one learner for all families, by mean rank, and one for each family. Every finished run is kept in
+results/longitudinal.json.
 """
 
 from __future__ import annotations
@@ -202,73 +203,75 @@ def pooled(runs: list[Any]) -> dict[str, bm.Estimate] | None:
     return found
 
 
+def choices(results: dict[str, Any], families: list[str]) -> dict[str, Any]:
+    """Which learner stands for the library, for each family and seed: one for all families of a seed, or one for each.
+
+    By the NLL on the validation folds of that seed alone: the lowest mean rank over families, and the lowest.
+    """
+
+    def ranks(family: str, seed: int) -> dict[str, int]:
+        order = sorted(LEARNERS, key=lambda name: results[f"{name}; {family}; {seed}"]["validation"])
+        return {name: place for place, name in enumerate(order)}
+
+    every = {(family, seed): ranks(family, seed) for family in families for seed in range(SEEDS)}
+    each = {place: min(row, key=lambda name: row[name]) for place, row in every.items()}
+    best = [min(LEARNERS, key=lambda name: sum(every[f, seed][name] for f in families)) for seed in range(SEEDS)]
+    return {
+        "one learner for all families": {(family, seed): best[seed] for family, seed in every},
+        "one for each family": each,
+    }
+
+
 def table(results: dict[str, Any]) -> str:
+    runs = {(n, f): [results.get(f"{n}; {f}; {seed}") for seed in range(SEEDS)] for n in NAMES for f in FAMILIES}
+    families = [f for f in FAMILIES if all(isinstance(run, dict) for n in NAMES for run in runs[n, f])]
+    rows = {(name, family): pooled(runs[name, family]) for name in NAMES for family in families}
+    if not families:
+        return "no family is finished"
+
+    def nll(found: Any) -> float:
+        value: float = found["NLL"].value
+        return value
+
     lines: list[str] = []
-    summary = [
-        "| family | learner chosen on validation | its NLL | best baseline | its NLL | coverage | lower than every baseline |"
-    ]
-    summary.append("|---" * 7 + "|")
-    ranks: dict[str, list[int]] = {name: [] for name in NAMES}
-    beaten = covered = families = 0
-    for family in FAMILIES:
-        runs = {name: [results.get(f"{name}; {family}; {seed}") for seed in range(SEEDS)] for name in NAMES}
-        rows = {name: found for name in NAMES if (found := pooled(runs[name])) is not None}
-        learners, others = [n for n in rows if n in LEARNERS], [n for n in rows if n in BASELINES]
-        if not learners or not others:
-            continue
-        families += 1
-        lines += [f"\n### {family}\n", "| | " + " | ".join(m.name for m in METRICS) + " |", "|---" * 5 + "|"]
-        order = sorted(rows, key=lambda name: rows[name]["NLL"].value)
-        lines += [f"| {name} | " + " | ".join(str(rows[name][m.name]) for m in METRICS) + " |" for name in order]
-        for place, name in enumerate(order):
-            ranks[name].append(place + 1)
-        chosen = [min(learners, key=lambda name: runs[name][seed]["validation"]) for seed in range(SEEDS)]
-        mine = pooled([runs[name][seed] for seed, name in enumerate(chosen)])
-        best = min(others, key=lambda name: rows[name]["NLL"].value)
-        assert mine is not None
-        lower = mine["NLL"].value < rows[best]["NLL"].value
-        coverage = mine["90% coverage"].value
-        beaten, covered = beaten + lower, covered + (0.85 <= coverage <= 0.95)
-        summary.append(
-            f"| {family} | {', '.join(dict.fromkeys(chosen))} | {mine['NLL'].value:.3f} | {best} "
-            f"| {rows[best]['NLL'].value:.3f} | {coverage:.3f} | {'yes' if lower else 'no'} |"
+    for how, chosen in choices(results, families).items():
+        lines += [
+            f"\n{how.capitalize()}, chosen on validation tasks:\n",
+            "| family | learner, by seed | its NLL | best baseline | its NLL | coverage | lower than every baseline |",
+            "|---" * 7 + "|",
+        ]
+        beaten = covered = 0
+        for family in families:
+            names = [chosen[family, seed] for seed in range(SEEDS)]
+            mine: Any = pooled([runs[name, family][seed] for seed, name in enumerate(names)])
+            best = min(BASELINES, key=lambda name: nll(rows[name, family]))
+            lower, coverage = nll(mine) < nll(rows[best, family]), mine["90% coverage"].value
+            beaten, covered = beaten + lower, covered + (0.85 <= coverage <= 0.95)
+            lines.append(
+                f"| {family} | {'; '.join(dict.fromkeys(names))} | {nll(mine):.3f} | {best} "
+                f"| {nll(rows[best, family]):.3f} | {coverage:.3f} | {'yes' if lower else 'no'} |"
+            )
+        lines.append(
+            f"\nLower NLL than every baseline: {beaten} of {len(families)}. Coverage within 0.85 to 0.95: {covered} of "
+            f"{len(families)}."
         )
-    summary.append(
-        f"\nLower NLL than every baseline: {beaten} of {families}. Coverage within 0.85 to 0.95: {covered} of {families}.\n"
-    )
-    summary += ["| | mean rank by NLL | families won | median seconds to train |", "|---|---|---|---|"]
-    kept = {name: places for name, places in ranks.items() if places}
-    for name in sorted(kept, key=lambda name: sum(kept[name]) / len(kept[name])):
-        times = torch.tensor(
-            [row["seconds"] for key, row in results.items() if key.startswith(f"{name}; ") and isinstance(row, dict)]
-        )
-        summary.append(
-            f"| {name} | {sum(kept[name]) / len(kept[name]):.1f} | {kept[name].count(1)} | {times.median():.1f} |"
-        )
+    scores = {name: [nll(rows[name, family]) for family in families] for name in NAMES}
+    places = torch.tensor(list(scores.values())).argsort(0).argsort(0) + 1
+    lines += ["\n| | mean rank by NLL | families won | seconds to train, median |", "|---|---|---|---|"]
+    for index in places.double().mean(1).argsort().tolist():
+        name, mine = NAMES[index], places[index]
+        times = torch.tensor([run["seconds"] for family in families for run in runs[name, family]])
+        lines.append(f"| {name} | {mine.double().mean():.1f} | {int((mine == 1).sum())} | {times.median():.1f} |")
     failed = [f"{key}: {row}" for key, row in results.items() if isinstance(row, str)]
-    if kept:
-        draw(kept)
-    return "\n".join([*summary, *([f"\nFailed: {'; '.join(failed)}"] if failed else []), *lines])
-
-
-def draw(ranks: dict[str, list[int]]) -> None:
-    from matplotlib import pyplot as plt
-
-    order = sorted(ranks, key=lambda name: sum(ranks[name]) / len(ranks[name]), reverse=True)
-    figure, pane = plt.subplots(figsize=(7, 0.36 * len(order) + 1), layout="constrained")
-    for place, name in enumerate(order):
-        colour, counts = ("#0072b2" if name in LEARNERS else "#d55e00"), ranks[name]
-        for rank in set(counts):
-            pane.scatter(rank, place, s=14 * counts.count(rank), color=colour, alpha=0.35, linewidths=0)
-        pane.plot(sum(counts) / len(counts), place, "|", color=colour, markersize=16, markeredgewidth=2.5)
-    pane.set(yticks=range(len(order)), yticklabels=order, xticks=range(1, len(order) + 1))
-    pane.set_xlabel(
-        f"rank by NLL in {max(map(len, ranks.values()))} families: area counts families, the bar is the mean"
-    )
-    for label in pane.get_yticklabels():
-        label.set_color("#0072b2" if label.get_text() in LEARNERS else "#d55e00")
-    pane.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(PICTURE, dpi=120)
+    lines += [f"\nFailed: {'; '.join(failed)}"] if failed else []
+    for family in families:
+        lines += [f"\n### {family}\n", "| | " + " | ".join(m.name for m in METRICS) + " |", "|---" * 5 + "|"]
+        for name in sorted(NAMES, key=lambda name: nll(rows[name, family])):
+            lines.append(f"| {name} | " + " | ".join(str(rows[name, family][m.name]) for m in METRICS) + " |")
+    axes = bm.plot_ranks(scores, highlight=list(BASELINES))
+    axes.set_xlabel(f"rank by NLL in {len(families)} families: area counts families, the bar is the mean")
+    axes.figure.savefig(PICTURE, dpi=120)
+    return "\n".join(lines)
 
 
 def main() -> None:
