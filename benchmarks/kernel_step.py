@@ -77,13 +77,14 @@ def medians(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dic
 
 def growth() -> dict[str, dict[int, float]]:
     """Seconds an update against the number of tasks at 20 points, and of points at 20 tasks."""
-    works = {("tasks", n): episode(n, 20) for n in TASKS} | {("points", n): episode(20, n) for n in POINTS}
     dkt = learner()
-    found = medians(
-        {f"{axis} {n}": lambda given=given: batched(dkt, given) for (axis, n), given in works.items()}, rounds=5
-    )
+
+    def time_of(given: bm.Episode) -> float:  # one size at a time: memory freed by a large one slows the next
+        return medians({"update": lambda: batched(dkt, given)})["update"]
+
     return {
-        axis: {n: found[f"{axis} {n}"] for n in numbers} for axis, numbers in (("tasks", TASKS), ("points", POINTS))
+        "tasks": {n: time_of(episode(n, 20)) for n in TASKS},
+        "points": {n: time_of(episode(20, n)) for n in POINTS},
     }
 
 
