@@ -130,6 +130,7 @@ LEARNERS: dict[str, Make] = {
     "PolyaGammaGP, ELBO": lambda network, _: bm.PolyaGammaGP(
         network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
     ),
+    "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
         network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
@@ -154,7 +155,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "yes or no": (bm.Bernoulli, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
-CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "Laplace"))]
+CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "Laplace", "Prototypical"))]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS

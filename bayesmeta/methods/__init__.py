@@ -17,6 +17,7 @@ from bayesmeta.methods.pacoh import PACOH
 from bayesmeta.methods.pacoh_nn import PACOHNN
 from bayesmeta.methods.platipus import PLATIPUS
 from bayesmeta.methods.polya_gamma_gp import PolyaGammaGP
+from bayesmeta.methods.prototypical_network import PrototypicalNetwork
 from bayesmeta.methods.reptile import Reptile
 from bayesmeta.methods.versa import VERSA
 
@@ -42,5 +43,6 @@ __all__ = [
     "MetaSGD",
     "NeuralProcess",
     "PolyaGammaGP",
+    "PrototypicalNetwork",
     "Reptile",
 ]

@@ -2,6 +2,7 @@
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
+from bayesmeta.tasks.images import ImageTasks, Omniglot
 from bayesmeta.tasks.linear import LinearGaussian
 from bayesmeta.tasks.longitudinal import Longitudinal
 from bayesmeta.tasks.sinusoids import Sinusoids
@@ -10,8 +11,10 @@ from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 __all__ = [
     "ArrayTasks",
     "GaussianProcessTasks",
+    "ImageTasks",
     "LinearGaussian",
     "Longitudinal",
+    "Omniglot",
     "Sinusoids",
     "SyntheticTasks",
     "TaskSource",
