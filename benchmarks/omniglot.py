@@ -1,119 +1,324 @@
-"""Few-shot classification of Omniglot characters that no learner has seen, in accuracy and calibration.
+"""Few-shot classification of Omniglot characters that no learner has seen, in accuracy, calibration and doubt.
 
-    python benchmarks/omniglot.py                 # every run that is not yet kept, one core
-    python benchmarks/omniglot.py "MAML; batch"   # only runs whose names hold this text: two programs may share the work
-    python benchmarks/omniglot.py --table         # prints what is there
+    python benchmarks/omniglot.py                      # every learner that is not yet trained and measured, one core
+    python benchmarks/omniglot.py VERSA "MAML; batch"   # only those whose names begin so: programs may share the work
+    python benchmarks/omniglot.py --papers "MAML; batch" # the papers' setting: 64 channels, 60,000 steps of 32 tasks, 15 queries
+    python benchmarks/omniglot.py --table              # prints what is there
 
-Characters are split as in Vinyals et al. 2016; training characters turned by quarter turns are further classes. Tests are on
-600 tasks of 5 classes with 15 queries each, of characters as they are; the temperature is fitted on 400 tasks of validation
-characters. Conv4 has 32 channels here; the papers' has 64. "group" normalises each image by itself (inductive); "batch" uses
-the statistics of the support, and of all queries of a call together (transductive), as most papers do. Finished runs are kept in
-results/omniglot.json.
+Characters are split as in Vinyals et al. 2016; training characters turned by quarter turns are further classes. All learners
+share the same network, Conv4 of 32 channels, and the same episodes. "group" normalises each image by itself (inductive);
+"batch" uses the statistics of the support, and of all queries of a call together (transductive), as most papers do. Tests are on
+600 tasks with 15 queries a class, of characters as they are; the temperature is fitted on 200 tasks of validation characters.
+
+Slow learners start from the features of prototypical networks (3,000 steps) and a head of zeros; that time is counted as theirs.
+
+Weights go to the folder weights/ beside this file when a training ends, and each measurement to results/omniglot.json, so that a
+program that was stopped goes on with the learner it was at.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import resource
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import gpytorch
+import pyro
 import torch
+from gpytorch.kernels import Kernel, RBFKernel, ScaleKernel
 from store import keep, load
+from torch import Tensor, nn
 
 import bayesmeta as bm
+from bayesmeta.calibration import Calibrated
+from bayesmeta.data import Episode, Points
+from bayesmeta.distributions import temper
+from bayesmeta.evaluation import estimates, evaluating, predict, seeded
+from bayesmeta.metrics import auroc
 
-RESULTS = Path(__file__).parent / "results" / "omniglot.json"
-WIDTH, WAYS = 32, 5
+HERE = Path(__file__).parent
+RESULTS, WEIGHTS = HERE / "results" / "omniglot.json", HERE / "weights"
 METRICS: list[bm.Metric] = [bm.Accuracy(), bm.NLL(), bm.ECE()]
 NORMS = {"group": bm.GroupNorm, "batch": bm.BatchNorm}
+SEED, EPISODES, TASKS = 0, 30, 20  # test episodes, and tasks in each
+
+Build = Callable[[bm.Conv4], bm.Learner]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A learner, and how it is meta-trained."""
+    """A learner, and how it is meta-trained and tested."""
 
-    build: Callable[[bm.Conv4], bm.Learner]
+    build: Build
     steps: int
-    ways: int = WAYS
+    ways: int = 5
     batch: int = 4
-    norms: tuple[str, ...] = ("group", "batch")
+    queries: int = 5
+    width: int = 32
+    norm: str = "group"
+    split: Literal["train", "background"] = "train"
+    start: bool = False
+    """Whether the network starts with the features of prototypical networks."""
+    tests: tuple[tuple[int, int], ...] = ((5, 1), (5, 5))
+    """Ways and shots."""
+
+
+def prototypes(network: bm.Conv4) -> bm.Learner:
+    return bm.PrototypicalNetwork(network.features, network.head.out_features)
+
+
+def maml(network: bm.Conv4) -> bm.Learner:
+    return bm.MAML(network, bm.Categorical(), steps=1, rate=0.4)
+
+
+def first_order(network: bm.Conv4) -> bm.Learner:
+    return bm.FirstOrderMAML(network, bm.Categorical(), steps=1, rate=0.4)
+
+
+def anil(network: bm.Conv4) -> bm.Learner:
+    return bm.ANIL(network.features, network.head, bm.Categorical(), steps=5, rate=0.1)
+
+
+def meta_sgd(network: bm.Conv4) -> bm.Learner:
+    return bm.MetaSGD(network, bm.Categorical(), steps=1, rate=0.4)
+
+
+def reptile(network: bm.Conv4) -> bm.Learner:
+    return bm.Reptile(network, bm.Categorical(), steps=5, rate=0.1)
+
+
+def implicit(network: bm.Conv4) -> bm.Learner:
+    return bm.ImplicitMAML(network, bm.Categorical(), steps=8, rate=0.1, strength=1.0, iterations=3)
+
+
+def leo(network: bm.Conv4) -> bm.Learner:
+    size, ways = network.head.in_features, network.head.out_features
+    encoder = bm.Relation(size, ways, classes=True, features=network.features)
+    return bm.LEO(encoder, ways, bm.Categorical(), objective="predictive")
 
 
 def versa(network: bm.Conv4) -> bm.Learner:
-    size = network.head.in_features
-    return bm.VERSA(bm.ClassPooling(size, WAYS, features=network.features), WAYS, bm.Categorical())
+    size, ways = network.head.in_features, network.head.out_features
+    return bm.VERSA(bm.ClassPooling(size, ways, features=network.features), ways, bm.Categorical())
 
 
-LEARNERS = {
-    "prototypical networks": Run(lambda n: bm.PrototypicalNetwork(n.features, 20), 3000, ways=20, batch=2),
-    "MAML": Run(lambda n: bm.MAML(n, bm.Categorical(), steps=1, rate=0.4), 1500),
-    "ANIL": Run(lambda n: bm.ANIL(n.features, n.head, bm.Categorical(), steps=5, rate=0.1), 2000, norms=("group",)),
-    "VERSA": Run(versa, 2000, norms=("group",)),
+def neural_process(network: bm.Conv4) -> bm.Learner:
+    size, ways = network.head.in_features, network.head.out_features
+    encoder = bm.Attention(size, ways, features=network.features)
+    return bm.NeuralProcess(encoder, bm.MLP(size + encoder.size + 16, ways), bm.Categorical())
+
+
+def kernel() -> Kernel:
+    return ScaleKernel(RBFKernel())
+
+
+def dkt(network: bm.Conv4) -> bm.Learner:
+    return bm.DKTClassifier(network.features, kernel(), classes=network.head.out_features)
+
+
+def one_vs_each(network: bm.Conv4) -> bm.Learner:
+    return bm.PolyaGammaGP(network.features, kernel(), classes=network.head.out_features)
+
+
+def abml(network: bm.Conv4) -> bm.Learner:
+    return bm.ABML(network, bm.Categorical(), steps=1, rate=0.4, draws=2)
+
+
+def platipus(network: bm.Conv4) -> bm.Learner:
+    return bm.PLATIPUS(network, bm.Categorical(), steps=1, rate=0.4, draws=2, objective="predictive")
+
+
+def bmaml(network: bm.Conv4) -> bm.Learner:
+    return bm.BMAML(network, bm.Categorical(), particles=3, steps=1, leader_steps=1, rate=0.4)
+
+
+ANY_WAYS = ((5, 1), (5, 5), (20, 1), (20, 5))  # for learners whose number of classes is free
+ONE_SHOT: tuple[tuple[int, int], ...] = ()  # Lake's runs only
+
+RUNS = {
+    "MAML; group": Run(maml, 14_000),
+    "MAML; batch": Run(maml, 14_000, norm="batch"),
+    "prototypical networks; group": Run(prototypes, 6_000, ways=20, batch=2, tests=ANY_WAYS),
+    "DKT; group": Run(dkt, 10_000, tests=ANY_WAYS),
+    "one-vs-each Pólya-Gamma GP; group": Run(one_vs_each, 10_000, tests=ANY_WAYS),
+    "VERSA; group": Run(versa, 10_000),
+    "LEO; group": Run(leo, 10_000),
+    "PLATIPUS; group": Run(platipus, 4_000, start=True),
+    "ABML; group": Run(abml, 2_000, start=True),
+    "prototypical networks; batch": Run(prototypes, 6_000, ways=20, batch=2, norm="batch", tests=ANY_WAYS),
+    "first-order MAML; group": Run(first_order, 10_000),
+    "ANIL; group": Run(anil, 10_000),
+    "Meta-SGD; group": Run(meta_sgd, 9_000),
+    "neural process; group": Run(neural_process, 5_000, start=True),
+    "BMAML; group": Run(bmaml, 2_500, start=True),
+    "Reptile; group": Run(reptile, 2_500),
+    "implicit MAML; group": Run(implicit, 1_500, start=True),
+    "first-order MAML; batch": Run(first_order, 8_000, norm="batch"),
+    "Meta-SGD; batch": Run(meta_sgd, 7_000, norm="batch"),
+    "Reptile; batch": Run(reptile, 2_000, norm="batch"),
+    "MAML of 20 ways; group": Run(maml, 6_000, ways=20, batch=2, tests=((20, 1), (20, 5))),
+    "MAML of 20 ways; batch": Run(maml, 6_000, ways=20, batch=2, norm="batch", tests=((20, 1), (20, 5))),
+    "prototypical networks, background; group": Run(prototypes, 4_000, 20, 2, split="background", tests=ONE_SHOT),
+    "DKT, background; group": Run(dkt, 6_000, split="background", tests=ONE_SHOT),
+    "one-vs-each Pólya-Gamma GP, background; group": Run(one_vs_each, 6_000, split="background", tests=ONE_SHOT),
+    "MAML of 20 ways, background; group": Run(maml, 4_000, 20, 2, split="background", tests=ONE_SHOT),
 }
-RUNS = {f"{name}; {norm}": (run, norm) for name, run in LEARNERS.items() for norm in run.norms}
+START = Run(prototypes, 3_000, ways=20, batch=2)
 
 
-def measure(learner: bm.Learner, validation: bm.TaskSource, test: bm.TaskSource) -> dict[str, Any]:
-    calibrated = bm.Calibrated(learner, validation, episodes=20)
-    found = {
-        label: {key: tuple(value) for key, value in bm.evaluate(one, test, episodes=30, metrics=METRICS).items()}
-        for label, one in (("raw", learner), ("calibrated", calibrated))
+def as_in_papers(run: Run) -> Run:
+    return replace(run, steps=60_000, batch=32, queries=15, width=64, start=False)
+
+
+def network(run: Run) -> bm.Conv4:
+    return bm.Conv4(outputs=run.ways, width=run.width, norm=NORMS[run.norm])
+
+
+def trained(name: str, run: Run, folder: Path) -> tuple[bm.Learner, dict[str, Any]]:
+    """The learner as its weights file has it, which is made where there is none, and how it was trained."""
+    path = folder / f"{name.replace('; ', ' ')}.pt"
+    torch.manual_seed(SEED)
+    body, seconds = network(run), 0.0
+    if run.start:
+        other, found = trained(f"start; {run.norm}", replace(START, norm=run.norm, width=run.width), folder)
+        body.features.load_state_dict(other.features.state_dict())  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(body.head.weight)
+        nn.init.zeros_(body.head.bias)
+        seconds = found["seconds"]
+    learner = run.build(body)
+    if not path.exists():
+        tasks = bm.Omniglot(split=run.split, ways=run.ways, shots=1, queries=run.queries, batch=run.batch)
+        began = time.process_time()
+        history = bm.fit(learner, tasks, steps=run.steps, seed=SEED)
+        if history.interrupted:
+            raise KeyboardInterrupt
+        seconds += time.process_time() - began
+        folder.mkdir(exist_ok=True)
+        fresh = path.with_suffix(".new")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        torch.save({"state": learner.state_dict(), "seconds": seconds, "peak MiB": peak}, fresh)
+        fresh.replace(path)
+    saved = torch.load(path, weights_only=True)
+    learner.load_state_dict(saved.pop("state"))
+    how = {"steps": run.steps, "width": run.width, "batch": run.batch, "start": run.start, "seed": SEED}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}
+    return learner, {**saved, **how, **versions, "gpytorch": gpytorch.__version__, "bayesmeta": bm.__version__}
+
+
+def measure(learner: bm.Learner, ways: int, shots: int) -> dict[str, Any]:
+    """Metrics of test tasks as they are and with the temperature of validation tasks, from the same predictions."""
+    if hasattr(learner, "classes"):
+        learner.classes = ways
+    validation, test = (
+        bm.Omniglot(split=split, ways=ways, shots=shots, queries=15, batch=TASKS, seed=1)  # type: ignore[arg-type]
+        for split in ("validation", "test")
+    )
+    temperature = Calibrated(learner, validation, episodes=10).temperature
+    rows: dict[str, list[list[Tensor]]] = {label: [[] for _ in METRICS] for label in ("raw", "calibrated")}
+    with evaluating(learner), seeded(learner, 0), torch.no_grad():
+        for episode in (test[index] for index in range(EPISODES)):
+            prediction = predict(learner, episode)
+            for label, given in (("raw", prediction), ("calibrated", temper(prediction, temperature))):
+                for metric, row in zip(METRICS, rows[label], strict=True):
+                    row.append(metric.statistic(given, episode.query))
+    found = {label: estimates(METRICS, [torch.cat(row) for row in each]) for label, each in rows.items()}
+    return {
+        **{label: {key: tuple(value) for key, value in each.items()} for label, each in found.items()},
+        "temperature": temperature.item(),
     }
-    return {**found, "temperature": calibrated.temperature.item()}
 
 
-def measured(name: str) -> dict[str, Any]:
-    setting, norm = RUNS[name]
-    torch.manual_seed(0)
-    learner = setting.build(bm.Conv4(outputs=WAYS, width=WIDTH, norm=NORMS[norm]))
-    train = bm.Omniglot(split="train", ways=setting.ways, shots=1, queries=5, batch=setting.batch)
-    began = time.perf_counter()
-    bm.fit(learner, train, steps=setting.steps)
-    seconds = time.perf_counter() - began
-    result: dict[str, Any] = {"seconds": seconds, "steps": setting.steps, "width": WIDTH, "torch": torch.__version__}
-    for ways in (WAYS, 20) if isinstance(learner, bm.PrototypicalNetwork) else (WAYS,):
-        for shots in (1, 5):
-            if isinstance(learner, bm.PrototypicalNetwork):
-                learner.classes = ways  # its features serve any number of classes
-            validation, test = (
-                bm.Omniglot(split=split, ways=ways, shots=shots, queries=15, batch=20, seed=1)  # type: ignore[arg-type]
-                for split in ("validation", "test")
-            )
-            result[f"{ways}-way {shots}-shot"] = measure(learner, validation, test)
-    return {**result, "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+def strangers(learner: bm.Learner, tasks: int = 200, ways: int = 5) -> dict[str, float]:
+    """How well doubt tells drawings of a task's own characters from others: AUROC over all tasks' queries.
+
+    A task holds 5 characters of one test alphabet, one drawing each. Its strangers are characters of another test alphabet, and
+    digits of MNIST. "epistemic" is the mutual information of label and function, "total" the predictive entropy.
+    """
+    if hasattr(learner, "classes"):
+        learner.classes = ways
+    generator = torch.Generator().manual_seed(2)
+    scores: dict[str, list[Tensor]] = {}
+    images, alphabets = bm.Omniglot(split="test").alphabets()
+    digits = _digits()
+    with evaluating(learner), seeded(learner, 0), torch.no_grad():
+        for _ in range(tasks // TASKS):
+            drawn = [_one_alphabet(images, alphabets, ways, generator) for _ in range(TASKS)]
+            support, known, foreign = (torch.stack(part) for part in zip(*drawn, strict=True))
+            labels = torch.arange(ways).expand(TASKS, -1)
+            posterior = learner(Points(support, labels, torch.ones_like(labels, dtype=torch.bool)))
+            digit = digits[torch.randint(len(digits), known.shape[:2], generator=generator)]
+            for kind, x in (("known", known), ("alphabet", foreign), ("MNIST", digit)):
+                total, _, epistemic = bm.decompose(posterior, x, samples=64)
+                scores.setdefault(f"{kind} total", []).append(total.flatten())
+                scores.setdefault(f"{kind} epistemic", []).append(epistemic.flatten())
+    found = {}
+    for kind in ("alphabet", "MNIST"):
+        for score in ("epistemic", "total"):
+            inside, outside = (torch.cat(scores[f"{one} {score}"]) for one in ("known", kind))
+            positive = torch.arange(len(inside) + len(outside)) >= len(inside)
+            found[f"{kind}, {score}"] = auroc(torch.cat([inside, outside]), positive).item()
+    return found
+
+
+def _one_alphabet(images: Tensor, alphabets: Tensor, ways: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """A support of `ways` characters of one alphabet, 3 other drawings of each, and as many drawings from another."""
+    large = [name for name in alphabets.unique() if (alphabets == name).sum() >= ways]
+    here, there = (large[i] for i in torch.randperm(len(large), generator=generator)[:2])
+    own, other = ((alphabets == name).nonzero()[:, 0] for name in (here, there))
+    own = own[torch.randperm(len(own), generator=generator)[:ways]]
+    drawings = torch.randperm(20, generator=generator)[:4]
+    mine = images[own][:, drawings]  # (W, 4, 1, 28, 28)
+    which = torch.randint(len(other), (3 * ways,), generator=generator)
+    foreign = images[other[which], torch.randint(20, (3 * ways,), generator=generator)]
+    return mine[:, 0], mine[:, 1:].flatten(0, 1), foreign
+
+
+def _digits() -> Tensor:
+    import os
+
+    import numpy as np
+
+    with np.load(Path(os.environ["BAYESMETA_DATA"]) / "mnist" / "mnist.npz") as file:
+        return torch.as_tensor(file["x_test"])[:, None] / 255
+
+
+def one_shot(learner: bm.Learner) -> dict[str, float]:
+    """Lake's 20 runs of 20-way one-shot classification within an alphabet: accuracy of 400 trials."""
+    if hasattr(learner, "classes"):
+        learner.classes = 20
+    runs = bm.omniglot_one_shot()
+    with evaluating(learner), seeded(learner, 0), torch.no_grad():
+        prediction = predict(learner, Episode(*runs))
+    rows = [metric.statistic(prediction, runs.query) for metric in METRICS]
+    return {key: value.value for key, value in estimates(METRICS, rows).items()}
 
 
 def table(results: dict[str, Any]) -> str:
-    columns = "accuracy % | NLL | ECE | NLL, calibrated | ECE, calibrated | minutes to train | peak MiB"
-    lines = [f"| learner | normalisation | task | {columns} |", "|---" * 10 + "|"]
-    for name, row in results.items():
-        for task in (key for key in row if key.endswith("-shot")):
-            raw, calibrated = row[task]["raw"], row[task]["calibrated"]
-            accuracy, low, high = (100 * value for value in raw["Accuracy"])
-            cells = [f"{accuracy:.1f} ({low:.1f} to {high:.1f})"]
-            cells += [f"{kind[key][0]:.3f}" for kind in (raw, calibrated) for key in ("NLL", "ECE")]
-            lines.append(
-                f"| {' | '.join(name.split('; '))} | {task} | {' | '.join(cells)} | {row['seconds'] / 60:.1f} "
-                f"| {row['peak MiB']:.0f} |"
-            )
-    return "\n".join(lines)
+    return "\n".join(results)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", default="", help="text in the names of the runs to make")
+    parser.add_argument("only", nargs="*", default=[""], help="how the names of the learners to train and measure begin")
+    parser.add_argument("--papers", action="store_true", help="the papers' setting, with results and weights of its own")
     parser.add_argument("--table", action="store_true", help="only print what is there")
-    arguments = parser.parse_args()
+    parser.add_argument("--train", action="store_true", help="only train, and measure later")
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for name in RUNS:
-        if not arguments.table and arguments.only in name and name not in load(RESULTS):
-            print(name, flush=True)
-            keep(RESULTS, name, measured(name))
-    print(table(load(RESULTS)))
+    results, weights = (RESULTS, WEIGHTS) if not given.papers else (RESULTS.with_stem("omniglot_papers"), WEIGHTS / "papers")
+    for name, run in {} if given.table else RUNS.items():
+        if not name.startswith(tuple(given.only)):
+            continue
+        print(name, flush=True)
+        learner, how = trained(name, as_in_papers(run) if given.papers else run, weights)
+        if given.train:
+            continue
+    print(table(load(results)))
 
 
 if __name__ == "__main__":
