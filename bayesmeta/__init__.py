@@ -90,6 +90,7 @@ from bayesmeta.tasks import (
     Omniglot,
     Sinusoids,
     TaskSource,
+    image_folder,
     tasks_from_arrays,
     tasks_from_frame,
 )
@@ -191,6 +192,7 @@ __all__ = [
     "decompose",
     "evaluate",
     "fit",
+    "image_folder",
     "move",
     "pit",
     "plot_calibration",

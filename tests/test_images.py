@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,100 @@ class TestPrototypicalNetwork:
             bm.PrototypicalNetwork(nn.Identity(), classes=1)
         with pytest.raises(ValueError, match=r"support\.y: expected labels 0 to 1, got 2.*classes=3"):
             bm.PrototypicalNetwork(nn.Identity(), classes=2)(bm.points(torch.tensor([[0.0], [1.0]]), [0, 2], classes=3))
+
+
+class TestImageFolder:
+    def test_pictures_become_bytes_by_class(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / name / "deep").mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (8, 6), (10 * i, 100 * label, 0)).save(tmp_path / name / "deep" / f"{i}.png")
+        (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+        images, labels, names = bm.image_folder(tmp_path, size=4, channels=3)
+        assert images.shape == (6, 3, 4, 4)
+        assert images.dtype == torch.uint8
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert names == ["cat", "dog"]
+        assert images[:, :, 0, 0].tolist() == [[10 * i, 100 * label, 0] for label in range(2) for i in range(3)]
+        grey, _, _ = bm.image_folder(tmp_path, size=4, invert=True)
+        assert grey.shape == (6, 1, 4, 4)
+        assert grey[0].eq(255).all()
+        assert bm.ImageTasks(images, labels, ways=2, queries=2)[0].support.x.shape == (4, 2, 3, 4, 4)
+
+    def test_the_picture_is_cut_to_a_square_and_averaged(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        (tmp_path / "one").mkdir()
+        pixels = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
+        Image.fromarray(pixels).save(tmp_path / "one" / "a.png")
+        images, _, _ = bm.image_folder(tmp_path, size=2)
+        expected = pixels[:, 1:5].reshape(2, 2, 2, 2).mean((1, 3))  # the middle four columns, in blocks of 2 x 2
+        assert np.abs(images[0, 0].numpy() - expected).max() <= 0.5
+
+    def test_errors_name_what_is_wrong(self, tmp_path: Path) -> None:
+        pytest.importorskip("PIL")
+        with pytest.raises(FileNotFoundError, match="expected a folder that holds one folder a class"):
+            bm.image_folder(tmp_path, size=4)
+        (tmp_path / "cat").mkdir()
+        with pytest.raises(ValueError, match=r"cat: expected pictures"):
+            bm.image_folder(tmp_path, size=4)
+        (tmp_path / "cat" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+        with pytest.raises(ValueError, match=r"1\.png: expected a picture"):
+            bm.image_folder(tmp_path, size=4)
+        with pytest.raises(ValueError, match="channels: expected 1"):
+            bm.image_folder(tmp_path, size=4, channels=2)
+
+
+class TestSubset:
+    def test_only_its_classes_are_drawn(self) -> None:
+        images, labels = pictures()
+        tasks = bm.ImageTasks(images, labels, subset=[10, 13, 15], ways=3, shots=1, queries=3, batch=20)
+        support, query = tasks[0]
+        drawn = torch.cat([number(support.x), number(query.x)], 1) % CLASSES
+        assert set(drawn.flatten().tolist()) == {0, 3, 5}
+
+    @pytest.mark.parametrize("subset", [[], [9], [10.5], [[10]]])
+    def test_an_unknown_label_is_an_error(self, subset: Any) -> None:
+        with pytest.raises(ValueError, match="subset: expected some of the labels 10 to 15"):
+            bm.ImageTasks(*pictures(), subset=subset, ways=2, queries=2)
+
+
+class TestArchives:
+    def test_the_authors_drawings_become_the_file(self, tmp_path: Path, data_root: Path) -> None:
+        """Drawings of 105 x 105 as the author's archives hold them, against the file of 28 x 28 made elsewhere."""
+        Image = pytest.importorskip("PIL.Image")
+        from bayesmeta.tasks.omniglot import from_archives
+
+        with (
+            np.load(data_root / "omniglot" / "omniglot105_bits.npz") as file,
+            np.load(data_root / "omniglot" / "omniglot28.npz") as small,
+        ):
+            names = [file[name] for name in ("alphabet", "character", "split")]
+            alphabet, _, split = names
+            places = [np.flatnonzero(alphabet == "Hebrew")[:3], np.flatnonzero(alphabet == "Gurmukhi")[-5:]]
+            bits, wanted = (
+                file["bits"],
+                {key: small[key][np.concatenate(places)] for key in small.files if len(small[key]) == 1623},
+            )
+        for part, (name, chosen) in enumerate(zip(("images_background", "images_evaluation"), places, strict=True)):
+            assert (split[chosen] == part).all()
+            with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+                for i in chosen:
+                    ink = np.unpackbits(bits[i], axis=-1)[:, : 105 * 105].reshape(20, 105, 105).astype(bool)
+                    for j, drawing in enumerate(~ink):
+                        raw = io.BytesIO()
+                        Image.fromarray(drawing).save(raw, "png")  # 1 bit, paper is 1
+                        archive.writestr(f"{name}/{names[0][i]}/{names[1][i]}/{i:04}_{j + 1:02}.png", raw.getvalue())
+        made = from_archives([tmp_path / "images_background.zip", tmp_path / "images_evaluation.zip"])
+        for key in ("alphabet", "character", "split", "split_vinyals"):
+            assert made[key].tolist() == wanted[key].tolist()
+        assert np.abs(made["images"].astype(int) - wanted["images"]).max() <= 1  # of 255: rounding
+
+    def test_an_archive_of_another_checksum_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "images_background.zip").write_bytes(b"something else")
+        with pytest.raises(ValueError, match=r"images_background\.zip: expected the MD5 checksum"):
+            bm.Omniglot(tmp_path)
+
+    @pytest.mark.parametrize(("split", "classes"), [("background", 964), ("evaluation", 659)])
+    def test_lakes_split(self, data_root: Path, split: Any, classes: int) -> None:
+        assert bm.Omniglot(data_root / "omniglot", split=split, rotations=False).classes == classes

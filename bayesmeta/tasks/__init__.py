@@ -2,9 +2,10 @@
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
-from bayesmeta.tasks.images import ImageTasks, Omniglot
+from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
 from bayesmeta.tasks.longitudinal import Longitudinal
+from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 
@@ -18,6 +19,7 @@ __all__ = [
     "Sinusoids",
     "SyntheticTasks",
     "TaskSource",
+    "image_folder",
     "tasks_from_arrays",
     "tasks_from_frame",
 ]

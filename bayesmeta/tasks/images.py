@@ -1,4 +1,4 @@
-"""Few-shot classification of images: any labelled pictures, and Omniglot.
+"""Few-shot classification of images: any labelled pictures, from arrays or from folders.
 
 Shape letters of images: n images, C channels, H rows and columns.
 """
@@ -6,17 +6,18 @@ Shape letters of images: n images, C channels, H rows and columns.
 from __future__ import annotations
 
 import os
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bayesmeta.data import Episode, Points
 from bayesmeta.tasks.source import TaskSource
 
-__all__ = ["ImageTasks", "Omniglot"]
+__all__ = ["EpisodeShape", "ImageTasks", "image_folder"]
 
 
 class EpisodeShape(TypedDict, total=False):
@@ -39,6 +40,7 @@ class ImageTasks(TaskSource):
     Args:
         images: ``(n, C, H, H)``, or ``(n, H, H)`` for one channel; an array or tensor.
         labels: ``(n,)`` whole numbers: the class of each image.
+        subset: the labels that take part, None for all: hold classes out for validation and test.
         ways: W, classes a task.
         shots: K, support images a class.
         queries: query images a class.
@@ -49,7 +51,8 @@ class ImageTasks(TaskSource):
         length: see `TaskSource`.
 
     Raises:
-        ValueError: shapes that do not fit, fewer classes than ways, or a class of fewer images than shots + queries.
+        ValueError: shapes that do not fit, a subset of labels that are not there, fewer classes than ways, or a class of
+            fewer images than shots + queries.
 
     Example:
         >>> images, labels = torch.rand(60, 1, 28, 28), torch.arange(60) % 6
@@ -63,6 +66,7 @@ class ImageTasks(TaskSource):
         images: Any,
         labels: Any,
         *,
+        subset: Sequence[int] | Tensor | None = None,
         ways: int = 5,
         shots: int = 1,
         queries: int = 15,
@@ -89,6 +93,9 @@ class ImageTasks(TaskSource):
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("batch", batch)):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        there = torch.ones_like(labels, dtype=torch.bool) if subset is None else _members(labels, subset)
+        places = there.nonzero()[:, 0]
+        labels = labels[places]
         names, counts = labels.unique(return_counts=True)
         turns = 4 if rotations else 1
         if len(names) * turns < ways:
@@ -103,7 +110,7 @@ class ImageTasks(TaskSource):
         self.ways, self.shots, self.queries, self.batch = ways, shots, queries, batch
         order = labels.argsort(stable=True)
         self._table = torch.nn.utils.rnn.pad_sequence(  # (classes, most images of one): places in `images`
-            list(order.split(counts.tolist())), batch_first=True
+            list(places[order].split(counts.tolist())), batch_first=True
         )
         self._counts = counts
 
@@ -130,56 +137,82 @@ class ImageTasks(TaskSource):
         return Episode(support, query)
 
 
-SPLITS = {"train": 0, "validation": 1, "test": 2}
+def _members(labels: Tensor, subset: Sequence[int] | Tensor) -> Tensor:
+    chosen = torch.as_tensor(subset).cpu()
+    unknown = chosen[~torch.isin(chosen, labels)]
+    if chosen.dim() != 1 or len(chosen) == 0 or chosen.is_floating_point() or len(unknown):
+        raise ValueError(
+            f"subset: expected some of the labels {int(labels.min())} to {int(labels.max())}, got "
+            f"{int(unknown[0]) if len(unknown) and not chosen.is_floating_point() else subset}; name labels that images have"
+        )
+    return torch.isin(labels, chosen)
 
 
-def Omniglot(  # noqa: N802 (a source, named like the others)
-    root: str | os.PathLike[str] | None = None,
-    *,
-    split: Literal["train", "validation", "test"] = "train",
-    rotations: bool | None = None,
-    **shape: Unpack[EpisodeShape],
-) -> ImageTasks:
-    """Handwritten characters of 50 alphabets, 20 drawings each, 28 x 28: Lake, Salakhutdinov & Tenenbaum 2015.
+def image_folder(
+    root: str | os.PathLike[str], size: int, *, channels: int = 1, invert: bool = False
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Pictures from a folder that holds one folder a class, such as ``root/cat/1.png``; deeper folders belong to the class.
 
-    Split by character as in Vinyals et al. 2016 (https://arxiv.org/abs/1606.04080): 1,028 to train, 172 to validate, 423 to
-    test. Ink is 1.
+    Each picture is made square by cutting off what is longer, around its middle, and resized. Reading them takes Pillow
+    (``pip install bayesmeta[images]``).
 
     Args:
-        root: the folder of ``omniglot28.npz``; None for ``omniglot`` in the folder that the variable BAYESMETA_DATA names.
-            The file holds images ``(1623, 20, 28, 28)`` of bytes and split_vinyals ``(1623,)`` of 0, 1 and 2.
-        split: which characters.
-        rotations: whether turned characters are further classes; None for training characters only.
-        shape: ways, shots, queries, batch, seed, length: see `ImageTasks`.
+        root: the folder of the classes' folders.
+        size: H, rows and columns.
+        channels: 1 for grey, 3 for colours.
+        invert: whether to turn light into dark: networks like ink to be 1 and paper 0.
+
+    Returns:
+        Images ``(n, C, H, H)`` of bytes, labels ``(n,)``, and the classes' names in the order of their labels, which is the
+        alphabet's. The first two are what `ImageTasks` takes.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: an unknown split, or a file that is truncated or holds something else.
+        FileNotFoundError: there is no such folder, or no class in it.
+        ValueError: a class without pictures, or a picture that does not read; the message names it.
+        ImportError: Pillow is not installed.
+
+    Example:
+        >>> images, labels, names = image_folder("pictures", size=28)  # doctest: +SKIP
+        >>> tasks = ImageTasks(images, labels, ways=5, shots=1)  # doctest: +SKIP
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected train, validation or test, got {split!r}")
-    named = os.environ.get("BAYESMETA_DATA")
-    if root is None and named is None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels: expected 1 (grey) or 3 (colours), got {channels}")
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 row, got {size}")
+    folder = Path(root)
+    names = sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+    if not names:
         raise FileNotFoundError(
-            "root: expected the folder of omniglot28.npz, got none; pass it, or set BAYESMETA_DATA to the folder above it"
+            f"root: expected a folder that holds one folder a class, got {folder}; e.g. {folder}/cat/1.png"
         )
-    path = Path(root if root is not None else Path(str(named)) / "omniglot") / "omniglot28.npz"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"root: expected the file {path}, found none; pass the folder that holds it, or set BAYESMETA_DATA"
-        )
+    images, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted(one for one in (folder / name).rglob("*") if one.suffix.lower() in PICTURES)
+        if not files:
+            raise ValueError(
+                f"{folder / name}: expected pictures ({', '.join(PICTURES)}), got none; add some, or remove it"
+            )
+        images += [read_picture(one, one.name, size, channels) for one in files]
+        labels += [label] * len(files)
+    stacked = np.stack(images)
+    return torch.as_tensor(255 - stacked if invert else stacked), torch.as_tensor(labels), names
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def read_picture(file: Any, name: str, size: int, channels: int) -> np.ndarray[Any, Any]:
+    """One picture as bytes ``(C, H, H)``, by the mean over each pixel's area."""
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            images, part = file["images"], file["split_vinyals"]
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError(f"reading pictures takes Pillow ({error}); pip install bayesmeta[images]") from error
+    try:
+        with Image.open(file) as image:
+            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path}: expected a NumPy archive of images and split_vinyals, got one that does not read ({error}); copy it anew"
+            f"{name}: expected a picture, got one that does not read ({error}); replace or remove it"
         ) from error
-    if images.shape != (1623, 20, 28, 28) or part.shape != (1623,):
-        raise ValueError(
-            f"{path}: expected images (1623, 20, 28, 28) and split_vinyals (1623,), got {images.shape} and {part.shape}"
-        )
-    kept = images[part == SPLITS[split]]
-    labels = np.arange(len(kept)).repeat(20)
-    turned = split == "train" if rotations is None else rotations
-    return ImageTasks(kept.reshape(-1, 28, 28), labels, rotations=turned, **shape)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
