@@ -209,8 +209,8 @@ def read_picture(file: Any, name: str, size: int, channels: int) -> np.ndarray[A
         raise ImportError(f"reading pictures takes Pillow ({error}); pip install bayesmeta[images]") from error
     try:
         with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX))
+            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{name}: expected a picture, got one that does not read ({error}); replace or remove it"
