@@ -3,6 +3,7 @@
     python benchmarks/omniglot.py                      # every learner that is not yet trained and measured, one core
     python benchmarks/omniglot.py VERSA "MAML; batch"   # only those whose names begin so: programs may share the work
     python benchmarks/omniglot.py --papers "MAML; batch" # the papers' setting: 64 channels, 60,000 steps of 32 tasks, 15 queries
+    python benchmarks/omniglot.py --sampler            # what drawing an episode costs beside a step
     python benchmarks/omniglot.py --table              # writes the tables of what is there into docs/results.md
 
 Characters are split as in Vinyals et al. 2016; training characters turned by quarter turns are further classes. All learners
@@ -149,7 +150,7 @@ RUNS = {
     "MAML; batch": Run(maml, 14_000, norm="batch"),
     "prototypical networks; group": Run(prototypes, 6_000, ways=20, batch=2, tests=ANY_WAYS),
     "DKT; group": Run(dkt, 10_000, tests=ANY_WAYS),
-    "one-vs-each Pólya-Gamma GP; group": Run(one_vs_each, 10_000, tests=ANY_WAYS),
+    "one-vs-each Pólya-Gamma GP; group": Run(one_vs_each, 10_000, tests=((5, 1), (5, 5), (20, 1))),
     "VERSA; group": Run(versa, 10_000),
     "LEO; group": Run(leo, 7_000, rate=1e-3, start=True),
     "PLATIPUS; group": Run(platipus, 4_000, start=True),
@@ -366,6 +367,22 @@ def write(text: str) -> None:
     DOCS.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
+def sampler() -> str:
+    """What drawing an episode costs beside a training step on it, in milliseconds."""
+    lines = ["| learner | drawing an episode | a step |", "|---|---|---|"]
+    for name in ("MAML; group", "prototypical networks; group", "VERSA; group"):
+        run = RUNS[name]
+        tasks = bm.Omniglot(ways=run.ways, shots=1, queries=run.queries, batch=run.batch)
+        learner = run.build(network(run))
+        bm.fit(learner, tasks, steps=3, progress=False)
+        began = time.perf_counter()
+        episodes = [tasks[index] for index in range(60)]
+        drawing = time.perf_counter() - began
+        step = bm.fit(learner, episodes, steps=60, progress=False).seconds
+        lines.append(f"| {name.split('; ')[0]} | {1e3 * drawing / 60:.1f} ms | {1e3 * step / 60:.0f} ms |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -376,8 +393,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--train", action="store_true", help="only train, and measure later")
     parser.add_argument("--table", action="store_true", help="write the tables of what is there into docs/results.md")
+    parser.add_argument("--sampler", action="store_true", help="time the drawing of episodes")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if given.sampler:
+        print(sampler())
+        return
     results, weights = (
         (RESULTS.with_stem("omniglot_papers"), WEIGHTS / "papers") if given.papers else (RESULTS, WEIGHTS)
     )

@@ -50,20 +50,24 @@ def picture(
         places = kind.nonzero()[:, 0]
         order = places[doubt[places].argsort()]
         rows += [(f"{name}: surest", order[:KNOWN:3]), (f"{name}: most in doubt", order[-KNOWN::3])]
-    figure = plt.figure(figsize=(11, 8.5))
+    figure = plt.figure(figsize=(11, 6.6))
     parts = figure.subfigures(len(rows), 1)
     for part, (title, places) in zip(parts, rows, strict=True):
-        part.suptitle(title, x=0.01, ha="left", fontsize=10)
+        part.suptitle(title, x=0.01, ha="left", fontsize=10, weight="bold")
         if places is None:
-            for axis, image in zip(part.subplots(1, KNOWN), support, strict=True):
+            for axis, image in zip(
+                part.subplots(1, KNOWN, gridspec_kw={"top": 0.8, "bottom": 0.0}), support, strict=True
+            ):
                 axis.imshow(image[0], cmap="gray_r")
                 axis.axis("off")
             continue
-        for pair, i in zip(part.subplots(1, 15).reshape(5, 3), places.tolist(), strict=True):
+        for pair, i in zip(
+            part.subplots(1, 15, gridspec_kw={"top": 0.6, "bottom": 0.0}).reshape(5, 3), places.tolist(), strict=True
+        ):
             guess = int(probs[i].argmax())
             right = bool(known[i]) and guess == int(y[i])
             for axis, image, text in zip(
-                pair, (query[i], support[guess]), ("drawn", f"read as, {probs[i, guess]:.0%}"), strict=False
+                pair, (query[i], support[guess]), ("drawn", f"{probs[i, guess]:.0%} this"), strict=False
             ):
                 axis.imshow(image[0], cmap="gray_r")
                 axis.set_title(text, fontsize=8, color="tab:blue" if right else "tab:red")

@@ -133,7 +133,7 @@ class TestOmniglot:
         np.savez(tmp_path / "omniglot28.npz", images=np.zeros((2, 20, 28, 28)), split_vinyals=np.zeros(2))
         with pytest.raises(ValueError, match=r"got \(2, 20, 28, 28\) and \(2,\)"):
             bm.Omniglot(tmp_path)
-        with pytest.raises(ValueError, match="split: expected one of train, .*, got 'dev'"):
+        with pytest.raises(ValueError, match=r"split: expected one of train, .*, got 'dev'"):
             bm.Omniglot(tmp_path, split="dev")  # type: ignore[arg-type]
         monkeypatch.delenv("BAYESMETA_DATA", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
