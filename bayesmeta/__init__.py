@@ -4,6 +4,7 @@
 """
 
 from bayesmeta.calibration import Calibrated, Conformal, Tempered
+from bayesmeta.checkpoint import load, save
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
 from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.distributions import quantile
@@ -193,6 +194,7 @@ __all__ = [
     "evaluate",
     "fit",
     "image_folder",
+    "load",
     "move",
     "pit",
     "plot_calibration",
@@ -205,6 +207,7 @@ __all__ = [
     "quantile",
     "registered",
     "risk_coverage",
+    "save",
     "sbc",
     "summary",
     "tasks_from_arrays",

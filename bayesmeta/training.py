@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from bayesmeta.checkpoint import Checkpoint
 from bayesmeta.data import Episode, check, move
 from bayesmeta.evaluation import predict, seeded
 from bayesmeta.learner import Learner
@@ -70,10 +72,13 @@ def fit(
     threads: int = 1,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
 ) -> History:
     """Meta-trains a learner in place: step i descends the loss of episode ``tasks[i]``.
 
-    Ctrl-C ends the run after the step in hand, and the history so far is returned.
+    Ctrl-C ends the run after the step in hand, and the history so far is returned. With a checkpoint the same call goes on from
+    there, and on a CPU ends with the very bits of a run that was never interrupted.
 
     Args:
         learner: what to train; tasks are moved to its device and floating type.
@@ -88,9 +93,14 @@ def fit(
             learner then come in no fixed order.
         seed: of torch's global generator during training; the generator itself is left as it was.
         progress: shows a bar with the loss and the number of tasks per second.
+        checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
+            written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
+            not at all. A call with a folder that holds a run of the same settings resumes it.
+        checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
 
     Raises:
-        ValueError: the first episode does not fit the learner, or an argument is out of range; before any update.
+        ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, or of a
+            run with other settings; before any update.
         Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
 
     Example:
@@ -99,7 +109,7 @@ def fit(
         >>> len(history.losses)
         2
     """
-    _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed)
+    _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed, checkpoint_every)
     with seeded(learner, seed):
         _preflight(learner, tasks[0], slices, threads)
     length = len(tasks)  # type: ignore[arg-type]
@@ -108,17 +118,22 @@ def fit(
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     meta_gradient = MetaGradient(learner, parameters, slices, threads)
+    settings = {"steps": steps, "clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length}
+    disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
     history = History()
-    began = time.perf_counter()
     learner.train()
     with (
         seeded(learner, seed),
-        _interruptible() as interrupted,
+        _interruptible(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interrupted,
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
         try:
-            for step in range(steps):
+            if disk and (saved := disk.resume()):
+                history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
+                bar.update(len(history.losses))
+            began = time.perf_counter() - history.seconds
+            for step in range(len(history.losses), steps):
                 episode = move(tasks[step % length], learner)
                 optimizer.zero_grad(set_to_none=True)
                 loss, gradient = meta_gradient(episode)
@@ -136,8 +151,10 @@ def fit(
                 rate = (step + 1) * len(episode.query.mask) / history.seconds
                 bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
                 bar.update()
-                if interrupted():
-                    history.interrupted = True
+                history.interrupted = interrupted()
+                if disk and (history.interrupted or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
+                    disk.write(losses=history.losses, gradient_norms=history.gradient_norms, seconds=history.seconds)
+                if history.interrupted:
                     break
         except KeyboardInterrupt:  # only where signals are not ours to handle: not in the main thread
             history.interrupted = True
@@ -239,6 +256,7 @@ def _check_arguments(
     slices: int,
     threads: int,
     seed: int,
+    checkpoint_every: int,
 ) -> None:
     if steps < 1:
         raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
@@ -248,6 +266,8 @@ def _check_arguments(
         raise ValueError(
             "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
         )
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
     for name, value in (("steps", steps), ("slices", slices), ("threads", threads), ("seed", seed)):
         if not hasattr(value, "__index__") or isinstance(value, bool):
             raise ValueError(f"{name}: expected a whole number, got {value!r}")
@@ -297,21 +317,26 @@ def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) ->
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag, read between steps; a second one interrupts at once."""
+def _interruptible(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """Turns the first signal into a flag, read between steps; a second Ctrl-C interrupts at once.
+
+    A signal that asks the process to end does so afterwards.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    seen = False
+    seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        if signal.SIGINT in seen and number == signal.SIGINT:
             raise KeyboardInterrupt
-        seen = True
+        seen.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {one: signal.signal(one, note) for one in signals}
     try:
-        yield lambda: seen
+        yield lambda: bool(seen)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        if signal.SIGTERM in seen:
+            signal.raise_signal(signal.SIGTERM)

@@ -102,7 +102,9 @@ def implicit(network: bm.Conv4) -> bm.Learner:
 def leo(network: bm.Conv4) -> bm.Learner:
     size, ways = network.head.in_features, network.head.out_features
     encoder = bm.Relation(size, ways, classes=True, features=network.features)
-    return bm.LEO(encoder, ways, bm.Categorical(), rate=0.02, head_rate=0.005, objective="predictive")
+    return bm.LEO(
+        encoder, ways, bm.Categorical(), steps=1, rate=0.02, head_steps=1, head_rate=0.005, objective="predictive"
+    )
 
 
 def versa(network: bm.Conv4) -> bm.Learner:
@@ -126,7 +128,7 @@ def dkt(network: bm.Conv4) -> bm.Learner:
 
 def one_vs_each(network: bm.Conv4) -> bm.Learner:
     wide = kernel()
-    wide.outputscale = 1e4  # one point a class says no more than a sign: functions must be steep for confidence
+    wide.outputscale = 1e5  # one point a class says no more than a sign: functions must be steep for confidence
     return bm.PolyaGammaGP(network.features, wide, classes=network.head.out_features)
 
 
@@ -150,9 +152,9 @@ RUNS = {
     "MAML; batch": Run(maml, 14_000, norm="batch"),
     "prototypical networks; group": Run(prototypes, 6_000, ways=20, batch=2, tests=ANY_WAYS),
     "DKT; group": Run(dkt, 10_000, tests=ANY_WAYS),
-    "one-vs-each Pólya-Gamma GP; group": Run(one_vs_each, 10_000, tests=((5, 1), (5, 5), (20, 1))),
+    "one-vs-each Pólya-Gamma GP; group": Run(one_vs_each, 7_000, tests=((5, 1), (5, 5), (20, 1))),
     "VERSA; group": Run(versa, 10_000),
-    "LEO; group": Run(leo, 7_000, rate=1e-3, start=True),
+    "LEO; group": Run(leo, 5_000, rate=1e-3, start=True),
     "PLATIPUS; group": Run(platipus, 4_000, start=True),
     "ABML; group": Run(abml, 2_000, start=True),
     "prototypical networks; batch": Run(prototypes, 6_000, ways=20, batch=2, norm="batch", tests=ANY_WAYS),

@@ -1,0 +1,213 @@
+"""Files that survive: written whole or not at all, checked when read, and never executed.
+
+A file is a line that says what it is, the SHA-256 of the rest, and the rest as ``torch.save`` writes it, which is read with
+``weights_only=True``: tensors, numbers and texts, and no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_leaves
+
+from bayesmeta.data import Episode
+from bayesmeta.learner import Learner
+
+__all__ = ["Checkpoint", "load", "save"]
+
+_MAGIC = b"bayesmeta file 1\n"
+_DIGEST = 32
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file atomically: after a crash at any moment there is the old one or the new one, whole."""
+    payload = io.BytesIO()
+    torch.save(dict(content), payload)
+    data = payload.getvalue()
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(_MAGIC + hashlib.sha256(data).digest() + data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote.
+
+    Raises:
+        ValueError: the file is truncated, changed, or not one of ours.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise ValueError(f"{path}: expected a file that this library wrote, got another or a damaged one")
+    digest, payload = data[len(_MAGIC) :][:_DIGEST], data[len(_MAGIC) + _DIGEST :]
+    if hashlib.sha256(payload).digest() != digest:
+        raise ValueError(
+            f"{path}: expected the checksum it was written with, got another; the file is truncated or changed"
+        )
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected tensors, numbers and texts, got content that is not safe to read ({error})"
+        ) from error
+    return content
+
+
+def save(learner: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Saves a learner's parameters and buffers, with their names, shapes and the library's version, atomically.
+
+    Args:
+        learner: any learner, wrapped or not.
+        path: of the file, whose folder exists.
+
+    Example:
+        >>> save(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
+    """
+    state = learner.state_dict()
+    described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
+    write(Path(path), {**described, "shapes": _shapes(state), "state": state})
+
+
+def load(learner: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
+
+    Args:
+        learner: built with the same arguments as the one that was saved.
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names or other shapes.
+
+    Example:
+        >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
+    """
+    content = read(Path(path))
+    if content.get("kind") != "learner":
+        raise ValueError(f"{path}: expected a saved learner, got a {content.get('kind', 'file of another kind')}")
+    if content["type"] != type(learner).__name__:
+        raise ValueError(
+            f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
+        )
+    wanted, found = _shapes(learner.state_dict()), content["shapes"]
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"{path}: expected {name!r} of shape {wanted.get(name, 'none')}, got {found.get(name, 'none')}; build the "
+                f"learner with the arguments of the one that was saved (by version {content['version']})"
+            )
+    learner.load_state_dict(content["state"])
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+class Checkpoint:
+    """A run of `fit` on disk: where it was, and what it was asked to do.
+
+    Args:
+        folder: of the run; it is made where there is none.
+        learner, optimizer, scheduler: of the run.
+        settings: the arguments that decide its result.
+        episode: the first, which stands for the tasks.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        learner: Learner,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        settings: Mapping[str, Any],
+        episode: Episode,
+    ) -> None:
+        self.path = Path(folder) / "checkpoint.bayesmeta"
+        self.parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
+        if scheduler is not None:
+            self.parts["scheduler"] = scheduler
+        self.settings = {**settings, **_describe(learner, optimizer, scheduler), "first episode": _digest(episode)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, **progress: Any) -> None:
+        """Writes the run's state and its progress."""
+        write(
+            self.path,
+            {
+                "kind": "checkpoint",
+                "settings": self.settings,
+                "states": {name: part.state_dict() for name, part in self.parts.items()},
+                "generator": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                **progress,
+            },
+        )
+
+    def resume(self) -> dict[str, Any] | None:
+        """Takes learner, optimiser, scheduler and generators to where the run was, and returns its progress; None for a new run.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to a run of other settings. Nothing is changed then.
+        """
+        if not self.path.exists():
+            return None
+        content = read(self.path)
+        if content.get("kind") != "checkpoint":
+            raise ValueError(f"{self.path}: expected a checkpoint, got a {content.get('kind', 'file of another kind')}")
+        theirs = content["settings"]
+        for name in self.settings | theirs:
+            if self.settings.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"checkpoint: expected the run of {self.path.parent} to go on, whose {name} is {theirs.get(name)!r}, got "
+                    f"{self.settings.get(name)!r}; use the same settings, or another folder"
+                )
+        for name, part in self.parts.items():
+            part.load_state_dict(content["states"][name])
+        torch.set_rng_state(content["generator"])
+        if content["cuda"]:
+            torch.cuda.set_rng_state_all(content["cuda"])
+        return content
+
+
+def _describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """Everything but the weights that tells one learner and optimiser from another, as numbers and texts."""
+    described: dict[str, Any] = {"learner": type(learner).__name__, "torch": str(torch.__version__)}
+    for path, module in learner.named_modules():
+        described[f"type of {path or 'learner'}"] = type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name != "training":
+                described[f"{path}.{name}".lstrip(".")] = value
+    described |= {f"shape of {name}": shape for name, shape in _shapes(learner.state_dict()).items()}
+    described["optimizer"] = type(optimizer).__name__
+    described |= {f"optimizer's {name}": repr(value) for name, value in optimizer.defaults.items()}
+    described["scheduler"] = type(scheduler).__name__
+    return described
+
+
+def _digest(episode: Episode) -> str:
+    digest = hashlib.sha256()
+    for leaf in tree_leaves(episode):
+        digest.update(repr((leaf.dtype, tuple(leaf.shape))).encode())
+        digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.dim() else b"")
+    return digest.hexdigest()
