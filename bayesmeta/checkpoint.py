@@ -193,11 +193,11 @@ class Checkpoint:
 def _describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """Everything but the weights that tells one learner and optimiser from another, as numbers and texts."""
     described: dict[str, Any] = {"learner": type(learner).__name__, "torch": str(torch.__version__)}
-    for path, module in learner.named_modules():
-        described[f"type of {path or 'learner'}"] = type(module).__name__
+    for path, module in learner.named_modules(prefix="learner"):  # the prefix keeps its steps apart from those of fit
+        described[f"type of {path}"] = type(module).__name__
         for name, value in vars(module).items():
             if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name != "training":
-                described[f"{path}.{name}".lstrip(".")] = value
+                described[f"{path}.{name}"] = value
     described |= {f"shape of {name}": shape for name, shape in _shapes(learner.state_dict()).items()}
     described["optimizer"] = type(optimizer).__name__
     described |= {f"optimizer's {name}": repr(value) for name, value in optimizer.defaults.items()}

@@ -98,13 +98,17 @@ print("went on")
             ({"seed": 1}, "whose seed is 0"),
             ({"clip": None}, "whose clip is 1.0"),
             ({"learner": "MAML"}, "whose learner is 'ABML'"),
+            ({"clamp": 5.0}, "whose learner.clamp is 10.0"),
             ({"tasks": 5}, "whose first episode is"),
         ],
     )
     def test_other_settings_are_refused(self, tmp_path: Path, change: dict[str, Any], named: str) -> None:
         options: dict[str, Any] = {"steps": 3, "progress": False, "checkpoint": tmp_path}
         bm.fit(build(), bm.Sinusoids(batch=4), **options)
+        change = dict(change)
         learner, tasks = build(change.pop("learner", "ABML")), bm.Sinusoids(batch=4, seed=change.pop("tasks", 0))
+        if "clamp" in change:
+            learner.clamp = change.pop("clamp")
         before = [value.clone() for value in learner.state_dict().values()]
         with pytest.raises(ValueError, match=named):
             bm.fit(learner, tasks, **options | change)
