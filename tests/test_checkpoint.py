@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -113,33 +112,6 @@ print("went on")
         with pytest.raises(ValueError, match=named):
             bm.fit(learner, tasks, **options | change)
         assert all(torch.equal(a, b) for a, b in zip(before, learner.state_dict().values(), strict=True))
-
-    @pytest.mark.slow
-    @pytest.mark.timeout(900)
-    def test_kill_at_random_moments(self, tmp_path: Path) -> None:
-        """kill -9 at 10 random moments of one run, which then ends with the bits of the run that was left alone."""
-        program = f"""
-import torch, bayesmeta as bm
-torch.manual_seed(0)
-learner = bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=2)
-bm.fit(learner, bm.Sinusoids(batch=4), steps=600, progress=False, checkpoint={str(tmp_path)!r}, checkpoint_every=5)
-"""
-        whole = build()
-        bm.fit(whole, bm.Sinusoids(batch=4), steps=600, progress=False)
-        numbers, done = np.random.default_rng(0), 0
-        for _ in range(10):
-            process = subprocess.Popen([sys.executable, "-c", program])
-            while not (tmp_path / FILE).exists():
-                time.sleep(0.01)
-            time.sleep(numbers.uniform(0, 6))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            now = len(checkpoint.read(tmp_path / FILE)["losses"])
-            assert now >= done
-            done = now
-        parts = build()
-        bm.fit(parts, bm.Sinusoids(batch=4), steps=600, progress=False, checkpoint=tmp_path, checkpoint_every=5)
-        assert same(whole, parts)
 
 
 class TestFiles:
