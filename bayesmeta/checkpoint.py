@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
@@ -150,21 +150,21 @@ class Checkpoint:
         self.settings = {**settings, **_describe(learner, optimizer, scheduler), "first episode": _digest(episode)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, **progress: Any) -> None:
-        """Writes the run's state and its progress."""
+    def write(self, generators: Tensor, **progress: Any) -> None:
+        """Writes the run's state, with torch's generators of each process, and its progress."""
         write(
             self.path,
             {
                 "kind": "checkpoint",
                 "settings": self.settings,
                 "states": {name: part.state_dict() for name, part in self.parts.items()},
-                "generator": torch.get_rng_state(),
+                "generators": generators,
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 **progress,
             },
         )
 
-    def resume(self) -> dict[str, Any] | None:
+    def resume(self, rank: int = 0) -> dict[str, Any] | None:
         """Takes learner, optimiser, scheduler and generators to where the run was, and returns its progress; None for a new run.
 
         Raises:
@@ -184,7 +184,7 @@ class Checkpoint:
                 )
         for name, part in self.parts.items():
             part.load_state_dict(content["states"][name])
-        torch.set_rng_state(content["generator"])
+        torch.set_rng_state(content["generators"][rank])
         if content["cuda"]:
             torch.cuda.set_rng_state_all(content["cuda"])
         return content

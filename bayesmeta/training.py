@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import reduce
@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint
 from bayesmeta.data import Episode, check, move
+from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict, seeded
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
@@ -74,6 +75,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
+    fabric: Any = None,
 ) -> History:
     """Meta-trains a learner in place: step i descends the loss of episode ``tasks[i]``.
 
@@ -97,10 +99,14 @@ def fit(
             written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
             not at all. A call with a folder that holds a run of the same settings resumes it.
         checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
+        fabric: a ``lightning_fabric.Fabric``, whose devices share each episode's tasks, and whose device and precision the
+            learner is taken to. The run is then that of one process with all tasks, but for the order of sums, and for random
+            draws: each process has its own. The first one shows the bar and writes the checkpoint. It is launched if need be.
 
     Raises:
         ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, or of a
             run with other settings; before any update.
+        ConnectionError: another process of the fabric has ended; the message says how to go on.
         Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
 
     Example:
@@ -109,34 +115,38 @@ def fit(
         >>> len(history.losses)
         2
     """
+    processes = Processes(fabric)
+    processes.place(learner)
     _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed, checkpoint_every)
     with seeded(learner, seed):
-        _preflight(learner, tasks[0], slices, threads)
+        _preflight(learner, tasks[0], slices, threads, processes.count)
     length = len(tasks)  # type: ignore[arg-type]
     if optimizer is None:
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    meta_gradient = MetaGradient(learner, parameters, slices, threads)
+    meta_gradient = MetaGradient(learner, parameters, slices, threads, processes.autocast)
     settings = {"steps": steps, "clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length}
+    settings["processes"] = processes.count
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
     history = History()
     learner.train()
     with (
-        seeded(learner, seed),
+        seeded(learner, processes.stream(seed)),
         _interruptible(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interrupted,
-        tqdm(total=steps, disable=not progress, unit="step") as bar,
+        tqdm(total=steps, disable=not progress or processes.rank > 0, unit="step") as bar,
     ):
         try:
-            if disk and (saved := disk.resume()):
+            if disk and (saved := disk.resume(processes.rank)):
                 history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
                 bar.update(len(history.losses))
             began = time.perf_counter() - history.seconds
             for step in range(len(history.losses), steps):
-                episode = move(tasks[step % length], learner)
+                episode = move(processes.share(tasks[step % length]), learner)
                 optimizer.zero_grad(set_to_none=True)
                 loss, gradient = meta_gradient(episode)
+                loss, gradient, history.interrupted = processes.mean(loss, gradient, interrupted())
                 for parameter, slope in zip(meta_gradient.parameters, gradient, strict=True):
                     parameter.grad = slope
                 norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")).item()
@@ -148,12 +158,18 @@ def fit(
                 history.losses.append(loss.item())
                 history.gradient_norms.append(norm)
                 history.seconds = time.perf_counter() - began
-                rate = (step + 1) * len(episode.query.mask) / history.seconds
+                rate = (step + 1) * processes.count * len(episode.query.mask) / history.seconds
                 bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
                 bar.update()
-                history.interrupted = interrupted()
                 if disk and (history.interrupted or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
-                    disk.write(losses=history.losses, gradient_norms=history.gradient_norms, seconds=history.seconds)
+                    generators = processes.generators()
+                    if processes.rank == 0:
+                        disk.write(
+                            generators,
+                            losses=history.losses,
+                            gradient_norms=history.gradient_norms,
+                            seconds=history.seconds,
+                        )
                 if history.interrupted:
                     break
         except KeyboardInterrupt:  # only where signals are not ours to handle: not in the main thread
@@ -172,9 +188,17 @@ class MetaGradient:
     that the number of threads changes no more than the order of a sum.
     """
 
-    def __init__(self, learner: Learner, parameters: Sequence[Tensor], slices: int, threads: int) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        parameters: Sequence[Tensor],
+        slices: int,
+        threads: int,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.slices = slices
+        self.autocast = autocast
         shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
         self.replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
         self.intra_op = torch.get_num_threads()
@@ -210,7 +234,8 @@ class MetaGradient:
         total = torch.zeros(())
         gradient: Gradient = [None] * len(self.parameters)
         for piece in pieces:
-            loss = learner.loss(piece) / self.slices
+            with self.autocast():  # which holds for one thread
+                loss = learner.loss(piece) / self.slices
             gradient = _add([gradient, torch.autograd.grad(loss, self.parameters, allow_unused=True)])
             total = total + loss.detach().cpu()
         return total, gradient
@@ -297,10 +322,16 @@ def _check_arguments(
         )
 
 
-def _preflight(learner: Learner, episode: Episode, slices: int, threads: int) -> None:
+def _preflight(learner: Learner, episode: Episode, slices: int, threads: int, processes: int) -> None:
     """Fails early and clearly if the first episode is broken or does not fit the learner."""
     check(episode)
     batch = len(episode.query.mask)
+    if batch % processes:
+        raise ValueError(
+            f"fabric: expected a number of processes that divides the {batch} tasks in an episode, got {processes}; e.g. "
+            f"batch={processes * (batch // processes + 1)}"
+        )
+    batch //= processes
     if slices < 1 or batch % slices:
         raise ValueError(f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; e.g. {batch}")
     if not 1 <= threads <= slices:

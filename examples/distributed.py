@@ -1,0 +1,36 @@
+"""Meta-training on two processes, which is one argument: each takes half of every episode's tasks.
+
+    python examples/distributed.py                                   # half a minute: two processes on this machine
+    torchrun --nproc-per-node 2 examples/distributed.py              # the same, started by torchrun
+
+A program that was stopped goes on where it was, from the folder distributed_run. On GPUs write accelerator="cuda", devices=8.
+"""
+
+import sys
+
+import torch
+from lightning_fabric import Fabric
+
+import bayesmeta as bm
+
+STEPS = 2000
+
+
+def main(steps: int = STEPS, folder: str = "distributed_run") -> dict[str, bm.Estimate]:
+    """Returns the test metrics; every process has the same."""
+    torch.set_num_threads(1)  # a process a core
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    torch.manual_seed(0)
+    tasks = bm.Sinusoids(noise=0.1, batch=32)
+    network = bm.MLP(1, 1, hidden=(64, 64))
+    learner = bm.ALPaCA(network.features, network.head, bm.Gaussian())
+    bm.fit(learner, tasks, steps=steps, checkpoint=folder, fabric=fabric)
+    metrics = bm.evaluate(learner, bm.Sinusoids(noise=0.1, seed=1), episodes=24)
+    for name, estimate in metrics.items():
+        fabric.print(f"{name:14s} {estimate}")
+    return metrics
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))
