@@ -355,9 +355,13 @@ class HeadDecoder(nn.Module):
 class TaskNetwork(nn.Module):
     """A network that reads the task beside x: the features of x, the encoding of the support there, and a latent if given.
 
+    With an encoder that encodes each class by itself, the network is asked once for each class, with that class's encoding
+    and latent, and answers with the class's logit: so it does not depend on how classes are numbered.
+
     Args:
-        encoder: one that gives a vector a task, not one for each class.
-        network: from ``encoder.inputs + encoder.size`` features, and the latent's entries, to outputs.
+        encoder: of the support.
+        network: from ``encoder.inputs + encoder.size`` features, and the latent's entries, to outputs; to one of them, the
+            logit, for a classwise encoder.
 
     Example:
         >>> network = TaskNetwork(DeepSet(1, 1), MLP(1 + 64, 2))
@@ -367,16 +371,27 @@ class TaskNetwork(nn.Module):
 
     def __init__(self, encoder: Encoder, network: nn.Module) -> None:
         super().__init__()
-        check_encoder(encoder, classwise=False)
+        check_encoder(encoder, classwise=True)
         check_stateless(network)
         self.encoder = encoder
         self.network = network
 
     def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
-        """From x ``(B, M, *X)`` and z ``(..., B, Z)`` to outputs ``(..., B, M, *O)``."""
-        told = torch.cat([self.encoder.embed(x), self.encoder(support, x)], -1)  # (B, M, inputs + R)
+        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``."""
+        told, embedded = self.encoder(support, x), self.encoder.embed(x)  # (B, M, R) or (B, M, W, R)
+        if self.encoder.classwise:
+            embedded = embedded[:, :, None].expand(*told.shape[:-1], -1)
+        told = torch.cat([embedded, told], -1)
         if z is not None:
-            batch = torch.broadcast_shapes((*z.shape[:-2], 1, 1), told.shape[:-1])
-            told = torch.cat([told.expand(*batch, -1), z[..., None, :].expand(*batch, -1)], -1)
+            z = z.unsqueeze(-3 if self.encoder.classwise else -2)
+            batch = torch.broadcast_shapes(z.shape[:-1], told.shape[:-1])
+            told = torch.cat([told.expand(*batch, -1), z.expand(*batch, -1)], -1)
         outputs: Tensor = self.network(told)
-        return outputs
+        if not self.encoder.classwise:
+            return outputs
+        if outputs.shape[-1] != 1:
+            raise ValueError(
+                f"network: expected one output, a class's logit, beside {type(self.encoder).__name__}, which encodes each class "
+                f"by itself, got {outputs.shape[-1]}; build it with outputs=1"
+            )
+        return outputs.squeeze(-1)

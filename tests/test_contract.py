@@ -75,6 +75,12 @@ LEARNERS: dict[str, Make] = {
         objective="elbo",
         draws=2,
     ),
+    "NP, classwise": lambda network, likelihood: bm.NeuralProcess(
+        pooling(network, likelihood),
+        bm.MLP(8 + 6 + 4, 1 if classwise(likelihood) else outputs(network)),
+        likelihood,
+        latent=4,
+    ),
     "VERSA": lambda network, likelihood: bm.VERSA(pooling(network, likelihood), outputs(network), likelihood),
     "LEO": lambda network, likelihood: bm.LEO(
         bm.Relation(8, targets(likelihood), 6, classes=classwise(likelihood), features=network.features),

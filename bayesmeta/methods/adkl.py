@@ -20,7 +20,7 @@ from gpytorch.means import Mean
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
-from bayesmeta.encoders import Encoder, TaskNetwork
+from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import call, snapshot
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.learner import Posterior
@@ -69,6 +69,7 @@ class ADKL(VariationalLearner):
         super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
         check_gaussian(likelihood)
         check_kernel(kernel)
+        check_encoder(encoder, classwise=False)
         self.features = TaskNetwork(encoder, network)
         self.kernel = kernel
         self.mean = mean

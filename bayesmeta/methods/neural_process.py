@@ -11,7 +11,9 @@ for the latent one, q(z | points) = N(m, s²) from the task's encoding,
 
 or, for the latent one and by default, -(1/M) Σ log (1/S) Σ_s p(y | x, z_s, support) with z_s ~ q(z | support), as at test
 (Foong et al. 2020, eq. 8, https://arxiv.org/abs/2007.01332). With a `DeepSet` these are the CNP and the NP (with a
-deterministic path), with `Attention` the TNP-D and the ANP.
+deterministic path), with `Attention` the TNP-D and the ANP. For classes, `ClassPooling` encodes each class by itself, as the
+CNP's section 4.3 does, and here one decoder gives every class its logit, as in Sung et al. 2018, "Learning to Compare",
+https://arxiv.org/abs/1711.06025.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ class ConditionalNeuralProcess(Learner):
     All of its uncertainty is the likelihood's, so use one whose spread depends on x: `HeteroscedasticGaussian`.
 
     Args:
-        encoder: `DeepSet` for the CNP, `Attention` for the TNP-D.
-        decoder: from ``encoder.inputs + encoder.size`` features to outputs.
+        encoder: `DeepSet` for the CNP, `Attention` for the TNP-D; `ClassPooling` for classes.
+        decoder: from ``encoder.inputs + encoder.size`` features to outputs; beside `ClassPooling`, to one class's logit.
         likelihood: from outputs to p(y | x).
 
     Example:
@@ -71,10 +73,10 @@ class NeuralProcess(VariationalLearner):
     Predictions are random: draws of z use torch's global generator.
 
     Args:
-        encoder: `DeepSet` for the NP, `Attention` for the ANP.
-        decoder: from ``encoder.inputs + encoder.size + latent`` features to outputs.
+        encoder: `DeepSet` for the NP, `Attention` for the ANP; `ClassPooling` for classes.
+        decoder: from ``encoder.inputs + encoder.size + latent`` features to outputs; beside `ClassPooling`, to one class's logit.
         likelihood: from outputs to p(y | x); of a spread that depends on x, as in the papers: `HeteroscedasticGaussian`.
-        latent: the number of entries of z.
+        latent: the number of entries of z; beside `ClassPooling`, of each class's.
         objective: see `VariationalLearner`, as are the next two.
         draws: S.
         kl_weight: w.
@@ -99,12 +101,17 @@ class NeuralProcess(VariationalLearner):
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_count("latent", latent)
         self.path = TaskNetwork(encoder, decoder)
+        self.latent_size = latent
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
 
     def infer(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z | points), each ``(B, latent)``."""
+        """Mean and scale of q(z | points), each ``(B, Z)``, where Z is `latent`, or W times that for a classwise encoder."""
         mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
-        return mean, 0.01 + 0.99 * raw.sigmoid()
+        return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
+
+    def _shape(self, z: Tensor) -> Tensor:
+        """z ``(..., Z)`` as the path takes it."""
+        return z.unflatten(-1, (-1, self.latent_size)) if self.path.encoder.classwise else z
 
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
@@ -112,7 +119,7 @@ class NeuralProcess(VariationalLearner):
 
         def functions(x: Any, samples: int) -> Tensor:
             z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            outputs: Tensor = call(self.path, params, support, x, z)
+            outputs: Tensor = call(self.path, params, support, x, self._shape(z))
             return outputs
 
         return Sampled(functions, self.likelihood, support)
@@ -121,7 +128,7 @@ class NeuralProcess(VariationalLearner):
         support, query = episode
         with pyro.plate("tasks", len(query.mask), dim=-1):
             z = self.latent("z", *self.infer(support))
-            self.observe(self.path(support, query.x, z), query)
+            self.observe(self.path(support, query.x, self._shape(z)), query)
 
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
