@@ -184,7 +184,7 @@ class Checkpoint:
                 )
         for name, part in self.parts.items():
             part.load_state_dict(content["states"][name])
-        torch.set_rng_state(content["generators"][rank])
+        torch.set_rng_state(content["generators"][rank].clone())  # torch crashes on a view that begins later
         if content["cuda"]:
             torch.cuda.set_rng_state_all(content["cuda"])
         return content

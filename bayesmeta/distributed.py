@@ -31,9 +31,12 @@ class Processes:
         self.rank, self.count = 0, 1
         if fabric is None:
             return
-        if not all(hasattr(fabric, name) for name in ("launch", "all_reduce", "all_gather", "setup_module")):
+        names = ("launch", "all_reduce", "setup_module", "autocast")  # rather than an import, which is optional
+        if isinstance(fabric, type) or not all(hasattr(fabric, name) for name in names):
+            got = f"the class {fabric.__name__}" if isinstance(fabric, type) else type(fabric).__name__
             raise TypeError(
-                f"fabric: expected a lightning_fabric.Fabric, got {type(fabric).__name__}; pip install 'bayesmeta[fabric]'"
+                f"fabric: expected a lightning_fabric.Fabric, got {got}; e.g. Fabric(devices=2), after pip install "
+                "'bayesmeta[fabric]'"
             )
         if getattr(getattr(fabric, "_precision", None), "scaler", None) is not None:
             raise ValueError("fabric: expected a precision without gradient scaling, got '16-mixed'; use 'bf16-mixed'")
@@ -43,7 +46,7 @@ class Processes:
 
     def place(self, learner: nn.Module) -> None:
         """Takes the learner to the fabric's device and precision, with the first process's weights."""
-        if self.fabric is not None and isinstance(learner, nn.Module):
+        if self.fabric is not None:
             self.fabric.setup_module(learner)  # in place: gradients are ours to add up, so its wrapper is not kept
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -56,10 +59,22 @@ class Processes:
         return seed + 1_000_003 * self.rank
 
     def share(self, episode: Episode) -> Episode:
-        """This process's part of an episode's tasks."""
-        batch = len(episode.query.mask) // self.count
+        """This process's part of an episode's tasks.
+
+        Raises:
+            ValueError: the processes do not divide them.
+        """
+        if self.count == 1:
+            return episode
+        tasks = len(episode.query.mask)
+        batch, rest = divmod(tasks, self.count)
+        if rest:
+            raise ValueError(
+                f"fabric: expected a number of processes that divides the {tasks} tasks in an episode, got {self.count}; e.g. "
+                f"batch={self.count * (batch + 1)}"
+            )
         part: Episode = tree_map(lambda leaf: leaf[self.rank * batch : (self.rank + 1) * batch], episode)
-        return part if self.count > 1 else episode
+        return part
 
     def mean(
         self, loss: Tensor, gradient: Sequence[Tensor | None], stop: bool
@@ -81,11 +96,28 @@ class Processes:
 
     def generators(self) -> Tensor:
         """The states of torch's generators on the CPU, of all processes: ``(processes, bytes)``."""
-        mine = torch.get_rng_state()
+        return self._each(torch.get_rng_state())
+
+    def agree(self, step: int) -> None:
+        """Waits until every process is here, and so sees what the first one wrote before.
+
+        Raises:
+            ConnectionError: another process has ended.
+            ValueError: they are not at the same step.
+        """
+        steps = self._each(torch.tensor([step])).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"checkpoint: expected one folder that all processes see, got runs at the steps {steps}; name a shared one"
+            )
+
+    def _each(self, mine: Tensor) -> Tensor:
+        """The tensors of all processes, ``(processes, N)``."""
         if self.count == 1:
             return mine[None]
-        states: Tensor = self._together(lambda: self.fabric.all_gather(mine.to(self.fabric.device)))
-        return states.cpu()
+        rows = torch.zeros(self.count, len(mine), dtype=mine.dtype, device=self.fabric.device)
+        rows[self.rank] = mine  # a sum with zeros, since fabric's own all_gather warns of what it calls
+        return self._together(lambda: self.fabric.all_reduce(rows, reduce_op="sum")).cpu()
 
     def _together(self, operation: Any) -> Tensor:
         try:

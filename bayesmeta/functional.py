@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "Params",
     "Strategy",
+    "chosen_strategy",
     "clamped",
     "conjugate_gradient",
     "descend",
@@ -60,7 +61,7 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
         tensor([3., 3.])
     """
     if strategy == "auto":
-        strategy = _strategy(network)
+        strategy, _ = chosen_strategy(network)
     if strategy not in ("vmap", "loop"):
         raise ValueError(f"strategy: expected 'auto', 'vmap' or 'loop', got {strategy!r}")
     if strategy == "vmap":
@@ -70,10 +71,18 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
-def _strategy(network: nn.Module) -> Strategy:
-    on_cpu = all(p.device.type == "cpu" for p in network.parameters())
-    convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules())
-    return "loop" if on_cpu and convolutional else "vmap"
+def chosen_strategy(network: nn.Module) -> tuple[Strategy, str]:
+    """What ``"auto"`` means for a network, and why.
+
+    Example:
+        >>> chosen_strategy(nn.Linear(1, 1))
+        ('vmap', 'it has no convolutions')
+    """
+    if not any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules()):
+        return "vmap", "it has no convolutions"
+    if not all(p.device.type == "cpu" for p in network.parameters()):
+        return "vmap", "it is not on a CPU"
+    return "loop", "a CPU has no fast convolution with other weights for each task"
 
 
 def snapshot(module: nn.Module) -> Params:

@@ -80,8 +80,8 @@ def versa(network: bm.Conv4) -> bm.Learner:
 
 def neural_process(network: bm.Conv4) -> bm.Learner:
     size, ways = network.head.in_features, network.head.out_features
-    encoder = bm.Attention(size, ways, layers=1, features=network.features)
-    return bm.NeuralProcess(encoder, bm.MLP(size + encoder.size + 16, ways), bm.Categorical())
+    encoder = bm.ClassPooling(size, ways, features=network.features)
+    return bm.NeuralProcess(encoder, bm.MLP(size + encoder.size + 16, 1, hidden=(128, 128)), bm.Categorical())
 
 
 def kernel() -> Kernel:
@@ -124,13 +124,13 @@ RUNS = {
     "PLATIPUS; group": Run(platipus, 4_000, start=True, draws=16),
     "ABML; group": Run(abml, 2_000, start=True),
     "prototypical networks; batch": Run(prototypes, 6_000, ways=20, batch=2, norm="batch", tests=ANY_WAYS),
-    "first-order MAML; group": Run(first_order, 8_000, rate=1e-3),
-    "ANIL; group": Run(anil, 10_000),
+    "first-order MAML; group": Run(first_order, 4_000, rate=3e-4, start=True),
+    "ANIL; group": Run(anil, 5_000, rate=1e-3, start=True),
     "Meta-SGD; group": Run(meta_sgd, 9_000),
-    "neural process; group": Run(neural_process, 6_000, batch=8, rate=1e-3, start=True),
+    "neural process; group": Run(neural_process, 6_000, rate=1e-3, start=True),
     "BMAML; group": Run(bmaml, 2_500, start=True),
     "Reptile; group": Run(reptile, 2_500),
-    "implicit MAML; group": Run(implicit, 1_500, start=True),
+    "implicit MAML; group": Run(implicit, 800, rate=3e-4, start=True),
     "first-order MAML; batch": Run(first_order, 8_000, norm="batch", rate=1e-3),
     "Meta-SGD; batch": Run(meta_sgd, 7_000, norm="batch"),
     "Reptile; batch": Run(reptile, 2_000, norm="batch"),

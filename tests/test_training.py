@@ -220,3 +220,28 @@ def test_evaluate_counts_a_task_once(batch: int | None) -> None:
         assert estimate == (15.0, 15.0, 15.0)  # 5 rows of 3, in every resample
     one, many = (bm.evaluate(learner(), tasks, episodes=n)["NLL"] for n in (5, 100))
     assert many.high - many.low > 0.3 * (one.high - one.low)
+
+
+@pytest.mark.parametrize(
+    ("network", "strategy", "line"),
+    [
+        (bm.MLP(1, 1), "auto", 'mapped by vmap, since it has no convolutions; learner.strategy = "loop" overrides'),
+        (bm.Conv4(width=8), "auto", "mapped by loop, since a CPU has no fast convolution"),
+        (bm.Conv4(width=8), "vmap", "mapped by vmap, as learner.strategy says"),
+    ],
+)
+def test_fit_says_how_tasks_are_mapped(
+    network: nn.Module, strategy: bm.Strategy, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = isinstance(network, bm.Conv4)
+    inner = bm.MAML(network, bm.Categorical() if images else bm.Gaussian())
+    inner.strategy = strategy
+    generator = torch.Generator().manual_seed(0)
+    tasks: list[Episode] = [bm.Sinusoids(batch=2)[0]]
+    if images:
+        part = bm.Points(
+            torch.rand(2, 5, 1, 28, 28, generator=generator), torch.arange(5).repeat(2, 1), torch.ones(2, 5) > 0
+        )
+        tasks = [Episode(part, part)]
+    bm.fit(inner, tasks, steps=1)  # type: ignore[arg-type]
+    assert line in capsys.readouterr().err
