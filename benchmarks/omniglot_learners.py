@@ -130,7 +130,7 @@ RUNS = {
     "neural process; group": Run(neural_process, 6_000, rate=1e-3, start=True),
     "BMAML; group": Run(bmaml, 2_500, start=True),
     "Reptile; group": Run(reptile, 2_500),
-    "implicit MAML; group": Run(implicit, 800, rate=3e-4, start=True),
+    "implicit MAML; group": Run(implicit, 400, rate=3e-4, start=True),
     "first-order MAML; batch": Run(first_order, 8_000, norm="batch", rate=1e-3),
     "Meta-SGD; batch": Run(meta_sgd, 7_000, norm="batch"),
     "Reptile; batch": Run(reptile, 2_000, norm="batch"),
