@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 from collections.abc import Mapping
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.data import Episode
-from bayesmeta.learner import Learner
+from bayesmeta.data import Episode, Points, check_shapes
+from bayesmeta.learner import Learner, Posterior
 
 __all__ = ["Checkpoint", "load", "save"]
 
@@ -74,31 +75,53 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def save(learner: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Saves a learner's parameters and buffers, with their names, shapes and the library's version, atomically.
+def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | None = None) -> None:
+    """Saves a learner, or what it made of a support, atomically: names, shapes, the library's version, and a checksum.
+
+    A posterior is a learner and a support: the file then holds both, and `load` gives the same answers, bit by bit.
 
     Args:
         learner: any learner, wrapped or not.
         path: of the file, whose folder exists.
+        support: of B tasks, to keep the posterior ``learner(support)``. x is a tensor, or dicts, lists and tuples of tensors.
+
+    Raises:
+        ValueError: the support is not one, or its x holds what a file that never runs code cannot.
 
     Example:
-        >>> save(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/child.bayesmeta"
+        >>> save(MAML(MLP(1, 1), Gaussian()), path, support=points([2.0, 3.5], [87.1, 99.0]))
+        >>> load(MAML(MLP(1, 1), Gaussian()), path)([8.0]).mean.shape
+        torch.Size([1, 1, 1])
     """
     state = learner.state_dict()
     described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
-    write(Path(path), {**described, "shapes": _shapes(state), "state": state})
+    given = None
+    if support is not None:
+        check_shapes(support, "support")
+        _check_plain(support.x)
+        given = tree_map(
+            lambda leaf: leaf.detach().cpu().clone(), tuple(support)
+        )  # a view would keep all it is a view of
+    write(Path(path), {**described, "state": state, "support": given})
 
 
-def load(learner: nn.Module, path: str | os.PathLike[str]) -> None:
+def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
     """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
 
     Args:
         learner: built with the same arguments as the one that was saved.
         path: of the file.
 
+    Returns:
+        The posterior, if the file was saved with a support, else None. A copy of the learner adapts to the support again; where
+        adaptation draws random numbers (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names or other shapes.
+        ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names, other shapes or another
+            floating type.
 
     Example:
         >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
@@ -110,14 +133,39 @@ def load(learner: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
         )
-    wanted, found = _shapes(learner.state_dict()), content["shapes"]
+    state = content["state"]
+    wanted, found = _shapes(learner.state_dict()), _shapes(state)
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise ValueError(
                 f"{path}: expected {name!r} of shape {wanted.get(name, 'none')}, got {found.get(name, 'none')}; build the "
                 f"learner with the arguments of the one that was saved (by version {content['version']})"
             )
-    learner.load_state_dict(content["state"])
+    for name, value in learner.state_dict().items():
+        if name in wanted and value.dtype != state[name].dtype:
+            raise ValueError(
+                f"{path}: expected {name!r} in {value.dtype}, as the learner has it, got {state[name].dtype}; convert the "
+                f"learner first, learner.to({state[name].dtype}), and back after it is loaded if need be"
+            )
+    posterior: Posterior | None = None
+    if (support := content.get("support")) is not None:
+        adapting = deepcopy(learner)  # if the support does not fit, the learner stays as it was
+        adapting.load_state_dict(state)
+        posterior = adapting(Points(*support))
+    learner.load_state_dict(state)
+    return posterior
+
+
+def _check_plain(x: Any) -> None:
+    """Raises a ValueError where x holds anything but tensors in dicts, lists and tuples."""
+    if type(x) in (dict, list, tuple):
+        for part in x.values() if isinstance(x, dict) else x:
+            _check_plain(part)
+    elif not isinstance(x, Tensor):
+        raise ValueError(
+            f"support.x: expected tensors in dicts, lists and tuples, got {type(x).__name__}, which a file that never runs code "
+            "cannot hold; make a dict of it"
+        )
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -170,6 +218,8 @@ class Checkpoint:
         Raises:
             ValueError: the file is damaged, or belongs to a run of other settings. Nothing is changed then.
         """
+        for left in self.path.parent.glob(f"{self.path.name}.*.new"):  # of processes that were killed while they wrote
+            left.unlink(missing_ok=True)
         if not self.path.exists():
             return None
         content = read(self.path)

@@ -43,6 +43,10 @@ class Encoder(nn.Module, ABC):
         for name, value in (("inputs", inputs), ("targets", targets), ("size", size)):
             check_count(name, value)
         self.features = nn.Identity() if features is None else features
+        if not isinstance(self.features, nn.Module):
+            raise TypeError(
+                f"features: expected a network such as Conv4().features, got {type(features).__name__}; make it an nn.Module"
+            )
         check_stateless(self.features)
         self.inputs = inputs
         self.targets = targets
@@ -65,9 +69,12 @@ class Encoder(nn.Module, ABC):
         """The features of x ``(B, N, *X)``: ``(B, N, inputs)``."""
         embedded: Tensor = x if isinstance(self.features, nn.Identity) else map_tasks(self.features, x, network=self)
         if embedded.dim() != 3 or embedded.shape[-1] != self.inputs:
+            remedy = f"build the encoder with inputs={embedded.shape[-1]}, or with other features"
+            if embedded.dim() != 3:
+                remedy = "give the encoder features=, a network that ends in one row a point, such as Conv4().features"
             raise ValueError(
                 f"x: expected {self.inputs} features a point ({type(self).__name__}(inputs={self.inputs})), got shape "
-                f"{tuple(embedded.shape)}; build the encoder with inputs={embedded.shape[-1]}, or with other features"
+                f"{tuple(embedded.shape)}; {remedy}"
             )
         return embedded
 
@@ -88,14 +95,20 @@ class Encoder(nn.Module, ABC):
 
     def one_hot(self, points: Points) -> Tensor:
         """Labels as vectors ``(B, N, W)``, zero where nothing is observed."""
-        if points.y.is_floating_point() or (points.y >= self.targets).any():
+        y, name = points.y, type(self).__name__
+        if y.is_floating_point():
             raise ValueError(
-                f"y: expected labels 0 to {self.targets - 1}, got "
-                f"{points.y.dtype if points.y.is_floating_point() else int(points.y.max())}; build the encoder with "
-                "targets=W, and the points with points(x, y, classes=W)"
+                f"y: expected labels 0 to {self.targets - 1}, got {y.dtype}; build the points with "
+                f"points(x, y, classes={self.targets})"
+            )
+        wrong = y[(y < 0) | (y >= self.targets)]
+        if len(wrong):
+            raise ValueError(
+                f"y: expected labels 0 to {self.targets - 1}, got {int(wrong[0])}; number each task's classes from 0, or build "
+                f"{name} for as many classes as there are"
             )
         parameter = next(self.parameters())
-        return F.one_hot(points.y, self.targets).to(parameter) * points.mask[..., None]
+        return F.one_hot(y, self.targets).to(parameter) * points.mask[..., None]
 
 
 def check_encoder(encoder: Encoder, *, classwise: bool) -> None:

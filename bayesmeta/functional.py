@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -29,6 +29,7 @@ __all__ = [
     "frozen",
     "hessian_product",
     "map_tasks",
+    "named",
     "outputs",
     "ravel",
     "redrawn",
@@ -87,8 +88,14 @@ def chosen_strategy(network: nn.Module) -> tuple[Strategy, str]:
 
 def snapshot(module: nn.Module) -> Params:
     """The module's parameters by name, cloned: differentiable, and unmoved by later updates of the module."""
-    with _lock(module):
+    with locked(module):
         return {name: parameter.clone() for name, parameter in module.named_parameters()}
+
+
+def named(module: nn.Module) -> Params:
+    """The module's own parameters by name, never those that another thread's functional call has put in their place."""
+    with locked(module):
+        return dict(module.named_parameters())
 
 
 def descend(
@@ -148,7 +155,8 @@ def clamped(limit: float) -> Gradient:
 
 def hessian_product(objective: Objective, params: Params, vector: Params) -> Params:
     """The Hessian of a scalar objective at `params`, times a vector: forward over reverse, no matrix is built."""
-    product: Params = torch.func.jvp(grad(objective), (params,), (vector,))[1]
+    with nullcontext() if torch.compiler.is_compiling() else _FORWARD_MODE:
+        product: Params = torch.func.jvp(grad(objective), (params,), (vector,))[1]
     return product
 
 
@@ -196,7 +204,7 @@ def outputs(network: nn.Module, weights: Tensor, x: Any, strategy: Strategy = "a
 
     With S draws of the weights, ``(S, B, P)``, they are ``(S, B, M, *O)``.
     """
-    like = dict(network.named_parameters())
+    like = named(network)
 
     def of_task(weights: Tensor, x: Any) -> Tensor:
         if weights.dim() == 1:
@@ -270,21 +278,28 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
 
 def call(module: nn.Module, params: Params, *arguments: Any) -> Any:
     """The module's output with these parameters in the place of its own."""
-    with _lock(module):
+    with locked(module):
         return functional_call(module, params, arguments)
 
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _GUARD = threading.Lock()
+_FORWARD_MODE = threading.RLock()
+"""torch counts the levels of forward-mode derivatives for all threads together: two at a time break each other."""
 
 
-def _lock(module: nn.Module) -> AbstractContextManager[object]:
+def locked(module: nn.Module) -> AbstractContextManager[object]:
     """The lock of a module's parameters: a functional call swaps them in place, which other threads must not see.
 
-    It is kept for the first part that owns parameters, so that wrappers of one module share a lock and replicas do not.
+    Each part that owns parameters has one, so that whatever shares a part waits for it and replicas do not wait. They are
+    taken in one order, so that no two threads wait for each other.
     """
     if torch.compiler.is_compiling():  # a lock cannot be traced, and compiled code swaps nothing
         return nullcontext()
-    owner = next((part for part in module.modules() if part._parameters), module)
+    owners = sorted((part for part in module.modules() if part._parameters), key=id)
     with _GUARD:
-        return _LOCKS.setdefault(owner, threading.RLock())
+        locks = [_LOCKS.setdefault(owner, threading.RLock()) for owner in owners]
+    held = ExitStack()
+    for lock in locks:
+        held.enter_context(lock)
+    return held

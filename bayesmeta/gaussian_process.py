@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, concatenate
-from bayesmeta.functional import Params, call
+from bayesmeta.functional import Params, call, named
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import check_event
 
@@ -43,7 +43,7 @@ class _Dense(nn.Module):
 
 def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
     """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
-    state = {name: _widened(value).clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    state = {name: _widened(value).clone() for name, value in [*named(module).items(), *module.named_buffers()]}
     state |= {name: value.double() for name, value in (parameters or {}).items()}
     return lambda *arguments: call(module, state, *arguments)
 

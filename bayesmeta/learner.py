@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, as_tensor, check_shapes, move
 from bayesmeta.distributions import mixture, uncertainty
-from bayesmeta.functional import Strategy
+from bayesmeta.functional import Strategy, locked
 from bayesmeta.likelihoods import nll
 
 __all__ = ["Learner", "Posterior", "decompose"]
@@ -129,7 +129,9 @@ class Learner(nn.Module, ABC):
     def __call__(self, support: Points) -> Posterior:
         """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
         check_shapes(support, "support")
-        posterior: Posterior = super().__call__(move(support, self))
+        with locked(self):  # another thread may have put parameters of another type in their place
+            support = move(support, self)
+        posterior: Posterior = super().__call__(support)
         return posterior
 
     @abstractmethod

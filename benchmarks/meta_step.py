@@ -177,16 +177,39 @@ def main() -> None:
             update()
             times[name].append(time.perf_counter() - start)
 
+    rate = product_rate()
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     fastest = min(medians["higher"], medians["torchopt"])
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     print(f"\n{machine}, torch {torch.__version__}, medians of {rounds} rounds")
     for name, median in medians.items():
         print(f"{name:<22}{median:10.2f} ms   {fastest / median:6.2f} x the faster of higher and torchopt")
+    for name in (name for name in medians if arguments.network == "conv4" and name.startswith("bayesmeta")):
+        share = operations(entries["bayesmeta"][1]) / medians[name] / 1e6 / rate
+        print(f"{name}: {share:.0%} of the rate of a matrix product in this run, {rate:.0f} GFLOP/s")
     if arguments.json:
         arguments.json.write_text(
             json.dumps({"network": arguments.network, "torch": torch.__version__, "ms": medians}, indent=1)
         )
+
+
+def operations(loss: Callable[[], Tensor]) -> int:
+    """The floating-point operations of convolutions and matrix products in a loss and its gradient."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        loss().backward()
+    return counter.get_total_flops()
+
+
+def product_rate() -> float:
+    """GFLOP/s of a product of two 2,000 x 2,000 matrices, the median of 9."""
+    a, times = torch.rand(2000, 2000), []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 16 / statistics.median(times[1:])
 
 
 def threaded_update(learner: bm.Learner, episode: bm.Episode) -> Callable[[], None]:

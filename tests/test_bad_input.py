@@ -111,6 +111,14 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "scaling of other features": (lambda: bm.Standardized(maml(), bm.Sinusoids())(given(inputs=2)), "expected"),
     "dates in float32": (lambda: points(1.7e9 + np.arange(4) * 10.0, np.arange(4.0)), "x: expected values that torch.float32 can tell apart"),
     "integer dtype": (lambda: points([0.5], [0.5], dtype=torch.int64), "dtype: expected a floating type"),
+    # encoders and decoders
+    "label too large for the encoder": (lambda: bm.ClassPooling(1, 2)(points([0.0, 1.0], [0, 2], classes=3)), "y: expected labels 0 to 1, got 2;.*build ClassPooling for as many classes"),
+    "negative label for the encoder": (lambda: bm.ClassPooling(1, 3)(given()._replace(y=labels - 1)), "y: expected labels 0 to 2, got -1; number each task's classes from 0"),
+    "float targets for the encoder of classes": (lambda: bm.ClassPooling(1, 3)(given()), r"y: expected labels 0 to 2, got torch\.float32;.*classes=3"),
+    "images without features": (lambda: bm.ClassPooling(16, 2)(points(torch.zeros(2, 1, 4, 4), [0, 1], classes=2)), r"x: expected 16 features.*got shape \(1, 2, 1, 4, 4\); give the encoder features="),
+    "decoder of other inputs": (lambda: bm.NeuralProcess(bm.ClassPooling(8, 3), bm.MLP(8 + 64, 1), bm.Categorical()), r"decoder: expected 88 inputs, 8 features .* \+ 64 \(its size\) \+ 16 \(latent\), got 72"),
+    "linear decoder of other inputs": (lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1), nn.Linear(64, 1), bm.Gaussian()), "decoder: expected 65 inputs.*got 64"),
+    "decoder of an output a class": (lambda: bm.NeuralProcess(bm.ClassPooling(8, 3), bm.MLP(88, 3), bm.Categorical()), "decoder: expected one output, a class's logit, beside ClassPooling.*got 3; build it with outputs=1"),
     # settings
     "no steps": (lambda: fit(Episode(given(), given()), steps=0), "steps: expected at least 1.*got 0"),
     "negative steps": (lambda: fit(Episode(given(), given()), steps=-5), "steps: expected at least 1.*got -5"),
@@ -147,6 +155,13 @@ def test_bad_input(name: str) -> None:
     action, message = BAD[name]
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         action()
+
+
+def test_networks_that_are_none() -> None:
+    with pytest.raises(TypeError, match=r"features: expected a network such as Conv4\(\)\.features, got function"):
+        bm.ClassPooling(8, 3, features=lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"decoder: expected a network.*got NoneType"):
+        bm.NeuralProcess(bm.ClassPooling(8, 3), None, bm.Categorical())  # type: ignore[arg-type]
 
 
 def test_integer_columns_of_a_regression_are_converted() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 import bayesmeta as bm
 from bayesmeta import checkpoint
+from bayesmeta.posteriors import Transformed
 
 FILE = "checkpoint.bayesmeta"
 
@@ -120,7 +122,7 @@ class TestFiles:
         bm.fit(trained, bm.Sinusoids(batch=4), steps=2, progress=False)
         bm.save(trained, tmp_path / "a")
         assert not same(trained, other)
-        bm.load(other, tmp_path / "a")
+        assert bm.load(other, tmp_path / "a") is None  # there was no support
         assert same(trained, other)
         assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
@@ -134,7 +136,7 @@ class TestFiles:
                 bm.load(learner, tmp_path / "b")
 
     def test_every_flipped_byte_is_refused(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a")
+        bm.save(build("MAML"), tmp_path / "a", support=bm.points([0.0, 1.0], [1.0, 2.0]))
         data = (tmp_path / "a").read_bytes()
         learner, numbers = build("MAML"), np.random.default_rng(0)
         for place, flip in zip(numbers.integers(0, len(data), 500), numbers.integers(1, 256, 500), strict=True):
@@ -168,3 +170,163 @@ class TestFiles:
             bm.load(wide, tmp_path / "b")
         with pytest.raises(FileNotFoundError):
             bm.load(wide, tmp_path / "c")
+
+
+class Named(NamedTuple):
+    a: torch.Tensor
+
+
+class Joined(bm.Learner):
+    """A learner whose x is a tree of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = bm.PrototypicalNetwork(torch.nn.Linear(2, 2), classes=2)
+
+    @staticmethod
+    def join(x: Any) -> torch.Tensor:
+        return torch.cat([x["a"], *x["more"][0]], -1)
+
+    def forward(self, support: bm.Points) -> bm.Posterior:
+        return Transformed(self.inner(support._replace(x=self.join(support.x))), support, self.join)
+
+
+def moved(learner: bm.Learner) -> tuple[bm.Learner, bm.Learner]:
+    """The learner with other weights than it was built with, and a copy of it."""
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(1.0)
+    return learner, copy.deepcopy(learner)
+
+
+class TestPosteriors:
+    """What `load` gives for a file with a support; the answers of every learner are in test_contract.py."""
+
+    support = bm.points([0.0, 1.0], [1.0, 2.0])
+
+    def test_inputs_may_be_a_tree(self, tmp_path: Path) -> None:
+        learner, other = Joined(), Joined()
+        x = {"a": torch.rand(1, 3, 1), "more": [(torch.rand(1, 3, 1),)]}
+        support = bm.Points(x, torch.tensor([[0, 1, 1]]), torch.ones(1, 3, dtype=torch.bool))
+        bm.save(learner, tmp_path / "a", support=support)
+        posterior = bm.load(other, tmp_path / "a")
+        assert posterior is not None
+        assert same(learner, other)
+        assert torch.equal(posterior(x).logits, learner(support)(x).logits)  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match=r"support\.x: expected tensors in dicts, lists and tuples, got Named"):
+            bm.save(learner, tmp_path / "b", support=support._replace(x={"a": Named(x["a"])}))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="support: expected Points, got list"):
+            bm.save(learner, tmp_path / "b", support=[1.0])  # type: ignore[arg-type]
+        assert not (tmp_path / "b").exists()
+
+    def test_it_stays_where_the_learner_goes_on(self, tmp_path: Path) -> None:
+        learner = build("MAML")
+        bm.save(learner, tmp_path / "a", support=self.support)
+        posterior = bm.load(learner, tmp_path / "a")
+        assert posterior is not None
+        before = posterior([0.5]).mean
+        bm.fit(learner, bm.Sinusoids(batch=4), steps=2, progress=False)
+        assert torch.equal(posterior([0.5]).mean, before)
+
+    def test_of_a_view_only_the_support_is_kept(self, tmp_path: Path) -> None:
+        everything = torch.rand(1, 100_000, 1, requires_grad=True)
+        given = bm.Points(everything[:, :2], everything[:, :2], torch.ones(1, 2, dtype=torch.bool))
+        bm.save(build("MAML"), tmp_path / "a", support=given)
+        assert (tmp_path / "a").stat().st_size < 20_000
+
+    def test_truncations_are_refused(self, tmp_path: Path) -> None:
+        bm.save(build("MAML"), tmp_path / "a", support=self.support)
+        data, learner = (tmp_path / "a").read_bytes(), build("MAML")
+        for length in range(0, len(data), 7):
+            (tmp_path / "b").write_bytes(data[:length])
+            with pytest.raises(ValueError, match="expected"):
+                bm.load(learner, tmp_path / "b")
+
+    def test_code_in_the_support_is_not_run(self, tmp_path: Path) -> None:
+        class Command:
+            def __reduce__(self) -> Any:
+                return os.system, (f"touch {tmp_path / 'ran'}",)
+
+        bm.save(build("MAML"), tmp_path / "a", support=self.support)
+        checkpoint.write(tmp_path / "b", checkpoint.read(tmp_path / "a") | {"support": (Command(), *self.support[1:])})
+        with pytest.raises(ValueError, match="not safe to read"):
+            bm.load(build("MAML"), tmp_path / "b")
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("support", [None, support], ids=["learner", "posterior"])
+    def test_another_floating_type_is_refused(self, tmp_path: Path, support: bm.Points | None) -> None:
+        """It would be rounded in silence."""
+        saved = build("MAML").double()
+        bm.save(saved, tmp_path / "a", support=support)
+        learner, before = moved(build("MAML"))
+        with pytest.raises(ValueError, match=r"in torch.float32, as the learner has it, got torch.float64"):
+            bm.load(learner, tmp_path / "a")
+        assert same(learner, before)
+        bm.load(learner.double(), tmp_path / "a")
+        assert same(learner, saved)
+
+    def test_a_support_that_does_not_fit_leaves_the_learner_alone(self, tmp_path: Path) -> None:
+        bm.save(build("MAML"), tmp_path / "a", support=bm.points(torch.rand(3, 2), torch.rand(3)))
+        learner, before = moved(build("MAML"))
+        with pytest.raises(ValueError, match="x: expected 1 features"):
+            bm.load(learner, tmp_path / "a")
+        assert same(learner, before)
+
+    def test_weights_of_other_shapes_leave_the_learner_alone(self, tmp_path: Path) -> None:
+        bm.save(build("MAML"), tmp_path / "a")
+        content = checkpoint.read(tmp_path / "a")
+        content["state"][list(content["state"])[-1]] = torch.zeros(7, 7)
+        checkpoint.write(tmp_path / "b", content)
+        learner, before = moved(build("MAML"))
+        with pytest.raises(ValueError, match=r"got \[7, 7\]"):
+            bm.load(learner, tmp_path / "b")
+        assert same(learner, before)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at ten moments, half of them while a checkpoint is written; at most one interval is lost each time."""
+    program = """
+import os, sys, torch, bayesmeta as bm
+from bayesmeta import checkpoint
+torch.set_num_threads(1)
+folder, seed = sys.argv[1], int(sys.argv[2])
+kill = int(torch.randint(3, 12, (), generator=torch.Generator().manual_seed(seed)))
+tasks, write, seen = bm.Sinusoids(batch=4), checkpoint.write, []
+
+class Deadly(type(tasks)):
+    def __getitem__(self, index):
+        seen.append(index)
+        if seed % 2 and len(seen) == kill:
+            os.kill(os.getpid(), 9)
+        return super().__getitem__(index)
+
+def halfway(path, content):
+    if seed and not seed % 2 and len(seen) >= kill:
+        path.with_name(f"{path.name}.{os.getpid()}.new").write_bytes(b"bayesmeta file 1")  # half a file, then the end
+        os.kill(os.getpid(), 9)
+    write(path, content)
+
+checkpoint.write = halfway
+torch.manual_seed(0)
+learner = bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=1)
+bm.fit(learner, Deadly(batch=4), steps=40, progress=False, checkpoint=folder, checkpoint_every=3)
+print(sum(float(p.double().sum()) for p in learner.parameters()).hex())
+"""
+
+    def run(folder: str, seed: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, str(tmp_path / folder), str(seed)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    expected = run("whole", 0).stdout
+    steps = [0]
+    for seed in range(1, 11):
+        if run("parts", seed).returncode != -signal.SIGKILL:
+            break
+        path = tmp_path / "parts" / FILE
+        steps.append(len(checkpoint.read(path)["losses"]) if path.exists() else 0)
+    assert len(steps) > 5
+    assert steps == sorted(steps)
+    assert expected
+    assert run("parts", 0).stdout == expected
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [FILE]  # nor are halves of files left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -294,6 +295,20 @@ class TestLearner:
             torch.testing.assert_close(
                 describe(restored, given.support, given.query.x, given.query.y), expected, rtol=0, atol=0
             )
+
+    def test_a_saved_posterior_answers_the_same(self, name: str, likelihood: str, tmp_path: Path) -> None:
+        learner, given = build(name, likelihood), episode(likelihood)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.mul_(1.01)  # or a learner that is merely built the same way would do
+        torch.manual_seed(3)
+        expected = learner(given.support)(given.query.x).log_prob(given.query.y)
+        bm.save(learner, tmp_path / "a", support=given.support)
+        other = build(name, likelihood)
+        torch.manual_seed(3)
+        posterior = bm.load(other, tmp_path / "a")
+        assert posterior is not None
+        torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y), expected, rtol=0, atol=0)
 
     def test_float32_agrees_with_float64(self, name: str, likelihood: str) -> None:
         given, small = episode(likelihood), episode(likelihood, torch.float32)

@@ -92,12 +92,28 @@ class TestImageTasks:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"ways": 7}, "ways: expected at most the 6 classes there are, got 7"),
+            ({"ways": 7}, "ways: expected at most the 6 classes there are, got 7; ask for fewer"),
             (
                 {"shots": 3, "queries": 5},
                 "shots and queries: expected at most 7 together, the images of class 10, got 3",
             ),
-            ({"shots": 0}, "shots: expected at least 1, got 0"),
+            ({"shots": 0}, "shots: expected a whole number of at least 1, got 0"),
+            ({"shots": (1, 3)}, r"shots: expected a whole number of at least 1, got \(1, 3\)"),
+            ({"batch": 2.5}, r"batch: expected a whole number of at least 1, got 2\.5"),
+            ({"labels": ["cat"] * 42}, "labels: expected an array or tensor of numbers, got list.*number the classes"),
+            ({"images": [torch.zeros(1, 4, 4)] * 42}, r"images: expected an array or tensor.*got list.*torch\.stack"),
+            (
+                {"images": torch.zeros(42, 8, 8, 3)},
+                r"images: expected channels before rows.*got \(42, 8, 8, 3\); .*movedim",
+            ),
+            ({"images": torch.zeros(42, 4, 4).long()}, r"images: expected bytes .* got torch\.int64; convert"),
+            ({"images": torch.zeros(42, 4, 4).bool()}, r"images: expected bytes .* got torch\.bool; convert"),
+            (
+                {"images": torch.zeros(42, 4, 4).index_fill(0, torch.tensor([7, 9]), float("nan"))},
+                "images: expected finite numbers, got NaN or infinity in 2 of 42 images, first in image 7; fill",
+            ),
+            ({"subset": torch.ones(42).bool()}, "subset: expected labels, got true and false"),
+            ({"subset": ["cat"]}, "subset: expected an array or tensor of numbers, got list"),
             ({"labels": torch.zeros(3)}, r"images and labels: expected .* got \(42, 1, 4, 4\) and \(3,\)"),
             ({"labels": torch.zeros(42)}, "labels: expected whole numbers, got torch.float32"),
             (
@@ -110,6 +126,18 @@ class TestImageTasks:
         images, labels = pictures()
         with pytest.raises(ValueError, match=message):
             bm.ImageTasks(**{"images": images, "labels": labels, "queries": 5, **options})
+
+    def test_images_that_are_not_square(self) -> None:
+        tasks = bm.ImageTasks(torch.rand(42, 1, 4, 6), pictures()[1], ways=3, queries=2)
+        assert tasks[0].support.x.shape == (4, 3, 1, 4, 6)
+
+    def test_labels_of_any_integer_type(self) -> None:
+        images, labels = pictures()
+        wanted = bm.ImageTasks(images, labels, subset=[10, 11], ways=2, queries=2)[0].query.x
+        for dtype in (np.uint8, np.uint16, np.int32):
+            given = labels.numpy().astype(dtype)
+            found = bm.ImageTasks(images, given, subset=[10, 11], ways=2, queries=2)[0].query.x
+            assert torch.equal(found, wanted)
 
 
 class TestOmniglot:
@@ -132,6 +160,22 @@ class TestOmniglot:
                 bm.Omniglot(tmp_path)
         np.savez(tmp_path / "omniglot28.npz", images=np.zeros((2, 20, 28, 28)), split_vinyals=np.zeros(2))
         with pytest.raises(ValueError, match=r"got \(2, 20, 28, 28\) and \(2,\)"):
+            bm.Omniglot(tmp_path)
+        for at in (len(whole) * k // 8 for k in range(1, 8)):  # bytes turned within the compressed images
+            (tmp_path / "omniglot28.npz").write_bytes(
+                whole[:at] + bytes(255 - b for b in whole[at : at + 9]) + whole[at + 9 :]
+            )
+            with pytest.raises(ValueError, match=r"expected a NumPy archive of images.*copy it anew"):
+                bm.Omniglot(tmp_path)
+        with (tmp_path / "omniglot28.npz").open("wb") as file:
+            np.save(file, np.zeros(3))
+        with pytest.raises(ValueError, match=r"expected a NumPy archive of images.*copy it anew"):
+            bm.Omniglot(tmp_path)
+        images = np.zeros((1623, 20, 28, 28), np.uint8)
+        np.savez(tmp_path / "omniglot28.npz", images=images, split_vinyals=np.zeros(1623))
+        with pytest.raises(
+            ValueError, match=r"a split_vinyals of \[1028, 172, 423\] characters, got uint8 and \[1623, 0, 0\]"
+        ):
             bm.Omniglot(tmp_path)
         with pytest.raises(ValueError, match=r"split: expected one of train, .*, got 'dev'"):
             bm.Omniglot(tmp_path, split="dev")  # type: ignore[arg-type]
@@ -207,6 +251,48 @@ class TestImageFolder:
             bm.image_folder(tmp_path, size=4)
         with pytest.raises(ValueError, match="channels: expected 1"):
             bm.image_folder(tmp_path, size=4, channels=2)
+        with pytest.raises(ValueError, match=r"size: expected a whole number of at least 1, got 4\.5"):
+            bm.image_folder(tmp_path, size=4.5)  # type: ignore[arg-type]
+
+    def test_the_error_says_which_of_many_files_of_a_name(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        for name in ("cat", "dog"):
+            (tmp_path / name).mkdir()
+            Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
+        whole = (tmp_path / "dog" / "1.png").read_bytes()
+        (tmp_path / "dog" / "1.png").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"dog.1\.png: expected a picture, got one that does not read"):
+            bm.image_folder(tmp_path, size=4)
+
+    def test_hidden_files_are_passed_over(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        for place in ("cat/1.png", "cat/.ipynb_checkpoints/1-checkpoint.png", ".git/1.png"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8)).save(tmp_path / place)
+        (tmp_path / "cat" / "._1.png").write_bytes(b"not a picture")
+        (tmp_path / "cat" / "folder.png").mkdir()
+        images, _, names = bm.image_folder(tmp_path, size=4)
+        assert len(images) == 1
+        assert names == ["cat"]
+
+    def test_what_is_transparent_is_white(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        (tmp_path / "one").mkdir()
+        picture = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+        picture.paste((0, 0, 0, 255), (0, 0, 2, 4))
+        picture.save(tmp_path / "one" / "a.png")
+        for channels in (1, 3):
+            images, _, _ = bm.image_folder(tmp_path, size=4, channels=channels)
+            assert images[0, :, 0].tolist() == [[0, 0, 255, 255]] * channels
+
+    def test_more_than_eight_bits_are_refused(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        (tmp_path / "one").mkdir()
+        Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 1000).save(tmp_path / "one" / "a.png")
+        with pytest.raises(
+            ValueError, match=r"a\.png: expected a picture.*more than 8 bits; scale its values to 0 to 255"
+        ):
+            bm.image_folder(tmp_path, size=4)
 
 
 class TestSubset:

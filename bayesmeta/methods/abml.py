@@ -39,6 +39,7 @@ from bayesmeta.functional import (
     call,
     clamped,
     map_tasks,
+    named,
     outputs,
     ravel,
     snapshot,
@@ -155,7 +156,7 @@ class ABML(VariationalLearner):
         rates = self.rates.clone()
         half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
         noise = torch.cat([half, -half], 1)
-        like = dict(self.network.named_parameters())
+        like = named(self.network)
 
         prior_precision = self.kl_weight * (-2 * prior_log_scale).exp()
 
@@ -187,14 +188,15 @@ class ABML(VariationalLearner):
 
     def _curvature(self, weights: Tensor, support: Points) -> Tensor:
         """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support points."""
-        like = dict(self.network.named_parameters())
+        like = named(self.network)
 
         def of_point(x: Any, y: Tensor) -> Tensor:
             def network(weights: Tensor) -> Tensor:
                 return call(self.network, unravel(weights, like), tree_map(lambda leaf: leaf[None], x))[0]
 
             jacobian = torch.func.jacrev(network)(weights)  # (O, P)
-            hessian = torch.func.hessian(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
+            slope = torch.func.grad(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
+            hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
             diagonal: Tensor = (jacobian * (hessian(network(weights)) @ jacobian)).sum(0)
             return diagonal
 

@@ -23,7 +23,7 @@ from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 
 from bayesmeta.data import Points, check_count, check_positive
-from bayesmeta.functional import Params, frozen, ravel, snapshot, unravel
+from bayesmeta.functional import Params, frozen, named, ravel, snapshot, unravel
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
@@ -89,7 +89,7 @@ class ADKF(Learner):
 
     def _process(self, embedded: Points, fitted: Tensor) -> GaussianProcess:
         kernel: Any = self.fitted["kernel"]
-        like = dict(self.fitted.named_parameters())
+        like = named(self.fitted)
         values: Params = torch.func.vmap(lambda row: unravel(row, like))(fitted)
         own = {name.removeprefix("kernel."): value for name, value in values.items() if name.startswith("kernel.")}
         noise = standard_deviation(values["likelihood.log_scale"])

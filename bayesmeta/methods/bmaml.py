@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
-from bayesmeta.functional import call, map_tasks, outputs, ravel, redrawn, snapshot, stein_direction, unravel
+from bayesmeta.functional import call, map_tasks, named, outputs, ravel, redrawn, snapshot, stein_direction, unravel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_padding, check_stateless
@@ -92,7 +92,7 @@ class BMAML(Learner):
     def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
         """Particles of each task, ``(B, M, P)``, after some steps on its points."""
         check_padding(self.network, given.mask, "support, or support and query")
-        like = dict(self.network.named_parameters())
+        like = named(self.network)
 
         def of_task(particles: Tensor, given: Points) -> Tensor:
             error = support_error(self.network, self.likelihood, given)

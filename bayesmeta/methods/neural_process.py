@@ -24,10 +24,11 @@ import pyro
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
-from bayesmeta.encoders import Encoder, TaskNetwork
+from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import call, snapshot, standard_normal
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.networks import MLP
 from bayesmeta.posteriors import Sampled
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -53,6 +54,7 @@ class ConditionalNeuralProcess(Learner):
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
+        _check_decoder(encoder, decoder)
         self.path = TaskNetwork(encoder, decoder)
         self.likelihood = likelihood
 
@@ -100,6 +102,7 @@ class NeuralProcess(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_count("latent", latent)
+        _check_decoder(encoder, decoder, latent)
         self.path = TaskNetwork(encoder, decoder)
         self.latent_size = latent
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
@@ -133,3 +136,27 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
+
+
+def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> None:
+    """Raises an error where a decoder does not fit the encoder; of other modules than MLPs and linear layers a call will tell."""
+    check_encoder(encoder, classwise=True)
+    if not isinstance(decoder, nn.Module):
+        raise TypeError(
+            f"decoder: expected a network such as MLP(1 + 64, 2), got {type(decoder).__name__}; make it one"
+        )
+    last = decoder.head if isinstance(decoder, MLP) else decoder
+    if not isinstance(last, nn.Linear):
+        return
+    inputs = decoder.inputs if isinstance(decoder, MLP) else last.in_features
+    expected = encoder.inputs + encoder.size + latent
+    if inputs != expected:
+        raise ValueError(
+            f"decoder: expected {expected} inputs, {encoder.inputs} features (the encoder's inputs) + {encoder.size} (its size) "
+            f"+ {latent} (latent), got {inputs}; build it with as many"
+        )
+    if encoder.classwise and last.out_features != 1:
+        raise ValueError(
+            f"decoder: expected one output, a class's logit, beside {type(encoder).__name__}, which encodes each class by "
+            f"itself, got {last.out_features}; build it with outputs=1"
+        )

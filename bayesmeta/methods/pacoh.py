@@ -23,7 +23,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select
-from bayesmeta.functional import Params, call, map_tasks, unravel
+from bayesmeta.functional import Params, call, map_tasks, named, unravel
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
@@ -111,7 +111,8 @@ class _Processes(Posterior):
         self.strategy = learner.strategy
         self.theta = theta.clone()
         tasks = len(support.mask)
-        values = torch.func.vmap(lambda row: unravel(row, dict(parts.named_parameters())))(theta)
+        like = named(parts)
+        values = torch.func.vmap(lambda row: unravel(row, like))(theta)
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
         noise = standard_deviation(values["likelihood.log_scale"])
@@ -125,7 +126,7 @@ class _Processes(Posterior):
         return self._each("features", x), self._each("mean", x) if "mean" in self.parts else x.new_zeros(())
 
     def _each(self, name: str, x: Tensor) -> Tensor:
-        network, like = self.parts[name], dict(self.parts.named_parameters())
+        network, like = self.parts[name], named(self.parts)
         if not list(network.parameters()):
             return network(x).expand(self.count, *[-1] * x.dim()).flatten(0, 1)
         flat = x.flatten(0, 1)  # all tasks share a prior's network

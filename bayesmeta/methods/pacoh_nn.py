@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from torch.func import vmap
 
 from bayesmeta.data import Points, check_count, check_positive
-from bayesmeta.functional import call, map_tasks, outputs, standard_normal, stein_direction, unravel
+from bayesmeta.functional import call, map_tasks, named, outputs, standard_normal, stein_direction, unravel
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
@@ -122,7 +122,7 @@ class PACOHNN(HyperPosteriorLearner):
         check_padding(self.network, points.mask, "support and query")
         mean, spread, noise = self._split(theta)
         weights = mean[:, None] + spread[:, None] * standard_normal(self.weights, mean.shape[1], like=mean)  # (K, L, P)
-        like, flat = dict(self.network.named_parameters()), points.x.flatten(0, 1)
+        like, flat = named(self.network), points.x.flatten(0, 1)
 
         def of(weights: Tensor) -> Tensor:
             result: Tensor = call(self.network, unravel(weights, like), flat)

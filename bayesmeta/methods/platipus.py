@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
-from bayesmeta.functional import clamped, descend, map_tasks, outputs, ravel, snapshot, standard_normal, unravel
+from bayesmeta.functional import clamped, descend, map_tasks, named, outputs, ravel, snapshot, standard_normal, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding, check_stateless
@@ -96,7 +96,7 @@ class PLATIPUS(VariationalLearner):
     def _descend(self, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
         """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
         check_padding(self.network, given.mask, "support or query")
-        like = dict(self.network.named_parameters())
+        like = named(self.network)
 
         def of_task(weights: Tensor, given: Points) -> Tensor:
             if weights.dim() == 2:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count
 from bayesmeta.tasks.source import TaskSource
 
 __all__ = ["EpisodeShape", "ImageTasks", "image_folder"]
@@ -34,11 +34,12 @@ class EpisodeShape(TypedDict, total=False):
 class ImageTasks(TaskSource):
     """W-way K-shot tasks from labelled images: each task has classes and images of its own choice.
 
-    Within a task classes are numbered 0 to W - 1 in an order drawn for it. Images of bytes are scaled to [0, 1]; the rest are
-    taken as they are. Images stay on their device, and so are the episodes.
+    Within a task classes are numbered 0 to W - 1 in an order drawn for it. Images of bytes are scaled to [0, 1], so a new task
+    is asked with ``points(images / 255, labels, classes=W)``; floating-point images are taken as they are. Images stay on their
+    device, and so are the episodes.
 
     Args:
-        images: ``(n, C, H, H)``, or ``(n, H, H)`` for one channel; an array or tensor.
+        images: ``(n, C, H, H)``, or ``(n, H, H)`` for one channel; an array or tensor of bytes or of floating-point numbers.
         labels: ``(n,)`` whole numbers: the class of each image.
         subset: the labels that take part, None for all: hold classes out for validation and test.
         ways: W, classes a task.
@@ -51,8 +52,8 @@ class ImageTasks(TaskSource):
         length: see `TaskSource`.
 
     Raises:
-        ValueError: shapes that do not fit, a subset of labels that are not there, fewer classes than ways, or a class of
-            fewer images than shots + queries.
+        ValueError: shapes or types that do not fit, NaN or infinity, a subset of labels that are not there, fewer classes than
+            ways, or a class of fewer images than shots + queries.
 
     Example:
         >>> images, labels = torch.rand(60, 1, 28, 28), torch.arange(60) % 6
@@ -76,7 +77,8 @@ class ImageTasks(TaskSource):
         length: int = 1_000_000,
     ) -> None:
         super().__init__(seed=seed, length=length)
-        images, labels = torch.as_tensor(images), torch.as_tensor(labels).cpu()
+        images = _tensor("images", images, "torch.stack a list of images of one size")
+        labels = _tensor("labels", labels, "number the classes").cpu()
         if images.dim() == 3:
             images = images[:, None]
         if images.dim() != 4 or labels.shape != images.shape[:1]:
@@ -86,27 +88,30 @@ class ImageTasks(TaskSource):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels: expected whole numbers, got {labels.dtype}; number the classes")
+        _check_images(images)
+        labels = labels.long()
         if rotations and images.shape[2] != images.shape[3]:
             raise ValueError(
                 f"rotations: expected square images, got {tuple(images.shape[2:])}; crop them, or rotations=False"
             )
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("batch", batch)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+            check_count(name, value)
         there = torch.ones_like(labels, dtype=torch.bool) if subset is None else _members(labels, subset)
         places = there.nonzero()[:, 0]
         labels = labels[places]
         names, counts = labels.unique(return_counts=True)
         turns = 4 if rotations else 1
         if len(names) * turns < ways:
-            raise ValueError(f"ways: expected at most the {len(names) * turns} classes there are, got {ways}")
+            raise ValueError(
+                f"ways: expected at most the {len(names) * turns} classes there are, got {ways}; ask for fewer, or add classes"
+            )
         if int(counts.min()) < shots + queries:
             smallest = int(names[counts.argmin()])
             raise ValueError(
                 f"shots and queries: expected at most {int(counts.min())} together, the images of class {smallest}, got "
                 f"{shots} + {queries}; ask for fewer, or leave that class out"
             )
-        self.images, self.classes = images, len(names) * turns
+        self.images, self.classes, self._turns = images, len(names) * turns, turns
         self.ways, self.shots, self.queries, self.batch = ways, shots, queries, batch
         order = labels.argsort(stable=True)
         self._table = torch.nn.utils.rnn.pad_sequence(  # (classes, most images of one): places in `images`
@@ -126,7 +131,7 @@ class ImageTasks(TaskSource):
         drawn = self._table[one].gather(-1, lots.topk(self.shots + self.queries).indices)
         x = self.images[drawn.to(self.images.device)]
         x = x / 255 if x.dtype == torch.uint8 else x
-        for turn in range(1, 4):
+        for turn in range(1, self._turns):
             turned = (turns == turn).to(x.device)
             x[turned] = torch.rot90(x[turned], turn, (-2, -1))
         y = torch.arange(self.ways, device=x.device)[:, None].expand(*size, self.shots + self.queries)
@@ -137,8 +142,41 @@ class ImageTasks(TaskSource):
         return Episode(support, query)
 
 
+def _tensor(name: str, value: Any, remedy: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: expected an array or tensor of numbers, got {type(value).__name__} that does not convert "
+            f"({error}); {remedy}"
+        ) from error
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(
+            f"images: expected bytes (torch.uint8) or floating-point numbers, got {images.dtype}; convert them to torch.uint8, "
+            "or to floating point and scale them, e.g. to [0, 1]"
+        )
+    if images.shape[3] in (1, 3, 4) and images.shape[1] == images.shape[2] > 4:
+        raise ValueError(
+            f"images: expected channels before rows and columns, (n, C, H, H), got {tuple(images.shape)}; turn them with "
+            "np.moveaxis(images, -1, 1), or images.movedim(-1, 1) for a tensor"
+        )
+    if images.is_floating_point():
+        finite = torch.cat([part.flatten(1).isfinite().all(1) for part in images.split(1024)])  # no copy of all at once
+        bad = (~finite).nonzero()[:, 0].tolist()
+        if bad:
+            raise ValueError(
+                f"images: expected finite numbers, got NaN or infinity in {len(bad)} of {len(images)} images, first in image "
+                f"{bad[0]}; fill them in, or leave these images and their labels out"
+            )
+
+
 def _members(labels: Tensor, subset: Sequence[int] | Tensor) -> Tensor:
-    chosen = torch.as_tensor(subset).cpu()
+    chosen = _tensor("subset", subset, "pass a list of labels").cpu()
+    if chosen.dtype == torch.bool:
+        raise ValueError("subset: expected labels, got true and false; pass the labels that take part, e.g. range(80)")
     unknown = chosen[~torch.isin(chosen, labels)]
     if chosen.dim() != 1 or len(chosen) == 0 or chosen.is_floating_point() or len(unknown):
         raise ValueError(
@@ -153,8 +191,8 @@ def image_folder(
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Pictures from a folder that holds one folder a class, such as ``root/cat/1.png``; deeper folders belong to the class.
 
-    Each picture is made square by cutting off what is longer, around its middle, and resized. Reading them takes Pillow
-    (``pip install bayesmeta[images]``).
+    Each picture is made square by cutting off what is longer, around its middle, and resized; what is transparent becomes white.
+    Files and folders whose names begin with a dot are passed over. Reading them takes Pillow (``pip install bayesmeta[images]``).
 
     Args:
         root: the folder of the classes' folders.
@@ -168,7 +206,8 @@ def image_folder(
 
     Raises:
         FileNotFoundError: there is no such folder, or no class in it.
-        ValueError: a class without pictures, or a picture that does not read; the message names it.
+        ValueError: a class without pictures, a picture that does not read, or one of more than 8 bits that would be cut off; the
+            message names it.
         ImportError: Pillow is not installed.
 
     Example:
@@ -176,29 +215,34 @@ def image_folder(
         >>> tasks = ImageTasks(images, labels, ways=5, shots=1)  # doctest: +SKIP
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels: expected 1 (grey) or 3 (colours), got {channels}")
-    if size < 1:
-        raise ValueError(f"size: expected at least 1 row, got {size}")
+        raise ValueError(f"channels: expected 1 (grey) or 3 (colours), got {channels}; choose one of them")
+    check_count("size", size)
     folder = Path(root)
-    names = sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+    inside = [one for one in folder.iterdir() if one.is_dir() and one.name[0] != "."] if folder.is_dir() else []
+    names = sorted(one.name for one in inside)
     if not names:
         raise FileNotFoundError(
             f"root: expected a folder that holds one folder a class, got {folder}; e.g. {folder}/cat/1.png"
         )
     images, labels = [], []
     for label, name in enumerate(names):
-        files = sorted(one for one in (folder / name).rglob("*") if one.suffix.lower() in PICTURES)
+        files = sorted(one for one in (folder / name).rglob("*") if _is_picture(one, folder))
         if not files:
             raise ValueError(
                 f"{folder / name}: expected pictures ({', '.join(PICTURES)}), got none; add some, or remove it"
             )
-        images += [read_picture(one, one.name, size, channels) for one in files]
+        images += [read_picture(one, str(one), size, channels) for one in files]
         labels += [label] * len(files)
     stacked = np.stack(images)
     return torch.as_tensor(255 - stacked if invert else stacked), torch.as_tensor(labels), names
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def _is_picture(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)  # thumbnails, copies that editors keep
+    return path.suffix.lower() in PICTURES and not hidden and path.is_file()
 
 
 def read_picture(file: Any, name: str, size: int, channels: int) -> np.ndarray[Any, Any]:
@@ -209,7 +253,13 @@ def read_picture(file: Any, name: str, size: int, channels: int) -> np.ndarray[A
         raise ImportError(f"reading pictures takes Pillow ({error}); pip install bayesmeta[images]") from error
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            if image.mode[0] in "IF":  # which `convert` would cut off at 255
+                raise ValueError(f"mode {image.mode}, more than 8 bits; scale its values to 0 to 255 and save it anew")
+            upright = ImageOps.exif_transpose(image)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            upright = upright.convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(

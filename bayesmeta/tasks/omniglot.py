@@ -27,6 +27,7 @@ SPLITS = {"train": ("split_vinyals", 0), "validation": ("split_vinyals", 1), "te
     "background": ("split", 0),
     "evaluation": ("split", 1),
 }
+SIZES = {"split_vinyals": [1028, 172, 423], "split": [964, 659]}
 ARCHIVES = {  # the author's, with their MD5
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
@@ -95,18 +96,24 @@ def _folder(root: str | os.PathLike[str] | None) -> Path:
 
 
 def _read(path: Path, part: str) -> Arrays:
+    remedy = "copy it anew, or remove it and call Omniglot(download=True)"
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             arrays = {name: file[name] for name in ("images", part)}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, tokenize.TokenError, ...
         raise ValueError(
-            f"{path}: expected a NumPy archive of images and {part}, got one that does not read ({error}); copy it anew, or "
-            "remove it and call Omniglot(download=True)"
+            f"{path}: expected a NumPy archive of images and {part}, got one that does not read ({error}); {remedy}"
         ) from error
     if arrays["images"].shape != (1623, 20, 28, 28) or arrays[part].shape != (1623,):
         raise ValueError(
             f"{path}: expected images (1623, 20, 28, 28) and {part} (1623,), got {arrays['images'].shape} and "
-            f"{arrays[part].shape}"
+            f"{arrays[part].shape}; {remedy}"
+        )
+    found = [int((arrays[part] == number).sum()) for number in range(len(SIZES[part]))]
+    if arrays["images"].dtype != np.uint8 or found != SIZES[part]:
+        raise ValueError(
+            f"{path}: expected images of uint8 and a {part} of {SIZES[part]} characters, got {arrays['images'].dtype} and "
+            f"{found}; {remedy}"
         )
     return arrays
 
