@@ -142,8 +142,8 @@ def conv4(run: Run) -> dict[str, float]:
 
 
 def exponent(values: list[int], times: list[float]) -> float:
-    """p of t = a n^p between the last two sizes, where what does not grow weighs least."""
-    return float(np.log(times[-1] / times[-2]) / np.log(values[-1] / values[-2]))
+    """p of t = a n^p, by least squares over the three largest sizes, where what does not grow weighs least."""
+    return float(np.polyfit(np.log(values[-3:]), np.log(times[-3:]), 1)[0])
 
 
 def measure() -> None:

@@ -360,7 +360,7 @@ ENCODER = bm.DeepSet(1, 1)
         (lambda: bm.LEO(ENCODER, 1, bm.Gaussian(), latent=0), "latent: expected a whole number"),
         (lambda: bm.VERSA(ENCODER, 0, bm.Gaussian()), "outputs: expected a whole number of at least 1, got 0"),
         (lambda: bm.BMAML(NET, bm.Gaussian(), steps=-1), "steps: expected a whole number"),
-        (lambda: bm.NeuralProcess(bm.ClassPooling(1, 2), NET, bm.Gaussian()), "encoder: expected one vector a task"),
+        (lambda: bm.NeuralProcess(bm.ClassPooling(1, 2), NET, bm.Gaussian()), "decoder: expected 81 inputs"),
         (
             lambda: bm.ConditionalNeuralProcess(ENCODER, nn.Sequential(nn.BatchNorm1d(2)), bm.Gaussian()),
             "network: expected no running statistics",
