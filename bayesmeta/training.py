@@ -139,6 +139,8 @@ def fit(
     settings |= {"compile": compile, "processes": processes.count}
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
+    if progress and processes.rank == 0:
+        tqdm.write(_explain_strategy(learner), file=sys.stderr)
     history = History()
     learner.train()
     with (
@@ -146,8 +148,6 @@ def fit(
         _interruptible(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interrupted,
         tqdm(total=steps, disable=not progress or processes.rank > 0, unit="step") as bar,
     ):
-        if not bar.disable:
-            bar.write(_explain_strategy(learner), file=sys.stderr)
         try:
             if disk and (saved := disk.resume(processes.rank)):
                 history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
