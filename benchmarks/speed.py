@@ -1,138 +1,222 @@
-"""What every learner costs: meta-updates, adaptation, prediction, serving, evaluation, drawing tasks; and how cost grows.
+"""What each learner costs: meta-updates, adaptation, prediction, one task served, evaluation; and how cost grows.
 
-    python benchmarks/speed.py            # measures what is not yet there, six to eight minutes on two idle cores
-    python benchmarks/speed.py MLP/MAML   # only the blocks whose names begin so
+    python benchmarks/speed.py            # what is not yet measured, about ten minutes, on one core
     python benchmarks/speed.py --table    # writes the tables into docs/performance.md, and docs/growth_of_cost.png
 
-Regression on 25 sinusoids of 10 + 10 points with an MLP 40-40, 5 inner steps and 4 draws; classification of 25 tasks of 5-way
-2-shot points in the plane with the features of such an MLP; and Conv4 of 32 channels on 4 tasks of 5-way 1-shot drawings with 5
-queries a class, by the learners of omniglot.py. Needs BAYESMETA_DATA for Omniglot.
-
-Times are medians over rounds in which all works of a block, and a product of two 1,000 x 1,000 matrices, take turns. The product
-says how fast the machine was just then: a share of the roofline is an update's rate of floating-point operations (those of
-matrix products and convolutions) over the product's. Each block goes to results/speed.json as it is done, so that a run that was
-stopped goes on where it was; delete the file to measure anew.
+Regression on 25 sinusoids of 10 + 10 points with MLP 40-40 (5 inner steps where there are any), classification of 4 tasks of
+5-way 1-shot drawings with Conv4 of 32 channels. Every time is the median of rounds, in ms; each learner's block also times a
+matrix product, which says how fast the machine was just then.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import meta_step
+import numpy as np
 import torch
-from speed_clock import interleaved, operations, update
-from speed_growth import AXES, MEMORY, dkt_parts, growth, memory, picture
-from speed_learners import CONV4, LEARNERS, Size, convolutional, small
-from speed_tables import sections
+from gpytorch.kernels import RBFKernel, ScaleKernel
+from matplotlib import pyplot as plt
+from omniglot_learners import RUNS, Run, network
 from store import keep, load
+from torch import nn
 
 import bayesmeta as bm
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "speed.json", HERE.parent / "docs"
+MARKS = ("<!-- speed.py -->", "<!-- end of speed.py -->")
+ROUNDS = 5
+
+Setting = Callable[[int, int, int], bm.Learner]  # from width, inner steps and draws
 
 
-def costs(learner: bm.Learner, tasks: Any, *, all_works: bool) -> dict[str, float]:
-    """Milliseconds of what one does with a learner, and the operations of a meta-update."""
-    episode = tasks[0]
-    one = bm.Points(*(leaf[:1] for leaf in episode.support))
-    step = update(learner, episode)
-    quiet = torch.no_grad()
-    posterior = quiet(learner)(episode.support)
-    works: dict[str, Callable[[], object]] = {
-        "meta-update": step,
-        "adaptation": quiet(lambda: learner(episode.support)),
-        "one task served": quiet(lambda: learner(one)(episode.query.x[:1])),
-    }
-    if all_works:
-        works["prediction"] = quiet(lambda: posterior(episode.query.x))
-        works["evaluation"] = lambda: bm.evaluate(learner, tasks, episodes=1)
-    return {**interleaved(works), **operations(step)}
+def kernel() -> ScaleKernel:
+    return ScaleKernel(RBFKernel())
 
 
-def drawing(source: Any) -> dict[str, float]:
-    """Milliseconds to draw an episode."""
-    return interleaved({"episode": lambda: [source[index] for index in range(20)]})
+def body(width: int, outputs: int = 1) -> bm.MLP:
+    return bm.MLP(1, outputs, hidden=(width, width), activation=nn.Tanh)
 
 
-SOURCES: dict[str, Callable[[], Any]] = {
-    "Sinusoids": lambda: bm.Sinusoids(batch=25, shots=10, queries=10, noise=0.1),
-    "Longitudinal": lambda: bm.Longitudinal("dietox", batch=25, shots=(1, 5)),
-    "Omniglot": lambda: bm.Omniglot(ways=5, shots=1, queries=5, batch=4),
+def set_encoder(width: int) -> bm.Encoder:
+    return bm.DeepSet(width, 1, features=body(width).features)
+
+
+LEARNERS: dict[str, Setting] = {
+    "MAML": lambda w, k, s: bm.MAML(body(w), bm.Gaussian(), steps=k),
+    "first-order MAML": lambda w, k, s: bm.FirstOrderMAML(body(w), bm.Gaussian(), steps=k),
+    "ANIL": lambda w, k, s: bm.ANIL((net := body(w)).features, net.head, bm.Gaussian(), steps=k),
+    "Meta-SGD": lambda w, k, s: bm.MetaSGD(body(w), bm.Gaussian(), steps=k),
+    "Reptile": lambda w, k, s: bm.Reptile(body(w), bm.Gaussian(), steps=k),
+    "implicit MAML": lambda w, k, s: bm.ImplicitMAML(body(w), bm.Gaussian(), steps=k),
+    "ABML": lambda w, k, s: bm.ABML(body(w), bm.Gaussian(), steps=k, draws=s),
+    "PLATIPUS": lambda w, k, s: bm.PLATIPUS(body(w), bm.Gaussian(), steps=k, draws=s),
+    "attentive neural process": lambda w, k, s: bm.NeuralProcess(
+        bm.Attention(1, 1), bm.MLP(1 + 64 + 16, 2, hidden=(w, w)), bm.HeteroscedasticGaussian(), draws=s
+    ),
+    "conditional neural process": lambda w, k, s: bm.ConditionalNeuralProcess(
+        bm.DeepSet(1, 1), bm.MLP(1 + 64, 2, hidden=(w, w)), bm.HeteroscedasticGaussian()
+    ),
+    "VERSA": lambda w, k, s: bm.VERSA(set_encoder(w), 1, bm.Gaussian(), draws=s),
+    "LEO": lambda w, k, s: bm.LEO(bm.Relation(w, 1, features=body(w).features), 1, bm.Gaussian(), steps=k, draws=s),
+    "BMAML": lambda w, k, s: bm.BMAML(body(w), bm.Gaussian(), steps=k, leader_steps=k, particles=s),
+    "ALPaCA": lambda w, k, s: bm.ALPaCA((net := body(w)).features, net.head, bm.Gaussian()),
+    "DKT": lambda w, k, s: bm.DKT(body(w).features, kernel(), bm.Gaussian()),
+    "ADKL": lambda w, k, s: bm.ADKL(bm.DeepSet(1, 1), bm.MLP(65, w, hidden=(w,)), kernel(), bm.Gaussian()),
+    "ADKF": lambda w, k, s: bm.ADKF(body(w).features, kernel(), bm.Gaussian()),
+    "PACOH, variational": lambda w, k, s: bm.PACOH(
+        body(w).features, kernel(), bm.Gaussian(), tasks=100, hyper_posterior="variational", particles=s
+    ),
+    "PACOH-NN": lambda w, k, s: bm.PACOHNN(body(w), bm.Gaussian(), tasks=100, particles=s),
+}
+DRAWS, STEPS, WIDTH, SHOTS, TASKS = 4, 5, 40, 10, 25
+GROWTH: dict[str, tuple[list[int], list[str]]] = {
+    "tasks": ([16, 32, 64, 128, 256], list(LEARNERS)),
+    "inner steps": (
+        [2, 4, 8, 16],
+        ["MAML", "first-order MAML", "Reptile", "implicit MAML", "ABML", "PLATIPUS", "BMAML"],
+    ),
+    "draws": ([4, 8, 16, 32], ["ABML", "PLATIPUS", "attentive neural process", "VERSA", "LEO"]),
+    "support points": ([32, 64, 128, 256], ["MAML", "ABML", "attentive neural process", "ALPaCA", "DKT", "LEO"]),
+    "width": ([64, 128, 256, 512], ["MAML", "ABML", "VERSA", "ALPaCA", "DKT"]),
 }
 
 
-def papers_task() -> dict[str, float]:
-    """One task of the papers' Omniglot, MAML on Conv4-64: floating-point operations, parameters, calls if vmapped."""
-    learner, _, episode, _ = meta_step.conv4(torch.float32)
-    learner.strategy = "vmap"
-    one = bm.Episode(*(bm.Points(*(leaf[:1] for leaf in part)) for part in episode))
-    return {**operations(update(learner, one)), "parameters": sum(p.numel() for p in learner.parameters())}
+def median(function: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Milliseconds, the median of some rounds after one that warms up."""
+    function()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times)
 
 
-def blocks() -> dict[str, Callable[[], Any]]:
-    """From a key of the results to what measures it."""
-    found: dict[str, Callable[[], Any]] = {}
-    for name in LEARNERS:
-        found[f"MLP/{name}"] = lambda name=name: costs(*small(name, Size()), all_works=True)
-    for name in CONV4:
-        found[f"Conv4/{name.split('; ')[0]}"] = lambda name=name: costs(*convolutional(name), all_works=False)
-    for name, source in SOURCES.items():
-        found[f"drawing/{name}"] = lambda source=source: drawing(source())
-    for axis, (_, _, names) in AXES.items():
+def product() -> float:
+    a = torch.rand(1000, 1000)
+    return median(lambda: a @ a, 20)
+
+
+def update(learner: bm.Learner, episode: bm.Episode) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        learner.loss(episode).backward()
+        optimizer.step()
+
+    return step
+
+
+def costs(learner: bm.Learner, tasks: Any) -> dict[str, float]:
+    episode = tasks[0]
+    one = bm.Points(*(leaf[:1] for leaf in episode.support))
+    found = {"meta-update": median(update(learner, episode))}
+    with torch.no_grad():
+        posterior = learner(episode.support)
+        found["adaptation"] = median(lambda: learner(episode.support))
+        found["prediction"] = median(lambda: posterior(episode.query.x))
+        found["one task served"] = median(lambda: learner(one)(episode.query.x[:1]))
+    found["evaluation"] = median(lambda: bm.evaluate(learner, tasks, episodes=1), 3)
+    found["drawing an episode"] = median(lambda: tasks[1])
+    return {**found, "matrix product": product()}
+
+
+def grown(name: str, axis: str, value: int) -> float:
+    """A meta-update with one setting changed."""
+    size = {"tasks": TASKS, "inner steps": STEPS, "draws": DRAWS, "support points": SHOTS, "width": WIDTH, axis: value}
+    tasks = bm.Sinusoids(batch=size["tasks"], shots=size["support points"], queries=10, noise=0.1)
+    torch.manual_seed(0)
+    return median(update(LEARNERS[name](size["width"], size["inner steps"], size["draws"]), tasks[0]), 3)
+
+
+def conv4(run: Run) -> dict[str, float]:
+    tasks = bm.Omniglot(ways=5, shots=1, queries=5, batch=4)
+    return costs(run.build(network(Run(run.build, 1, width=run.width))), tasks)
+
+
+def exponent(values: list[int], times: list[float]) -> float:
+    """p of t = a n^p, by least squares over the three largest sizes, where what does not grow weighs least."""
+    return float(np.polyfit(np.log(values[-3:]), np.log(times[-3:]), 1)[0])
+
+
+def measure() -> None:
+    for name, make in LEARNERS.items():
+        if name not in load(RESULTS):
+            torch.manual_seed(0)
+            tasks = bm.Sinusoids(batch=TASKS, shots=SHOTS, queries=10, noise=0.1)
+            keep(RESULTS, name, costs(make(WIDTH, STEPS, DRAWS), tasks))
+            print(name, load(RESULTS)[name], flush=True)
+    for name, run in RUNS.items():
+        if name.endswith("; group") and run.ways == 5 and "," not in name and f"Conv4: {name}" not in load(RESULTS):
+            keep(RESULTS, f"Conv4: {name}", conv4(run))
+            print(name, load(RESULTS)[f"Conv4: {name}"], flush=True)
+    for axis, (values, names) in GROWTH.items():
         for name in names:
-            found[f"{axis}/{name}"] = lambda axis=axis, name=name: growth(axis, name)
-    found["DKT/parts"] = dkt_parts
-    found["papers/task"] = papers_task
-    for tasks, slices in MEMORY:
-        found[f"memory/{tasks} tasks, {slices} slices"] = lambda tasks=tasks, slices=slices: memory(tasks, slices)
-    return found
+            if f"{axis}: {name}" not in load(RESULTS):
+                keep(RESULTS, f"{axis}: {name}", [grown(name, axis, value) for value in values])
+                print(axis, name, load(RESULTS)[f"{axis}: {name}"], flush=True)
 
 
-def measure(only: Sequence[str], threads: int) -> None:
-    machine = {"threads": threads, "torch": torch.__version__}
-    kept = load(RESULTS).get("machine/", machine)
-    if kept != machine:
-        raise SystemExit(f"{RESULTS} was measured with {kept}, this is {machine}: delete it first")
-    keep(RESULTS, "machine/", machine)
-    for name, block in blocks().items():
-        if name.startswith(tuple(only)) and name not in load(RESULTS):
-            began = time.perf_counter()
-            keep(RESULTS, name, block())
-            print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+def table(results: dict[str, Any]) -> str:
+    columns = ["meta-update", "adaptation", "prediction", "one task served", "evaluation", "drawing an episode"]
+    lines = []
+    for prefix, head in (("", "MLP, 25 sinusoids"), ("Conv4: ", "Conv4, 4 tasks of drawings")):
+        rows = {
+            name.removeprefix(prefix).removesuffix("; group"): row
+            for name, row in results.items()
+            if isinstance(row, dict) and name.startswith("Conv4: ") == bool(prefix)
+        }
+        lines += [f"| {head}, ms | {' | '.join(columns)} | update in matrix products |", "|---" * 8 + "|"]
+        for name, row in rows.items():
+            cells = " | ".join(f"{row[column]:.1f}" for column in columns)
+            lines.append(f"| {name} | {cells} | {row['meta-update'] / row['matrix product']:.1f} |")
+        lines.append("")
+    lines += ["| exponent of a meta-update's time | " + " | ".join(GROWTH) + " |", "|---" * (1 + len(GROWTH)) + "|"]
+    for name in LEARNERS:
+        cells = [
+            f"{exponent(values, results[f'{axis}: {name}']):.2f}" if f"{axis}: {name}" in results else ""
+            for axis, (values, _) in GROWTH.items()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def write(results: dict[str, Any], page: Path) -> None:
-    """Puts each section that was measured between its two marks; what stands between the others stays."""
-    text = page.read_text()
-    for name, section in sections(results).items():
-        first, last = f"<!-- speed.py: {name} -->", f"<!-- end of {name} -->"
-        before, rest = text.split(first)
-        text = f"{before}{first}\n\n{section}\n\n{last}{rest.split(last)[1]}"
-    page.write_text(text)
+def picture(results: dict[str, Any]) -> None:
+    figure, axes = plt.subplots(1, len(GROWTH), figsize=(15, 4), layout="constrained")
+    for axis, (name, (values, learners)) in zip(axes, GROWTH.items(), strict=True):
+        shown = learners if name != "tasks" else ["MAML", "ABML", "PLATIPUS", "VERSA", "ALPaCA", "DKT"]
+        for number, learner in enumerate(shown):
+            axis.plot(
+                values, results[f"{name}: {learner}"], color=f"C{number}", marker="o", markersize=3, label=learner
+            )
+        low = min(results[f"{name}: {learner}"][0] for learner in shown)
+        axis.plot(values, [low * value / values[0] for value in values], "k:", linewidth=1, label="linear")
+        axis.set(xscale="log", yscale="log", xlabel=name, xticks=values, xticklabels=values)
+        axis.minorticks_off()
+        axis.legend(fontsize=7, frameon=False)
+    axes[0].set_ylabel("ms a meta-update")
+    figure.savefig(DOCS / "growth_of_cost.png", dpi=100)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="*", default=[""], help="how the names of the blocks to measure begin")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--table", action="store_true", help="write docs/performance.md from what is there")
-    given = parser.parse_args(argv)
-    torch.set_num_threads(given.threads)
-    if not given.table:
-        if "BAYESMETA_DATA" not in os.environ:
-            raise SystemExit("BAYESMETA_DATA: expected the folder that holds omniglot, got nothing; set it first")
-        measure(given.only, given.threads)
+    torch.set_num_threads(1)
+    if not parser.parse_args().table:
+        measure()
     results = load(RESULTS)
-    if given.table:
-        write(results, DOCS / "performance.md")
-        picture(results, DOCS / "growth_of_cost.png")
-    print("\n\n".join(sections(results).values()))
+    picture(results)
+    page = DOCS / "performance.md"
+    before, rest = page.read_text().split(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}\n\n{table(results)}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    print(table(results))
 
 
 if __name__ == "__main__":
