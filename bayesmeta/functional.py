@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from bayesmeta.compilation import part
+
 __all__ = [
     "Params",
     "Strategy",
@@ -66,8 +68,9 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     if strategy not in ("vmap", "loop"):
         raise ValueError(f"strategy: expected 'auto', 'vmap' or 'loop', got {strategy!r}")
     if strategy == "vmap":
-        return vmap(function)(*batched)
+        return part(lambda *batched: vmap(function)(*batched))(*batched)
     tasks = len(tree_leaves(batched)[0])
+    function = part(function)
     results = [function(*tree_map(lambda leaf, b=b: leaf[b], batched)) for b in range(tasks)]
     return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
@@ -155,7 +158,9 @@ def clamped(limit: float) -> Gradient:
 
 def hessian_product(objective: Objective, params: Params, vector: Params) -> Params:
     """The Hessian of a scalar objective at `params`, times a vector: forward over reverse, no matrix is built."""
-    with nullcontext() if torch.compiler.is_compiling() else _FORWARD_MODE:
+    if torch.compiler.is_compiling():  # reverse over reverse, as the compiler fails at forward mode within vmap
+        return grad(lambda at: ravel(grad(objective)(at)) @ ravel(vector))(params)
+    with _FORWARD_MODE:
         product: Params = torch.func.jvp(grad(objective), (params,), (vector,))[1]
     return product
 

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
@@ -26,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint
+from bayesmeta.compilation import CompiledLoss
 from bayesmeta.data import Episode, check, move
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict, seeded
@@ -98,7 +98,9 @@ def fit(
             whose tasks run one after the other, ``slices=B, threads=cores`` is fastest. Random draws of a stochastic
             learner then come in no fixed order.
         compile: compiles the loss and its gradient by ``torch.compile``, once for each shape of an episode, which takes from ten
-            seconds to two minutes; small networks are then several times faster. The run is the same but for rounding.
+            seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
+            each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
+            rounding.
         seed: of torch's global generator during training; the generator itself is left as it was.
         progress: shows a bar with the loss and the number of tasks per second.
         checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
@@ -112,7 +114,7 @@ def fit(
     Raises:
         ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, or of a
             run with other settings; before any update.
-        NotImplementedError: ``torch.compile`` does not take this learner's loss; before any update.
+        NotImplementedError: ``torch.compile`` takes no part of this learner's loss; before any update.
         ConnectionError: another process of the fabric has ended; the message says how to go on.
         Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
 
@@ -124,6 +126,8 @@ def fit(
     """
     processes = Processes(fabric)
     _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed, checkpoint_every)
+    if not isinstance(compile, bool):
+        raise ValueError(f"compile: expected True or False, got {compile!r}")
     if compile and threads > 1:
         raise ValueError(f"threads: expected 1 with compile=True, which torch allows one thread only, got {threads}")
     processes.place(learner)
@@ -134,13 +138,18 @@ def fit(
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    meta_gradient = MetaGradient(learner, parameters, slices, threads, processes.autocast, compile)
+
+    def say(line: str) -> None:
+        if progress and processes.rank == 0:
+            tqdm.write(line, file=sys.stderr)
+
+    compiled = CompiledLoss(learner.loss, type(learner).__name__, say) if compile else None
+    meta_gradient = MetaGradient(learner, parameters, slices, threads, processes.autocast, compiled)
     settings = {"steps": steps, "clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length}
     settings |= {"compile": compile, "processes": processes.count}
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
-    if progress and processes.rank == 0:
-        tqdm.write(_explain_strategy(learner), file=sys.stderr)
+    say(_explain_strategy(learner))
     history = History()
     learner.train()
     with (
@@ -208,12 +217,12 @@ class MetaGradient:
         slices: int,
         threads: int,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-        compile: bool = False,
+        loss: Callable[[Episode], Tensor] | None = None,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.slices = slices
         self.autocast = autocast
-        self.compiled = _compiled(learner) if compile else None
+        self.loss = loss
         shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
         self.replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
         self.intra_op = torch.get_num_threads()
@@ -250,7 +259,7 @@ class MetaGradient:
         gradient: Gradient = [None] * len(self.parameters)
         for piece in pieces:
             with self.autocast():  # which holds for one thread
-                loss = (self.compiled or learner.loss)(piece) / self.slices
+                loss = (self.loss or learner.loss)(piece) / self.slices
             gradient = _add([gradient, torch.autograd.grad(loss, self.parameters, allow_unused=True)])
             total = total + loss.detach().cpu()
         return total, gradient
@@ -269,25 +278,6 @@ def _explain_strategy(learner: Learner) -> str:
     name, why = chosen_strategy(learner)
     other = "loop" if name == "vmap" else "vmap"
     return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides'
-
-
-def _compiled(learner: Learner) -> Callable[[Episode], Tensor]:
-    """The loss as one compiled graph, which draws the random numbers that the eager one draws."""
-    validates = Distribution._validate_args
-    compiled = torch.compile(learner.loss, fullgraph=True, options={"fallback_random": True})
-    Distribution.set_default_validate_args(validates)  # the compiler switches it off, for the whole process
-
-    def loss(episode: Episode) -> Tensor:
-        try:
-            return compiled(episode)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            remedy = ', or with objective="predictive"' if getattr(learner, "objective", None) == "elbo" else ""
-            raise NotImplementedError(
-                f"compile: expected a learner whose loss torch.compile takes as one graph, got {type(learner).__name__}; train "
-                f"it with compile=False{remedy} ({str(error).splitlines()[0]})"
-            ) from error
-
-    return loss
 
 
 def _add(gradients: Sequence[Gradient]) -> Gradient:

@@ -1,11 +1,11 @@
-"""What each learner costs: meta-updates, adaptation, prediction, one task served, evaluation; and how cost grows.
+"""What each learner costs: meta-updates, adaptation, prediction, one task served, evaluation; and how time and memory grow.
 
-    python benchmarks/speed.py            # what is not yet measured, about ten minutes, on one core
+    python benchmarks/speed.py            # what is not yet measured, about half an hour, on one core
     python benchmarks/speed.py --table    # writes the tables into docs/performance.md, and docs/growth_of_cost.png
 
 Regression on 25 sinusoids of 10 + 10 points with MLP 40-40 (5 inner steps where there are any), classification of 4 tasks of
-5-way 1-shot drawings with Conv4 of 32 channels. Every time is the median of rounds, in ms; each learner's block also times a
-matrix product, which says how fast the machine was just then.
+5-way 1-shot drawings with Conv4 of 32 channels. Every time is the median of rounds, in ms; beside each a matrix product is timed,
+which says how fast the machine was just then. Memory is the most that a meta-update's tensors hold at one moment, in MiB.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from matplotlib import pyplot as plt
 from omniglot_learners import RUNS, Run, network
 from store import keep, load
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 import bayesmeta as bm
+from bayesmeta.compilation import CompiledLoss
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "speed.json", HERE.parent / "docs"
@@ -33,6 +35,7 @@ MARKS = ("<!-- speed.py -->", "<!-- end of speed.py -->")
 ROUNDS = 5
 
 Setting = Callable[[int, int, int], bm.Learner]  # from width, inner steps and draws
+Loss = Callable[[bm.Episode], torch.Tensor]
 
 
 def kernel() -> ScaleKernel:
@@ -74,16 +77,35 @@ LEARNERS: dict[str, Setting] = {
     ),
     "PACOH-NN": lambda w, k, s: bm.PACOHNN(body(w), bm.Gaussian(), tasks=100, particles=s),
 }
+CHOLESKY = "its Cholesky factors"
 DRAWS, STEPS, WIDTH, SHOTS, TASKS = 4, 5, 40, 10, 25
 GROWTH: dict[str, tuple[list[int], list[str]]] = {
     "tasks": ([16, 32, 64, 128, 256], list(LEARNERS)),
     "inner steps": (
         [2, 4, 8, 16],
-        ["MAML", "first-order MAML", "Reptile", "implicit MAML", "ABML", "PLATIPUS", "BMAML"],
+        [
+            "MAML",
+            "first-order MAML",
+            "ANIL",
+            "Meta-SGD",
+            "Reptile",
+            "implicit MAML",
+            "ABML",
+            "PLATIPUS",
+            "LEO",
+            "BMAML",
+        ],
     ),
-    "draws": ([4, 8, 16, 32], ["ABML", "PLATIPUS", "attentive neural process", "VERSA", "LEO"]),
-    "support points": ([32, 64, 128, 256], ["MAML", "ABML", "attentive neural process", "ALPaCA", "DKT", "LEO"]),
+    "draws": (
+        [4, 8, 16, 32],
+        ["ABML", "PLATIPUS", "attentive neural process", "VERSA", "LEO", "BMAML", "PACOH, variational", "PACOH-NN"],
+    ),
+    "support points": (
+        [32, 64, 128, 256],
+        ["MAML", "ABML", "attentive neural process", "VERSA", "LEO", "ALPaCA", "DKT"],
+    ),
     "width": ([64, 128, 256, 512], ["MAML", "ABML", "VERSA", "ALPaCA", "DKT"]),
+    "many points": ([256, 512, 1024], ["DKT", CHOLESKY]),
 }
 
 
@@ -100,15 +122,16 @@ def median(function: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 def product() -> float:
     a = torch.rand(1000, 1000)
-    return median(lambda: a @ a, 20)
+    return median(lambda: a @ a, 9)
 
 
-def update(learner: bm.Learner, episode: bm.Episode) -> Callable[[], None]:
+def update(learner: bm.Learner, episode: bm.Episode, loss: Loss | None = None) -> Callable[[], None]:
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
+    loss = loss or learner.loss
 
     def step() -> None:
         optimizer.zero_grad()
-        learner.loss(episode).backward()
+        loss(episode).backward()
         optimizer.step()
 
     return step
@@ -128,12 +151,47 @@ def costs(learner: bm.Learner, tasks: Any) -> dict[str, float]:
     return {**found, "matrix product": product()}
 
 
-def grown(name: str, axis: str, value: int) -> float:
+def compiled(learner: bm.Learner, episode: bm.Episode) -> dict[str, Any]:
+    """A meta-update as it is and compiled, in alternating rounds, in ms; what is compiled, and the seconds it takes."""
+    torch._dynamo.reset()
+    lines: list[str] = []
+    step = update(learner, episode)
+    began = time.perf_counter()
+    fast = update(learner, episode, CompiledLoss(learner.loss, "it", lines.append))
+    fast()
+    seconds = time.perf_counter() - began
+    pairs = [(median(step, 1), median(fast, 1)) for _ in range(2 * ROUNDS)]
+    eager, quick = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"eager": eager, "compiled": quick, "seconds": seconds, "whole": not lines}
+
+
+def work(name: str, axis: str, value: int) -> Callable[[], None]:
     """A meta-update with one setting changed."""
-    size = {"tasks": TASKS, "inner steps": STEPS, "draws": DRAWS, "support points": SHOTS, "width": WIDTH, axis: value}
-    tasks = bm.Sinusoids(batch=size["tasks"], shots=size["support points"], queries=10, noise=0.1)
+    points = value if "points" in axis else SHOTS
+    size = {"tasks": TASKS, "inner steps": STEPS, "draws": DRAWS, "width": WIDTH, axis: value}
+    if name == CHOLESKY:
+        matrix = torch.eye(points + 10, dtype=torch.float64).repeat(size["tasks"], 1, 1).requires_grad_()
+        return lambda: torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum().backward()
+    tasks = bm.Sinusoids(batch=size["tasks"], shots=points, queries=10, noise=0.1)
     torch.manual_seed(0)
-    return median(update(LEARNERS[name](size["width"], size["inner steps"], size["draws"]), tasks[0]), 3)
+    return update(LEARNERS[name](size["width"], size["inner steps"], size["draws"]), tasks[0])
+
+
+def grown(name: str, axis: str, values: list[int]) -> dict[str, list[float]]:
+    """Time, beside a matrix product's, and memory for each value."""
+    rows = []
+    for value in values:
+        step = work(name, axis, value)
+        rows.append((median(step), product(), peak(step)))
+    return dict(zip(("ms", "matrix product", "MiB"), (list(column) for column in zip(*rows, strict=True)), strict=True))
+
+
+def peak(step: Callable[[], None]) -> float:
+    """The most that tensors made in a call hold at one moment, in MiB."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return float(np.cumsum(changes).max()) / 2**20
 
 
 def conv4(run: Run) -> dict[str, float]:
@@ -141,67 +199,93 @@ def conv4(run: Run) -> dict[str, float]:
     return costs(run.build(network(Run(run.build, 1, width=run.width))), tasks)
 
 
-def exponent(values: list[int], times: list[float]) -> float:
+def exponent(values: list[int], costs: list[float]) -> float:
     """p of t = a n^p, by least squares over the three largest sizes, where what does not grow weighs least."""
-    return float(np.polyfit(np.log(values[-3:]), np.log(times[-3:]), 1)[0])
+    return float(np.polyfit(np.log(values[-3:]), np.log(costs[-3:]), 1)[0])
 
 
 def measure() -> None:
-    for name, make in LEARNERS.items():
-        if name not in load(RESULTS):
+    def once(key: str, run: Callable[[], Any]) -> None:
+        if key not in load(RESULTS):
             torch.manual_seed(0)
-            tasks = bm.Sinusoids(batch=TASKS, shots=SHOTS, queries=10, noise=0.1)
-            keep(RESULTS, name, costs(make(WIDTH, STEPS, DRAWS), tasks))
-            print(name, load(RESULTS)[name], flush=True)
+            keep(RESULTS, key, run())
+            print(key, load(RESULTS)[key], flush=True)
+
+    tasks = bm.Sinusoids(batch=TASKS, shots=SHOTS, queries=10, noise=0.1)
+    for name, make in LEARNERS.items():
+        once(f"MLP: {name}", lambda make=make: costs(make(WIDTH, STEPS, DRAWS), tasks))
     for name, run in RUNS.items():
-        if name.endswith("; group") and run.ways == 5 and "," not in name and f"Conv4: {name}" not in load(RESULTS):
-            keep(RESULTS, f"Conv4: {name}", conv4(run))
-            print(name, load(RESULTS)[f"Conv4: {name}"], flush=True)
+        if name.endswith("; group") and run.ways == 5 and "," not in name:
+            once(f"Conv4: {name.removesuffix('; group')}", lambda run=run: conv4(run))
     for axis, (values, names) in GROWTH.items():
         for name in names:
-            if f"{axis}: {name}" not in load(RESULTS):
-                keep(RESULTS, f"{axis}: {name}", [grown(name, axis, value) for value in values])
-                print(axis, name, load(RESULTS)[f"{axis}: {name}"], flush=True)
+            once(f"{axis}: {name}", lambda name=name, axis=axis, values=values: grown(name, axis, values))
+    for name, make in LEARNERS.items():
+        once(f"compiled: {name}", lambda make=make: compiled(make(WIDTH, STEPS, DRAWS), tasks[0]))
+
+
+def under(results: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): row for name, row in results.items() if name.startswith(prefix)}
 
 
 def table(results: dict[str, Any]) -> str:
     columns = ["meta-update", "adaptation", "prediction", "one task served", "evaluation", "drawing an episode"]
     lines = []
-    for prefix, head in (("", "MLP, 25 sinusoids"), ("Conv4: ", "Conv4, 4 tasks of drawings")):
-        rows = {
-            name.removeprefix(prefix).removesuffix("; group"): row
-            for name, row in results.items()
-            if isinstance(row, dict) and name.startswith("Conv4: ") == bool(prefix)
-        }
+    for prefix, head in (("MLP: ", "MLP, 25 sinusoids"), ("Conv4: ", "Conv4, 4 tasks of drawings")):
         lines += [f"| {head}, ms | {' | '.join(columns)} | update in matrix products |", "|---" * 8 + "|"]
-        for name, row in rows.items():
+        for name, row in under(results, prefix).items():
             cells = " | ".join(f"{row[column]:.1f}" for column in columns)
             lines.append(f"| {name} | {cells} | {row['meta-update'] / row['matrix product']:.1f} |")
         lines.append("")
-    lines += ["| exponent of a meta-update's time | " + " | ".join(GROWTH) + " |", "|---" * (1 + len(GROWTH)) + "|"]
+    axes = list(GROWTH)[:-1]
+    lines += ["| exponents of a meta-update: time, memory | " + " | ".join(axes) + " |", "|---" * (1 + len(axes)) + "|"]
     for name in LEARNERS:
-        cells = [
-            f"{exponent(values, results[f'{axis}: {name}']):.2f}" if f"{axis}: {name}" in results else ""
-            for axis, (values, _) in GROWTH.items()
-        ]
+        cells = [both(GROWTH[axis][0], row) if (row := results.get(f"{axis}: {name}")) else "" for axis in axes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    values = GROWTH["many points"][0]
+    lines += [
+        "",
+        f"| ms for so many points | {' | '.join(map(str, values))} | exponents |",
+        "|---" * (2 + len(values)) + "|",
+    ]
+    for name, row in under(results, "many points: ").items():
+        cells = " | ".join(f"{ms:.0f}" for ms in row["ms"])
+        lines.append(f"| {name} | {cells} | {both(values, row)} |")
+    lines += ["", "| `compile=True`, MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
+    lines.append("|---" * 6 + "|")
+    for name, row in under(results, "compiled: ").items():
+        how = "one graph" if row["whole"] else "parts"
+        gain = row["eager"] / row["compiled"]
+        lines.append(
+            f"| {name} | {row['eager']:.1f} | {row['compiled']:.1f} | {gain:.1f} | {how} | {row['seconds']:.0f} |"
+        )
     return "\n".join(lines)
 
 
+def both(values: list[int], row: dict[str, list[float]]) -> str:
+    """The exponents of time, in matrix products, and of memory."""
+    times = [time / unit for time, unit in zip(row["ms"], row["matrix product"], strict=True)]
+    return f"{exponent(values, times):.2f}, {exponent(values, row['MiB']):.2f}"
+
+
 def picture(results: dict[str, Any]) -> None:
-    figure, axes = plt.subplots(1, len(GROWTH), figsize=(15, 4), layout="constrained")
-    for axis, (name, (values, learners)) in zip(axes, GROWTH.items(), strict=True):
+    axes = list(GROWTH)[:-1]
+    figure, panes = plt.subplots(2, len(axes), figsize=(15, 8), layout="constrained", sharex="col")
+    for column, name in zip(panes.T, axes, strict=True):
+        values, learners = GROWTH[name]
         shown = learners if name != "tasks" else ["MAML", "ABML", "PLATIPUS", "VERSA", "ALPaCA", "DKT"]
-        for number, learner in enumerate(shown):
-            axis.plot(
-                values, results[f"{name}: {learner}"], color=f"C{number}", marker="o", markersize=3, label=learner
-            )
-        low = min(results[f"{name}: {learner}"][0] for learner in shown)
-        axis.plot(values, [low * value / values[0] for value in values], "k:", linewidth=1, label="linear")
-        axis.set(xscale="log", yscale="log", xlabel=name, xticks=values, xticklabels=values)
-        axis.minorticks_off()
-        axis.legend(fontsize=7, frameon=False)
-    axes[0].set_ylabel("ms a meta-update")
+        for pane, unit in zip(column, ("ms", "MiB"), strict=True):
+            costs = {learner: results[f"{name}: {learner}"][unit] for learner in shown}
+            for number, (learner, row) in enumerate(costs.items()):
+                pane.plot(values, row, color=f"C{number}", marker="o", markersize=3, label=learner)
+            low = min(row[0] for row in costs.values())
+            pane.plot(values, [low * value / values[0] for value in values], "k:", linewidth=1, label="linear")
+            pane.set(xscale="log", yscale="log", xticks=values, xticklabels=values)
+            pane.minorticks_off()
+        column[0].legend(fontsize=7, frameon=False)
+        column[1].set_xlabel(name)
+    panes[0, 0].set_ylabel("ms a meta-update")
+    panes[1, 0].set_ylabel("MiB at its peak")
     figure.savefig(DOCS / "growth_of_cost.png", dpi=100)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel, ScaleKernel
 
 import bayesmeta as bm
 from bayesmeta import Learner
@@ -16,17 +17,30 @@ def network() -> bm.MLP:
     return bm.MLP(1, 1, hidden=(8,))
 
 
-COMPILED: dict[str, Callable[[], Learner]] = {
+def features() -> torch.nn.Module:
+    return network().features
+
+
+WHOLE: dict[str, Callable[[], Learner]] = {
     "MAML": lambda: bm.MAML(network(), bm.Gaussian(), steps=2),
     "Reptile": lambda: bm.Reptile(network(), bm.Gaussian(), steps=2),
     "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(9, 1, hidden=(8,)), bm.Gaussian()),
-    "VERSA": lambda: bm.VERSA(bm.DeepSet(8, 1, 8, features=network().features), 1, bm.Gaussian()),  # random draws
+    "VERSA": lambda: bm.VERSA(bm.DeepSet(8, 1, 8, features=features()), 1, bm.Gaussian()),  # random draws
     "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="predictive"),
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2),
 }
-REFUSED: dict[str, Callable[[], Learner]] = {
+PARTS: dict[str, Callable[[], Learner]] = {
     "ImplicitMAML": lambda: bm.ImplicitMAML(network(), bm.Gaussian(), steps=2),
     "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="elbo"),
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2, objective="elbo"),
+    "DKT": lambda: bm.DKT(features(), ScaleKernel(RBFKernel()), bm.Gaussian()),
 }
+
+
+class Untraceable(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return super().forward(x)
 
 
 @pytest.fixture(autouse=True)
@@ -35,32 +49,51 @@ def forget() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler
-@pytest.mark.parametrize("name", COMPILED)
-def test_a_compiled_run_is_the_eager_one(name: str) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch's compiler
+@pytest.mark.parametrize("name", [*WHOLE, *(f"{name}, in parts" for name in PARTS)])
+def test_a_compiled_run_is_the_eager_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *parts = name.split(", ")
     losses, weights = [], []
     for compile in (False, True):
         torch.manual_seed(0)
-        learner = COMPILED[name]()
-        history = bm.fit(learner, bm.Sinusoids(batch=4), steps=5, progress=False, compile=compile)
+        learner = (PARTS if parts else WHOLE)[name]()
+        history = bm.fit(learner, bm.Sinusoids(batch=4), steps=5, compile=compile)
         losses.append(history.losses)
         weights.append(torch.nn.utils.parameters_to_vector(learner.parameters()).detach())
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+    assert (f"compile: {name} in parts" in capsys.readouterr().err) == bool(parts)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_parts_are_compiled_and_not_only_run() -> None:
+    learner = PARTS["PLATIPUS"]()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    bm.fit(learner, bm.Sinusoids(batch=4), steps=3, progress=False, compile=True)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert 2 <= graphs <= 4  # the slopes, the adaptation, the outputs: once, and not anew at each step
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["MAML", "PLATIPUS"])
 def test_what_cannot_be_compiled_says_so_before_any_update(name: str) -> None:
-    learner = REFUSED[name]()
+    learner = getattr(bm, name)(Untraceable(1, 1), bm.Gaussian())
     before = torch.nn.utils.parameters_to_vector(learner.parameters()).clone()
-    remedy = "compile=False, or with objective" if name == "PLATIPUS" else "compile=False"
-    with pytest.raises(NotImplementedError, match=f"compile: expected a learner .* got {name}; train it with {remedy}"):
+    with pytest.raises(
+        NotImplementedError, match=f"compile: expected a learner .* got {name}; train it with compile=False"
+    ):
         bm.fit(learner, bm.Sinusoids(batch=4), steps=2, progress=False, compile=True)
     assert torch.equal(torch.nn.utils.parameters_to_vector(learner.parameters()), before)
+    assert torch.distributions.Distribution._validate_args  # which the compiler switches off
 
 
 def test_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="threads: expected 1 with compile=True"):
-        bm.fit(COMPILED["MAML"](), bm.Sinusoids(batch=4), steps=1, slices=2, threads=2, compile=True)
+        bm.fit(WHOLE["MAML"](), bm.Sinusoids(batch=4), steps=1, slices=2, threads=2, compile=True)
+
+
+def test_anything_but_a_boolean_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile: expected True or False, got 'reduce-overhead'"):
+        bm.fit(WHOLE["MAML"](), bm.Sinusoids(batch=4), steps=1, compile="reduce-overhead")  # type: ignore[arg-type]
