@@ -36,25 +36,29 @@ class CompiledLoss:
     def __init__(self, loss: Callable[..., Tensor], name: str, say: Callable[[str], object]) -> None:
         self.name, self.say = name, say
         self.eager = loss
-        self.chosen: Callable[..., Tensor] = _compile(loss)
+        self.chosen: Callable[..., Tensor] = _compile(loss, options={"fallback_random": True})
 
     def __call__(self, episode: Any) -> Tensor:
-        with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-            try:
-                return self.chosen(episode)
-            except torch._dynamo.exc.FailOnRecompileLimitHit:
-                self.say(
-                    f"compile: {self.name} not at all from here on, as episodes came in more than {_GRAPHS} shapes"
-                )
-                self.chosen = self.eager
-            except torch._dynamo.exc.TorchDynamoException as error:
-                if self.chosen == self._in_parts:
-                    raise NotImplementedError(
-                        f"compile: expected a learner that torch.compile takes, got {self.name}; train it with compile=False "
-                        f"({_reason(error)})"
-                    ) from error
-                self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
-                self.chosen = self._in_parts
+        config = torch._dynamo.config
+        limit, config.recompile_limit = (
+            config.recompile_limit,
+            _GRAPHS,
+        )  # config.patch() takes longer than a compiled step
+        try:
+            return self.chosen(episode)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            self.say(f"compile: {self.name} no longer, as episodes came in more than {_GRAPHS} shapes")
+            self.chosen = self.eager
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if self.chosen == self._in_parts:
+                raise NotImplementedError(
+                    f"compile: expected a learner that torch.compile takes, got {self.name}; train it with compile=False "
+                    f"({_reason(error)})"
+                ) from error
+            self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
+            self.chosen = self._in_parts
+        finally:
+            config.recompile_limit = limit
         return self(episode)
 
     def _in_parts(self, episode: Any) -> Tensor:
@@ -74,9 +78,9 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compile(function)
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     validates = Distribution._validate_args
-    compiled = torch.compile(function, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, **settings)
     Distribution.set_default_validate_args(validates)  # the compiler switches it off, for the whole process
     return compiled
 
