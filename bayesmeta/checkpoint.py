@@ -29,6 +29,7 @@ __all__ = ["Checkpoint", "load", "save"]
 
 _MAGIC = b"bayesmeta file 1\n"
 _DIGEST = 32
+_RUN = ("settings", "states", "generators", "cuda", "losses", "gradient_norms", "seconds")
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -52,11 +53,11 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         os.close(folder)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, kind: str, *names: str) -> dict[str, Any]:
     """What `write` wrote.
 
     Raises:
-        ValueError: the file is truncated, changed, or not one of ours.
+        ValueError: the file is truncated, changed, not one of ours, or not of this kind with these names.
     """
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
@@ -72,6 +73,11 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected tensors, numbers and texts, got content that is not safe to read ({error})"
         ) from error
+    found = content.get("kind") if isinstance(content, dict) else None
+    if found != kind:
+        raise ValueError(f"{path}: expected a saved {kind}, got {f'a {found}' if found else 'a file of another kind'}")
+    if missing := set(names) - content.keys():
+        raise ValueError(f"{path}: expected a {kind} with its {' and '.join(sorted(missing))}, got a file without")
     return content
 
 
@@ -126,9 +132,7 @@ def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
     Example:
         >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
     """
-    content = read(Path(path))
-    if content.get("kind") != "learner":
-        raise ValueError(f"{path}: expected a saved learner, got a {content.get('kind', 'file of another kind')}")
+    content = read(Path(path), "learner", "type", "version", "state")
     if content["type"] != type(learner).__name__:
         raise ValueError(
             f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
@@ -222,10 +226,13 @@ class Checkpoint:
             left.unlink(missing_ok=True)
         if not self.path.exists():
             return None
-        content = read(self.path)
-        if content.get("kind") != "checkpoint":
-            raise ValueError(f"{self.path}: expected a checkpoint, got a {content.get('kind', 'file of another kind')}")
+        content = read(self.path, "checkpoint", *_RUN)
         theirs = content["settings"]
+        if self.settings["first episode"] != theirs.get("first episode"):
+            raise ValueError(
+                f"checkpoint: expected the tasks of the run of {self.path.parent}, got others, whose first episode differs; use "
+                "the same tasks, or another folder"
+            )
         for name in self.settings | theirs:
             if self.settings.get(name) != theirs.get(name):
                 raise ValueError(
@@ -248,7 +255,9 @@ def _describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | N
         for name, value in vars(module).items():
             if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name != "training":
                 described[f"{path}.{name}"] = value
-    described |= {f"shape of {name}": shape for name, shape in _shapes(learner.state_dict()).items()}
+    for name, value in learner.state_dict().items():
+        if isinstance(value, Tensor):
+            described |= {f"shape of {name}": list(value.shape), f"floating type of {name}": str(value.dtype)}
     described["optimizer"] = type(optimizer).__name__
     described |= {f"optimizer's {name}": repr(value) for name, value in optimizer.defaults.items()}
     described["scheduler"] = type(scheduler).__name__
@@ -259,5 +268,5 @@ def _digest(episode: Episode) -> str:
     digest = hashlib.sha256()
     for leaf in tree_leaves(episode):
         digest.update(repr((leaf.dtype, tuple(leaf.shape))).encode())
-        digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.dim() else b"")
+        digest.update(leaf.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

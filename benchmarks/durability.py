@@ -94,7 +94,7 @@ def record(pipe: int) -> tuple[bytes, int]:
 def finished(folder: Path) -> int:
     """The step that the folder's run would go on from. The file must be whole."""
     path = folder / FILE
-    return len(checkpoint.read(path)["losses"]) if path.exists() else 0
+    return len(checkpoint.read(path, "checkpoint")["losses"]) if path.exists() else 0
 
 
 def undisturbed(folder: Path, setting: Setting) -> float:
@@ -136,7 +136,7 @@ def killed(folder: Path, setting: Setting, wait: float, reports: int) -> tuple[b
 
 def equal(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same bits in all but their time."""
-    ends = [checkpoint.read(folder / FILE) | {"seconds": 0.0} for folder in (one, other)]
+    ends = [checkpoint.read(folder / FILE, "checkpoint") | {"seconds": 0.0} for folder in (one, other)]
     pairs = zip(*map(tree_leaves, ends), strict=True)
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 

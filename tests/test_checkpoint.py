@@ -64,7 +64,7 @@ class TestResume:
         else:
             assert bm.fit(parts, Stopping(6, number), **options).interrupted
             parts, wanted = build(), 7  # the step in hand was finished
-        assert len(checkpoint.read(tmp_path / FILE)["losses"]) == wanted
+        assert len(checkpoint.read(tmp_path / FILE, "checkpoint")["losses"]) == wanted
         history = bm.fit(parts, bm.Sinusoids(batch=4), **options)
         assert not history.interrupted
         assert history.losses == expected.losses
@@ -90,7 +90,7 @@ print("went on")
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
         assert ended.returncode == -signal.SIGTERM
         assert "went on" not in ended.stdout
-        assert len(checkpoint.read(tmp_path / FILE)["losses"]) == 4
+        assert len(checkpoint.read(tmp_path / FILE, "checkpoint")["losses"]) == 4
 
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -100,7 +100,8 @@ print("went on")
             ({"clip": None}, "whose clip is 1.0"),
             ({"learner": "MAML"}, "whose learner is 'ABML'"),
             ({"clamp": 5.0}, "whose learner.clamp is 10.0"),
-            ({"tasks": 5}, "whose first episode is"),
+            ({"tasks": 5}, "got others, whose first episode differs"),
+            ({"dtype": torch.float64}, "whose floating type of .* is 'torch.float32'"),
         ],
     )
     def test_other_settings_are_refused(self, tmp_path: Path, change: dict[str, Any], named: str) -> None:
@@ -110,6 +111,7 @@ print("went on")
         learner, tasks = build(change.pop("learner", "ABML")), bm.Sinusoids(batch=4, seed=change.pop("tasks", 0))
         if "clamp" in change:
             learner.clamp = change.pop("clamp")
+        learner.to(change.pop("dtype", torch.float32))
         before = [value.clone() for value in learner.state_dict().values()]
         with pytest.raises(ValueError, match=named):
             bm.fit(learner, tasks, **options | change)
@@ -170,6 +172,14 @@ class TestFiles:
             bm.load(wide, tmp_path / "b")
         with pytest.raises(FileNotFoundError):
             bm.load(wide, tmp_path / "c")
+
+    def test_files_that_hold_something_else_are_refused(self, tmp_path: Path) -> None:
+        checkpoint.write(tmp_path / "a", {"kind": "learner", "type": "MAML", "version": "1"})
+        with pytest.raises(ValueError, match="expected a learner with its state, got a file without"):
+            bm.load(build("MAML"), tmp_path / "a")
+        checkpoint.write(tmp_path / FILE, {"kind": "checkpoint", "settings": {}})
+        with pytest.raises(ValueError, match="expected a checkpoint with its cuda and generators and"):
+            bm.fit(build(), bm.Sinusoids(batch=4), steps=1, progress=False, checkpoint=tmp_path)
 
 
 class Named(NamedTuple):
@@ -248,7 +258,9 @@ class TestPosteriors:
                 return os.system, (f"touch {tmp_path / 'ran'}",)
 
         bm.save(build("MAML"), tmp_path / "a", support=self.support)
-        checkpoint.write(tmp_path / "b", checkpoint.read(tmp_path / "a") | {"support": (Command(), *self.support[1:])})
+        checkpoint.write(
+            tmp_path / "b", checkpoint.read(tmp_path / "a", "learner") | {"support": (Command(), *self.support[1:])}
+        )
         with pytest.raises(ValueError, match="not safe to read"):
             bm.load(build("MAML"), tmp_path / "b")
         assert not (tmp_path / "ran").exists()
@@ -274,7 +286,7 @@ class TestPosteriors:
 
     def test_weights_of_other_shapes_leave_the_learner_alone(self, tmp_path: Path) -> None:
         bm.save(build("MAML"), tmp_path / "a")
-        content = checkpoint.read(tmp_path / "a")
+        content = checkpoint.read(tmp_path / "a", "learner")
         content["state"][list(content["state"])[-1]] = torch.zeros(7, 7)
         checkpoint.write(tmp_path / "b", content)
         learner, before = moved(build("MAML"))
@@ -324,7 +336,7 @@ print(sum(float(p.double().sum()) for p in learner.parameters()).hex())
         if run("parts", seed).returncode != -signal.SIGKILL:
             break
         path = tmp_path / "parts" / FILE
-        steps.append(len(checkpoint.read(path)["losses"]) if path.exists() else 0)
+        steps.append(len(checkpoint.read(path, "checkpoint")["losses"]) if path.exists() else 0)
     assert len(steps) > 5
     assert steps == sorted(steps)
     assert expected

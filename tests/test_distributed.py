@@ -88,7 +88,7 @@ def work(job: str, folder: Path) -> None:
         results: dict[str, Any] = {name: gradient(*case, fabric) for name, case in CASES.items()}
         results |= {kind: run(kind, fabric, checkpoint=folder / kind) for kind in ("MAML", "ABML")}
         run("ABML", fabric, Dying(1, signal.SIGINT), checkpoint=folder / "interrupted")
-        results["interrupted"] = checkpoint.read(folder / "interrupted" / FILE)["losses"]
+        results["interrupted"] = checkpoint.read(folder / "interrupted" / FILE, "checkpoint")["losses"]
         results["resumed"] = run("ABML", fabric, checkpoint=folder / "interrupted")
         even, odd = (bm.Sinusoids(batch=batch)[0] for batch in (4, 3))
         results["odd"] = [refusal("MAML", fabric, tasks) for tasks in ([odd], [even, odd])]
@@ -177,7 +177,7 @@ def test_a_process_outlives_another_and_the_run_goes_on(
     code, words = ended[1 - rank]
     assert code == 1
     assert f"ConnectionError: fabric: another of the 2 processes has ended, so process {1 - rank} stops too" in words
-    assert len(checkpoint.read(tmp_path / FILE)["losses"]) == 4
+    assert len(checkpoint.read(tmp_path / FILE, "checkpoint")["losses"]) == 4
     assert [code for code, _ in two("resumed", tmp_path)] == [0, 0]
     for process, results in enumerate(numbers):
         assert equal(torch.load(tmp_path / f"resumed {process}"), results["ABML"])
