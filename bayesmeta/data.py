@@ -64,7 +64,7 @@ def points(
 
     Raises:
         ValueError: x and y differ in tasks or points, tasks differ in their event shapes, a value is NaN
-            or infinite, or a label is outside 0 to W - 1.
+            or infinite, a label is outside 0 to W - 1, or x holds pictures as bytes.
 
     Example:
         >>> support = points([0.0, 1.0, 2.0], [0.1, 0.9, 2.1])
@@ -84,6 +84,10 @@ def points(
         raise ValueError(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
             "pass two lists of equal length, one array a task"
+        )
+    if any(task.dtype == torch.uint8 and task.dim() > 2 for task in xs):
+        raise ValueError(
+            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with the pictures it is given"
         )
     _check_precision(xs, dtype, "x")
     if classes is None:

@@ -173,3 +173,9 @@ def test_check_finds_the_first_bad_value_wherever_it_stands():
         getattr(p, field)[1, 2, -1] = torch.inf
         with pytest.raises(ValueError, match=rf"support\.{field}: .*task 1, point 2"):
             check(Episode(p, numbered([1, 1])))
+
+
+def test_pictures_as_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match="x: expected pictures of values from 0 to 1, got bytes; divide by 255"):
+        points(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), [0, 1], classes=2)
+    assert points(torch.zeros(2, 3, dtype=torch.uint8), [0, 1], classes=2).x.dtype == torch.float32  # counts, say
