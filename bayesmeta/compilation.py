@@ -1,31 +1,47 @@
-"""`torch.compile` for losses: as one graph, or part by part where the whole cannot be traced."""
+"""`torch.compile` for meta-gradients: as one graph, or part by part where the whole cannot be traced."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call, grad_and_value
 
-__all__ = ["CompiledLoss", "part"]
+__all__ = ["CompiledGradient", "Gradient", "gradient", "part"]
+
+Gradient: TypeAlias = Sequence[Tensor | None]
+Context: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 _GRAPHS = 64
 """The most graphs of one function, one for each shape it meets: an episode may have another shape than the last."""
 _IN_PARTS: ContextVar[bool] = ContextVar("_IN_PARTS", default=False)
 
 
-class CompiledLoss:
-    """A loss, compiled: one graph where `torch.compile` takes it whole, else each function that it maps over tasks.
+def gradient(
+    objective: nn.Module, parameters: Sequence[Tensor], autocast: Context, episode: Any
+) -> tuple[Tensor, Gradient]:
+    """The value of ``objective(episode)`` and its gradient: None for a parameter that it does not depend on."""
+    with autocast():  # which holds for one thread, and is not for backward passes
+        value = objective(episode)
+    return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
+
+
+class CompiledGradient:
+    """The same, compiled: value and gradient as one graph, else each function that the objective maps over tasks.
 
     The second serves Pyro's programs, gpytorch's kernels, and gradients that the compiler does not know: they run as they are,
-    the tensor functions within them are compiled. Random numbers are those that the eager loss draws.
+    the tensor functions within them are compiled. Random numbers are those that the eager objective draws.
 
     Args:
-        loss: of a learner.
+        objective: a module, called with an episode.
+        parameters: of the module, or others, whose gradient is None.
+        autocast: makes the context of the objective.
         name: the learner's, for messages.
         say: is told where not all is one graph, and why.
 
@@ -33,12 +49,22 @@ class CompiledLoss:
         NotImplementedError: at the first call, where not even the parts can be compiled.
     """
 
-    def __init__(self, loss: Callable[..., Tensor], name: str, say: Callable[[str], object]) -> None:
-        self.name, self.say = name, say
-        self.eager = loss
-        self.chosen: Callable[..., Tensor] = _compile(loss, options={"fallback_random": True})
+    def __init__(
+        self,
+        objective: nn.Module,
+        parameters: Sequence[Tensor],
+        autocast: Context,
+        name: str,
+        say: Callable[[str], object],
+    ) -> None:
+        self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
+        wanted = {id(parameter) for parameter in parameters}
+        self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
+        self.graph = _compile(self._of, options={"fallback_random": True})
+        self.chosen = self._whole
+        self.used: set[int] | None = None
 
-    def __call__(self, episode: Any) -> Tensor:
+    def __call__(self, episode: Any) -> tuple[Tensor, Gradient]:
         config = torch._dynamo.config
         limit, config.recompile_limit = (
             config.recompile_limit,
@@ -48,7 +74,7 @@ class CompiledLoss:
             return self.chosen(episode)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
             self.say(f"compile: {self.name} no longer, as episodes came in more than {_GRAPHS} shapes")
-            self.chosen = self.eager
+            self.chosen = self._eager
         except torch._dynamo.exc.TorchDynamoException as error:
             if self.chosen == self._in_parts:
                 raise NotImplementedError(
@@ -61,18 +87,37 @@ class CompiledLoss:
             config.recompile_limit = limit
         return self(episode)
 
-    def _in_parts(self, episode: Any) -> Tensor:
+    def _of(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:
+        slopes, value = grad_and_value(lambda params: functional_call(self.objective, params, (episode,)))(params)
+        return slopes, value
+
+    def _whole(self, episode: Any) -> tuple[Tensor, Gradient]:
+        with torch.no_grad(), self.autocast():
+            slopes, value = self.graph({name: value.detach() for name, value in self.named.items()}, episode)
+        if (
+            self.used is None
+        ):  # the graph has zeros for what the objective does not depend on, which optimisers may decay
+            with torch.random.fork_rng(sorted({p.get_device() for p in self.named.values() if p.is_cuda})):
+                eager = self._eager(episode)[1]
+            self.used = {id(p) for p, slope in zip(self.parameters, eager, strict=True) if slope is not None}
+        found = {id(self.named[name]): slope for name, slope in slopes.items()}
+        return value, [found[id(p)] if id(p) in self.used else None for p in self.parameters]
+
+    def _in_parts(self, episode: Any) -> tuple[Tensor, Gradient]:
         token = _IN_PARTS.set(True)
         try:
             with warnings.catch_warnings():  # the compiler looks for the gradient of what enters a part, which has none
                 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-                return self.eager(episode)
+                return self._eager(episode)
         finally:
             _IN_PARTS.reset(token)
 
+    def _eager(self, episode: Any) -> tuple[Tensor, Gradient]:
+        return gradient(self.objective, self.parameters, self.autocast, episode)
+
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled, if it is called for a `CompiledLoss` that goes by parts and not from within another part."""
+    """The function compiled, if it is called for a `CompiledGradient` that goes by parts and not from within another part."""
     if torch.compiler.is_compiling() or not _IN_PARTS.get():
         return function
     return _compile(function)

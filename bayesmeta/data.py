@@ -87,7 +87,7 @@ def points(
         )
     if any(task.dtype == torch.uint8 and task.dim() > 2 for task in xs):
         raise ValueError(
-            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with the pictures it is given"
+            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with its pictures"
         )
     _check_precision(xs, dtype, "x")
     if classes is None:

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint
-from bayesmeta.compilation import CompiledLoss
+from bayesmeta.compilation import CompiledGradient, Context, Gradient, gradient
 from bayesmeta.data import Episode, check, move
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict, seeded
@@ -36,7 +36,7 @@ from bayesmeta.networks import check_padding
 
 __all__ = ["Diverged", "History", "MetaGradient", "fit"]
 
-Gradient: TypeAlias = Sequence[Tensor | None]
+_Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
 
 
 @dataclass
@@ -143,8 +143,9 @@ def fit(
         if progress and processes.rank == 0:
             tqdm.write(line, file=sys.stderr)
 
-    compiled = CompiledLoss(learner.loss, type(learner).__name__, say) if compile else None
-    meta_gradient = MetaGradient(learner, parameters, slices, threads, processes.autocast, compiled)
+    meta_gradient = MetaGradient(
+        learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile
+    )
     settings = {"steps": steps, "clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length}
     settings |= {"compile": compile, "processes": processes.count}
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
@@ -216,15 +217,21 @@ class MetaGradient:
         parameters: Sequence[Tensor],
         slices: int,
         threads: int,
-        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-        loss: Callable[[Episode], Tensor] | None = None,
+        *,
+        autocast: Context = nullcontext,
+        say: Callable[[str], object] = print,
+        compile: bool = False,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.slices = slices
-        self.autocast = autocast
-        self.loss = loss
         shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
-        self.replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
+        replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
+        parts = [_Part(replica, slices) for replica in replicas]
+        self.gradients: list[_Gradient] = (
+            [CompiledGradient(parts[0], self.parameters, autocast, type(learner).__name__, say)]
+            if compile
+            else [partial(gradient, each, self.parameters, autocast) for each in parts]
+        )
         self.intra_op = torch.get_num_threads()
         self.pool = (
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
@@ -246,28 +253,39 @@ class MetaGradient:
             tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
             for b in range(0, batch, batch // self.slices)
         ]
-        threads = len(self.replicas)
-        shares = [(self.replicas[t], pieces[t::threads]) for t in range(threads)]
+        threads = len(self.gradients)
+        shares = [(self.gradients[t], pieces[t::threads]) for t in range(threads)]
         results = (
             list(self.pool.map(self._share, *zip(*shares, strict=True))) if self.pool else [self._share(*shares[0])]
         )
         return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
 
-    def _share(self, learner: Learner, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
+    def _share(self, gradient: _Gradient, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
         """One thread's part: a graph and a backward pass a slice, one after the other."""
         total = torch.zeros(())
-        gradient: Gradient = [None] * len(self.parameters)
+        slopes: Gradient = [None] * len(self.parameters)
         for piece in pieces:
-            with self.autocast():  # which holds for one thread
-                loss = (self.loss or learner.loss)(piece) / self.slices
-            gradient = _add([gradient, torch.autograd.grad(loss, self.parameters, allow_unused=True)])
-            total = total + loss.detach().cpu()
-        return total, gradient
+            value, more = gradient(piece)
+            slopes = _add([slopes, more])
+            total = total + value.cpu()
+        return total, slopes
 
     def close(self) -> None:
         if self.pool:
             self.pool.shutdown()
             torch.set_num_threads(self.intra_op)  # some of the libraries beneath keep one number for all threads
+
+
+class _Part(nn.Module):
+    """A slice's part of the loss."""
+
+    def __init__(self, learner: Learner, slices: int) -> None:
+        super().__init__()
+        self.learner = learner
+        self.slices = slices
+
+    def forward(self, episode: Episode) -> Tensor:
+        return self.learner.loss(episode) / self.slices
 
 
 def _explain_strategy(learner: Learner) -> str:

@@ -19,12 +19,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesmeta as bm
+from bayesmeta.training import MetaGradient
 
 STEPS, RATE = 5, 0.01
 
@@ -152,17 +154,13 @@ def main() -> None:
     torch.manual_seed(0)
     compare_gradients(setting)
     entries = contenders(setting, torch.float32)
-    if arguments.compile:
-        learner = copy.deepcopy(entries["bayesmeta"][0])
-        episode = setting(torch.float32)[2]
-        compiled = torch.compile(learner.loss, fullgraph=True)
-        entries["bayesmeta, compiled"] = (learner, lambda: compiled(episode))
-
     updates: dict[str, Callable[[], None]] = {}
+    learner, episode = entries["bayesmeta"][0], setting(torch.float32)[2]
+    assert isinstance(learner, bm.Learner)
+    if arguments.compile:
+        updates["bayesmeta, compiled"] = fit_update(copy.deepcopy(learner), episode, slices=1, threads=1, compile=True)
     if arguments.network == "conv4":
-        updates["bayesmeta, 2 threads"] = threaded_update(
-            copy.deepcopy(entries["bayesmeta"][0]), setting(torch.float32)[2]
-        )
+        updates["bayesmeta, 2 threads"] = fit_update(copy.deepcopy(learner), episode, slices=8, threads=2)
     for name, (module, loss) in entries.items():
         updates[name] = make_update(loss, torch.optim.Adam(module.parameters(), lr=1e-3))
     times: dict[str, list[float]] = {name: [] for name in updates}
@@ -212,12 +210,10 @@ def product_rate() -> float:
     return 16 / statistics.median(times[1:])
 
 
-def threaded_update(learner: bm.Learner, episode: bm.Episode) -> Callable[[], None]:
-    """The update that ``fit(..., slices=8, threads=2)`` makes: a task a slice, a slice a thread."""
-    from bayesmeta.training import MetaGradient
-
+def fit_update(learner: bm.Learner, episode: bm.Episode, **settings: Any) -> Callable[[], None]:
+    """The update that ``fit(..., slices=, threads=, compile=)`` makes."""
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
-    meta_gradient = MetaGradient(learner, list(learner.parameters()), slices=8, threads=2)
+    meta_gradient = MetaGradient(learner, list(learner.parameters()), **settings)
 
     def update() -> None:
         for parameter, gradient in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):

@@ -27,7 +27,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import bayesmeta as bm
-from bayesmeta.compilation import CompiledLoss
+from bayesmeta.training import MetaGradient
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "speed.json", HERE.parent / "docs"
@@ -35,7 +35,6 @@ MARKS = ("<!-- speed.py -->", "<!-- end of speed.py -->")
 ROUNDS = 5
 
 Setting = Callable[[int, int, int], bm.Learner]  # from width, inner steps and draws
-Loss = Callable[[bm.Episode], torch.Tensor]
 
 
 def kernel() -> ScaleKernel:
@@ -125,13 +124,14 @@ def product() -> float:
     return median(lambda: a @ a, 9)
 
 
-def update(learner: bm.Learner, episode: bm.Episode, loss: Loss | None = None) -> Callable[[], None]:
+def update(learner: bm.Learner, episode: bm.Episode, **settings: Any) -> Callable[[], None]:
+    """The update that `fit` makes."""
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
-    loss = loss or learner.loss
+    meta_gradient = MetaGradient(learner, list(learner.parameters()), slices=1, threads=1, **settings)
 
     def step() -> None:
-        optimizer.zero_grad()
-        loss(episode).backward()
+        for parameter, slope in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):
+            parameter.grad = slope
         optimizer.step()
 
     return step
@@ -157,7 +157,7 @@ def compiled(learner: bm.Learner, episode: bm.Episode) -> dict[str, Any]:
     lines: list[str] = []
     step = update(learner, episode)
     began = time.perf_counter()
-    fast = update(learner, episode, CompiledLoss(learner.loss, "it", lines.append))
+    fast = update(learner, episode, compile=True, say=lines.append)
     fast()
     seconds = time.perf_counter() - began
     pairs = [(median(step, 1), median(fast, 1)) for _ in range(2 * ROUNDS)]

@@ -23,7 +23,9 @@ def features() -> torch.nn.Module:
 
 WHOLE: dict[str, Callable[[], Learner]] = {
     "MAML": lambda: bm.MAML(network(), bm.Gaussian(), steps=2),
+    "FirstOrderMAML": lambda: bm.FirstOrderMAML(network(), bm.Gaussian(), steps=2),
     "Reptile": lambda: bm.Reptile(network(), bm.Gaussian(), steps=2),
+    "BMAML": lambda: bm.BMAML(network(), bm.Gaussian(), steps=1, leader_steps=1, particles=2),
     "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(9, 1, hidden=(8,)), bm.Gaussian()),
     "VERSA": lambda: bm.VERSA(bm.DeepSet(8, 1, 8, features=features()), 1, bm.Gaussian()),  # random draws
     "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="predictive"),
@@ -57,7 +59,8 @@ def test_a_compiled_run_is_the_eager_one(name: str, capsys: pytest.CaptureFixtur
     for compile in (False, True):
         torch.manual_seed(0)
         learner = (PARTS if parts else WHOLE)[name]()
-        history = bm.fit(learner, bm.Sinusoids(batch=4), steps=5, compile=compile)
+        optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3, weight_decay=1.0)  # not for what has no gradient
+        history = bm.fit(learner, bm.Sinusoids(batch=4), steps=5, compile=compile, optimizer=optimizer)
         losses.append(history.losses)
         weights.append(torch.nn.utils.parameters_to_vector(learner.parameters()).detach())
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
