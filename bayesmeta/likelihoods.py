@@ -285,9 +285,9 @@ def support_error(network: nn.Module, likelihood: Likelihood, support: Points) -
 
     `support` is one task's, without B. With nothing observed the objective is zero.
     """
+    share = support.mask.to(next(network.parameters())) / support.mask.sum().clamp(min=1)  # once, and not at each step
 
     def objective(weights: Params) -> Tensor:
-        error = likelihood.error(call(network, weights, support.x), support.y)
-        return (error * support.mask).sum() / support.mask.sum().clamp(min=1)
+        return (likelihood.error(call(network, weights, support.x), support.y) * share).sum()
 
     return objective

@@ -4,15 +4,15 @@
     python benchmarks/meta_step.py --compile       # beside it, with torch.compile (the first call takes a minute)
     python benchmarks/meta_step.py --network conv4 # Omniglot shapes, Conv4-64 with batch statistics
 
-All run in one process from the same weights on the same episode, interleaved round by round; medians are printed.
-Before anything is timed, the meta-gradients are compared in float64.
+All run in one process from the same weights on the same episode, interleaved round by round; a round takes a few updates of each
+in a row, as training does. Medians are printed, and kept in results/ratios.json. Before anything is timed, the meta-gradients are
+compared in float64.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import statistics
 import time
@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from store import keep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesmeta as bm
 from bayesmeta.training import MetaGradient
 
+RESULTS = Path(__file__).parent / "results" / "ratios.json"
 STEPS, RATE = 5, 0.01
+ROUNDS = {"mlp": (10, 10), "conv4": (5, 3)}  # and the updates in a row of each
 
 
 def sinusoid(dtype: torch.dtype) -> tuple[bm.MAML, nn.Module, bm.Episode, Callable[[Tensor, Tensor], Tensor]]:
@@ -144,12 +147,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["mlp", "conv4"], default="mlp")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--json", type=Path, help="where to keep the figures")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")  # of the other libraries
     setting = {"mlp": sinusoid, "conv4": conv4}[arguments.network]
-    rounds = arguments.rounds or {"mlp": 30, "conv4": 8}[arguments.network]
+    rounds, row = ROUNDS[arguments.network]
 
     torch.manual_seed(0)
     compare_gradients(setting)
@@ -171,24 +172,24 @@ def main() -> None:
         print(f"{name}: first three updates took {time.perf_counter() - start:.1f} s")
     for _ in range(rounds):
         for name, update in updates.items():
-            start = time.perf_counter()
-            update()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(row):
+                start = time.perf_counter()
+                update()
+                times[name].append(time.perf_counter() - start)
 
     rate = product_rate()
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     fastest = min(medians["higher"], medians["torchopt"])
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"\n{machine}, torch {torch.__version__}, medians of {rounds} rounds")
+    print(
+        f"\n{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {rounds} rounds"
+    )
     for name, median in medians.items():
         print(f"{name:<22}{median:10.2f} ms   {fastest / median:6.2f} x the faster of higher and torchopt")
-    for name in (name for name in medians if arguments.network == "conv4" and name.startswith("bayesmeta")):
-        share = operations(entries["bayesmeta"][1]) / medians[name] / 1e6 / rate
+    work = operations(entries["bayesmeta"][1]) / 1e6
+    shares = {name: work / median / rate for name, median in medians.items() if name.startswith("bayesmeta")}
+    for name, share in shares.items():
         print(f"{name}: {share:.0%} of the rate of a matrix product in this run, {rate:.0f} GFLOP/s")
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"network": arguments.network, "torch": torch.__version__, "ms": medians}, indent=1)
-        )
+    keep(RESULTS, arguments.network, {"ms": medians, "share of a matrix product's rate": shares})
 
 
 def operations(loss: Callable[[], Tensor]) -> int:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,8 @@ import bayesmeta as bm
 from bayesmeta.training import MetaGradient
 
 HERE = Path(__file__).parent
-RESULTS, DOCS = HERE / "results" / "speed.json", HERE.parent / "docs"
+RESULTS, RATIOS, DOCS = HERE / "results" / "speed.json", HERE / "results" / "ratios.json", HERE.parent / "docs"
+OTHERS = {"mlp": "meta_step.py --compile", "conv4": "meta_step.py --network conv4", "kernels": "kernel_step.py"}
 MARKS = ("<!-- speed.py -->", "<!-- end of speed.py -->")
 ROUNDS = 5
 
@@ -222,6 +225,9 @@ def measure() -> None:
             once(f"{axis}: {name}", lambda name=name, axis=axis, values=values: grown(name, axis, values))
     for name, make in LEARNERS.items():
         once(f"compiled: {name}", lambda make=make: compiled(make(WIDTH, STEPS, DRAWS), tasks[0]))
+    for name, command in OTHERS.items():
+        if name not in load(RATIOS):
+            subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
 
 
 def under(results: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -237,6 +243,16 @@ def table(results: dict[str, Any]) -> str:
             cells = " | ".join(f"{row[column]:.1f}" for column in columns)
             lines.append(f"| {name} | {cells} | {row['meta-update'] / row['matrix product']:.1f} |")
         lines.append("")
+    head = ["beside other libraries", "ms a meta-update", "times as fast", "share of a matrix product's rate"]
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for setting, row in load(RATIOS).items():
+        best = min(row["ms"][name] for name in ("higher", "torchopt", "loop over ExactGP") if name in row["ms"])
+        for name, ms in row["ms"].items():
+            share = row.get("share of a matrix product's rate", {}).get(name)
+            lines.append(
+                f"| {setting}: {name} | {ms:.1f} | {best / ms:.2f} | {'' if share is None else f'{share:.0%}'} |"
+            )
+    lines.append("")
     axes = list(GROWTH)[:-1]
     lines += ["| exponents of a meta-update: time, memory | " + " | ".join(axes) + " |", "|---" * (1 + len(axes)) + "|"]
     for name in LEARNERS:
