@@ -66,10 +66,8 @@ class CompiledGradient:
 
     def __call__(self, episode: Any) -> tuple[Tensor, Gradient]:
         config = torch._dynamo.config
-        limit, config.recompile_limit = (
-            config.recompile_limit,
-            _GRAPHS,
-        )  # config.patch() takes longer than a compiled step
+        limit = config.recompile_limit
+        config.recompile_limit = _GRAPHS  # config.patch() would take longer than a compiled step
         try:
             return self.chosen(episode)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
@@ -96,7 +94,7 @@ class CompiledGradient:
             slopes, value = self.graph({name: value.detach() for name, value in self.named.items()}, episode)
         if (
             self.used is None
-        ):  # the graph has zeros for what the objective does not depend on, which optimisers may decay
+        ):  # where the objective does not depend on it, the graph has zeros, which optimisers may decay
             with torch.random.fork_rng(sorted({p.get_device() for p in self.named.values() if p.is_cuda})):
                 eager = self._eager(episode)[1]
             self.used = {id(p) for p, slope in zip(self.parameters, eager, strict=True) if slope is not None}

@@ -150,7 +150,7 @@ def fit(
     settings |= {"compile": compile, "processes": processes.count}
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
-    say(_explain_strategy(learner))
+    say(_explain_strategy(learner, slices))
     history = History()
     learner.train()
     with (
@@ -288,14 +288,15 @@ class _Part(nn.Module):
         return self.learner.loss(episode) / self.slices
 
 
-def _explain_strategy(learner: Learner) -> str:
+def _explain_strategy(learner: Learner, slices: int) -> str:
     """How tasks are mapped, and why, in a line."""
     asked = {part.strategy for part in learner.modules() if isinstance(part, Learner)} - {"auto"}
     if asked:
         return f"tasks are mapped by {' and '.join(sorted(asked))}, as learner.strategy says"
     name, why = chosen_strategy(learner)
     other = "loop" if name == "vmap" else "vmap"
-    return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides'
+    more = "; slices=B, threads=cores gives each core its own" if name == "loop" and slices == 1 else ""
+    return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides{more}'
 
 
 def _add(gradients: Sequence[Gradient]) -> Gradient:
