@@ -65,9 +65,10 @@ class CompiledGradient:
         self.used: set[int] | None = None
 
     def __call__(self, episode: Any) -> tuple[Tensor, Gradient]:
-        config = torch._dynamo.config
-        limit = config.recompile_limit
-        config.recompile_limit = _GRAPHS  # config.patch() would take longer than a compiled step
+        dynamo, autograd = torch._dynamo.config, torch._functorch.config
+        before = dynamo.recompile_limit, autograd.donated_buffer
+        dynamo.recompile_limit = _GRAPHS  # the configurations' patch() would take longer than a compiled step
+        autograd.donated_buffer = False  # implicit MAML goes backward through a part twice
         try:
             return self.chosen(episode)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
@@ -82,7 +83,7 @@ class CompiledGradient:
             self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
             self.chosen = self._in_parts
         finally:
-            config.recompile_limit = limit
+            dynamo.recompile_limit, autograd.donated_buffer = before
         return self(episode)
 
     def _of(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:

@@ -85,10 +85,8 @@ def points(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
             "pass two lists of equal length, one array a task"
         )
-    if any(task.dtype == torch.uint8 and task.dim() > 2 for task in xs):
-        raise ValueError(
-            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with its pictures"
-        )
+    for task in xs:
+        check_bytes(task, dimensions=2)
     _check_precision(xs, dtype, "x")
     if classes is None:
         _check_precision(ys, dtype, "y")
@@ -146,6 +144,14 @@ def _check_precision(tasks: Sequence[Tensor], dtype: torch.dtype, name: str) -> 
             f"{name}: expected values that {dtype} can tell apart, got a standard deviation of {spread.min():.3g} around "
             f"values up to {size.max():.3g}; subtract an offset first (the earliest date, say), change the unit, "
             "or pass dtype=torch.float64"
+        )
+
+
+def check_bytes(x: Tensor, dimensions: int) -> None:
+    """Raises a ValueError if x holds pictures as bytes: of more than so many dimensions."""
+    if x.dtype == torch.uint8 and x.dim() > dimensions:
+        raise ValueError(
+            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with its pictures"
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, as_tensor, check_shapes, move
+from bayesmeta.data import Episode, Points, as_tensor, check_bytes, check_shapes, move
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Strategy, locked
 from bayesmeta.likelihoods import nll
@@ -73,6 +73,8 @@ def _like(support: Tensor, x: Any) -> Tensor:
     shape_given = tuple(given.shape)
     if given.is_complex():
         raise ValueError("x: expected real numbers, got complex ones; pass real and imaginary parts as two features")
+    if support.is_floating_point() and len(event) > 1:
+        check_bytes(given, dimensions=len(event))
     given = given.to(support.device, support.dtype if support.is_floating_point() else None)
     if given.dim() == 1 and event == (1,):
         given = given[:, None]

@@ -205,8 +205,17 @@ class Conv4(nn.Module):
 
 
 def check_stateless(network: nn.Module) -> None:
-    """Raises a ValueError if the network keeps running statistics, which adaptation per task cannot update."""
-    for name, module in network.named_modules():
+    """Raises a ValueError if the network keeps running statistics, which adaptation per task cannot update.
+
+    Or if it has a layer under two names: torch's functional calls then leave a task's weights in it.
+    """
+    names: dict[int, str] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if module._parameters and names.setdefault(id(module), name) != name:
+            raise ValueError(
+                f"network: expected each layer under one name, got {names[id(module)]!r} and {name!r}; keep one of them and "
+                "call it twice, or copy the layer"
+            )
         if getattr(module, "track_running_stats", False):
             raise ValueError(
                 f"network: expected no running statistics, got {type(module).__name__} at {name!r}; use group or layer "

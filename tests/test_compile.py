@@ -21,6 +21,11 @@ def features() -> torch.nn.Module:
     return network().features
 
 
+def looped(learner: Learner) -> Learner:
+    learner.strategy = "loop"
+    return learner
+
+
 WHOLE: dict[str, Callable[[], Learner]] = {
     "MAML": lambda: bm.MAML(network(), bm.Gaussian(), steps=2),
     "FirstOrderMAML": lambda: bm.FirstOrderMAML(network(), bm.Gaussian(), steps=2),
@@ -32,7 +37,7 @@ WHOLE: dict[str, Callable[[], Learner]] = {
     "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2),
 }
 PARTS: dict[str, Callable[[], Learner]] = {
-    "ImplicitMAML": lambda: bm.ImplicitMAML(network(), bm.Gaussian(), steps=2),
+    "ImplicitMAML": lambda: looped(bm.ImplicitMAML(network(), bm.Gaussian(), steps=2)),
     "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="elbo"),
     "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2, objective="elbo"),
     "DKT": lambda: bm.DKT(features(), ScaleKernel(RBFKernel()), bm.Gaussian()),

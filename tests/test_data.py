@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayesmeta import Episode, Points, check, concatenate, move, points
+from bayesmeta import Conv4, Episode, Points, PrototypicalNetwork, check, concatenate, move, points
 from bayesmeta.data import split
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -179,3 +179,7 @@ def test_pictures_as_bytes_are_refused() -> None:
     with pytest.raises(ValueError, match="x: expected pictures of values from 0 to 1, got bytes; divide by 255"):
         points(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), [0, 1], classes=2)
     assert points(torch.zeros(2, 3, dtype=torch.uint8), [0, 1], classes=2).x.dtype == torch.float32  # counts, say
+    learner = PrototypicalNetwork(Conv4(width=8).features, classes=2)
+    posterior = learner(points(torch.rand(2, 1, 28, 28), [0, 1], classes=2))
+    with pytest.raises(ValueError, match="x: expected pictures of values from 0 to 1, got bytes; divide by 255"):
+        posterior(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
