@@ -292,21 +292,24 @@ def both(values: list[int], row: dict[str, list[float]]) -> str:
 def picture(results: dict[str, Any]) -> None:
     axes = list(GROWTH)[:-1]
     figure, panes = plt.subplots(2, len(axes), figsize=(15, 8), layout="constrained", sharex="col")
+    colours = dict(zip(LEARNERS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
     for column, name in zip(panes.T, axes, strict=True):
         values, learners = GROWTH[name]
         shown = learners if name != "tasks" else ["MAML", "ABML", "PLATIPUS", "VERSA", "ALPaCA", "DKT"]
         for pane, unit in zip(column, ("ms", "MiB"), strict=True):
             costs = {learner: results[f"{name}: {learner}"][unit] for learner in shown}
-            for number, (learner, row) in enumerate(costs.items()):
-                pane.plot(values, row, color=f"C{number}", marker="o", markersize=3, label=learner)
+            for learner, row in costs.items():
+                pane.plot(values, row, color=colours[learner], marker="o", markersize=3, label=learner)
             low = min(row[0] for row in costs.values())
             pane.plot(values, [low * value / values[0] for value in values], "k:", linewidth=1, label="linear")
             pane.set(xscale="log", yscale="log", xticks=values, xticklabels=values)
             pane.minorticks_off()
-        column[0].legend(fontsize=7, frameon=False)
         column[1].set_xlabel(name)
     panes[0, 0].set_ylabel("ms a meta-update")
     panes[1, 0].set_ylabel("MiB at its peak")
+    found = [pane.get_legend_handles_labels() for pane in panes.flat]
+    lines = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=9, frameon=False)
     figure.savefig(DOCS / "growth_of_cost.png", dpi=100)
 
 
