@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode
 
 __all__ = ["Processes"]
+
+
+def leave() -> None:
+    """Ends the threads of torch.distributed, as one that asks for the interpreter's lock while it shuts down aborts."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Processes:
@@ -42,6 +49,8 @@ class Processes:
             raise ValueError("fabric: expected a precision without gradient scaling, got '16-mixed'; use 'bf16-mixed'")
         if not fabric._launched:
             fabric.launch()
+        atexit.unregister(leave)  # once, however many fits there are; fabric itself does it for NCCL only
+        atexit.register(leave)
         self.rank, self.count = fabric.global_rank, fabric.world_size
 
     def place(self, learner: nn.Module) -> None:

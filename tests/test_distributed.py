@@ -5,6 +5,7 @@ Run as a program, this file is one of the processes.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -80,8 +81,15 @@ class Dying(torch.utils.data.Dataset[bm.Episode]):
         return self.tasks[index]
 
 
+def left() -> None:
+    """Fails the process whose threads of torch.distributed still run when the interpreter shuts down: some of them abort."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
 def work(job: str, folder: Path) -> None:
     """What each of two processes does."""
+    atexit.register(left)  # before fit's own, so it is called after that
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     if job == "numbers":
