@@ -102,25 +102,8 @@ class GroupNorm(Norm):
         return groups.expand(-1, -1, 8).flatten(1)
 
 
-def convolution(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Convolve (N, C, H, H) with (W, C, 3, 3). Returns the map (N, W, H, H), and its mean and mean square, (N, W)."""
-    y = F.conv2d(x, weight, padding=1)
-    size = y.shape[2] * y.shape[3]  # sums and products: var_mean is ten times slower here, and mean and square twice
-    return y, y.sum((2, 3)) / size, (y * y).sum((2, 3)) / size
-
-
-def convolution_of_patches(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for few channels C, where it is faster: one matrix product, and moments that need no pass over the map.
-
-    The output at a patch p is w·p, so its mean is w·E[p] and its mean square is w·E[ppᵀ]·w.
-    """
-    patches = F.unfold(x, 3, padding=1).transpose(1, 2).contiguous()  # (N, H*H, 9C)
-    second = patches.transpose(1, 2) @ patches / patches.shape[1]  # (N, 9C, 9C)
-    w = weight.flatten(1).T.contiguous()  # (9C, W)
-    y = (
-        (patches @ w).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    )  # channels last in memory, as the later blocks keep it
-    return y, patches.mean(1) @ w, (second @ w * w).sum(1)
+PIECE = 2**19
+"""Numbers of a map that are worked on at a time on a CPU: two megabytes, which its cache holds."""
 
 
 class Block(nn.Module):
@@ -130,24 +113,42 @@ class Block(nn.Module):
     Channels with a < 0 are convolved with the opposite sign: a·y is (-a)·(-y).
     """
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        norm: Callable[[int], Norm],
-        convolve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = convolution,
-    ) -> None:
+    def __init__(self, channels: int, width: int, norm: Callable[[int], Norm]) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)  # only its weight is used
         self.norm = norm(width)
-        self.convolve = convolve
 
     def forward(self, x: Tensor) -> Tensor:
         sign = torch.ones_like(self.norm.weight).copysign(self.norm.weight.detach())
-        y, mean, square = self.convolve(x, self.conv.weight * sign[:, None, None, None])
-        scale, shift = self.norm(mean * sign, square)
-        y = F.max_pool2d(y, 2)
-        return torch.addcmul(shift[..., None, None], y, (scale * sign)[..., None, None]).relu()
+        y = F.conv2d(x, self.conv.weight * sign[:, None, None, None], padding=1)
+        size = y.shape[2] * y.shape[3]  # sums and products, as var_mean takes ten times as long, mean and square twice
+        scale, shift = self.norm(y.sum((2, 3)) / size * sign, (y * y).sum((2, 3)) / size)
+        return (F.max_pool2d(y, 2) * (scale * sign)[..., None, None] + shift[..., None, None]).relu()
+
+
+class FirstBlock(Block):
+    """The same for few channels C, where it is faster to multiply the patches of 3x3 pixels by the weights, as matrices.
+
+    The output at a patch p is w·p, so its mean is w·E[p] and its mean square is w·E[ppᵀ]·w: they are known beforehand, and
+    the scale goes into the weights. The largest map of all is then made and pooled piece by piece, each within the cache.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # (N, C, H, H, 3, 3)
+        patches = windows.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)  # (N, 9C, H*H), faster than F.unfold
+        w = self.conv.weight.flatten(1).T  # (9C, W)
+        second = patches @ patches.mT / patches.shape[2]  # (N, 9C, 9C)
+        scale, shift = self.norm(patches.mean(2) @ w, (second @ w * w).sum(1))
+        w = (w * scale[:, None]).expand(len(x), -1, -1)  # (N, 9C, W)
+        shift = shift[..., None, None].expand(len(x), -1, -1, -1)  # (N, W, 1, 1)
+
+        def pooled(patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:
+            y = (patches.mT @ w).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # channels last in memory, as later
+            return (F.max_pool2d(y, 2) + shift).relu()
+
+        images = max(1, PIECE // (w.shape[2] * patches.shape[2])) if x.device.type == "cpu" else len(x)
+        pieces = zip(patches.split(images), w.split(images), shift.split(images), strict=True)
+        return torch.cat([pooled(*piece) for piece in pieces])
 
 
 class Conv4(nn.Module):
@@ -188,7 +189,7 @@ class Conv4(nn.Module):
             )
         self.image = (channels, image_size, image_size)
         self.features = nn.Sequential(
-            Block(channels, width, norm, convolution_of_patches),
+            FirstBlock(channels, width, norm),
             *(Block(width, width, norm) for _ in range(3)),
             nn.Flatten(),
         )

@@ -73,6 +73,21 @@ def test_values_and_meta_gradients_are_those_of_the_ordinary_network(
 
 
 @pytest.mark.parametrize("norm", ORDINARY)
+def test_images_in_pieces_are_as_good_as_together_and_have_gradients(
+    norm: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bm.networks, "PIECE", 3 * 16 * 28 * 28)  # three images of the first block's map
+    ordinary, ours = pair(norm)
+    x = torch.randn(7, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    expected, found = (
+        torch.autograd.grad(network(x).square().sum(), x, create_graph=True)[0] for network in (ordinary, ours)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    expected, found = (torch.autograd.grad(first.square().sum(), x)[0] for first in (expected, found))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", ORDINARY)
 def test_float32_is_as_accurate_as_the_ordinary_network_on_drawings(norm: type) -> None:
     """Nearly white paper: constant patches, ties in the pool, a mean far above the deviation."""
     ordinary, ours = pair(norm)
