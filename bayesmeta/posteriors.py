@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select, uncertainty
-from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, snapshot
+from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, second_order, snapshot
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding
@@ -68,7 +68,7 @@ def adapt(
     *,
     steps: int,
     rates: float | Params,
-    gradient: Gradient = torch.func.grad,
+    gradient: Gradient = second_order,
     strategy: Strategy = "auto",
 ) -> PointEstimate:
     """K gradient steps from the network's weights on each task's support error: the inner loop of the MAML family.

@@ -16,6 +16,7 @@ from bayesmeta.functional import (
     hessian_product,
     map_tasks,
     ravel,
+    second_order,
     snapshot,
     unravel,
 )
@@ -59,6 +60,33 @@ def test_descend_takes_a_rate_for_each_parameter():
     slope, end = grad(banana)(START), descend(banana, START, 1, rates)
     for name in START:
         torch.testing.assert_close(end[name], START[name] - rates[name] * slope[name], rtol=0, atol=0)
+
+
+def test_second_order_is_the_gradient_of_torch_func_to_second_order_where_a_graph_is_recorded():
+    flat = ravel(START).requires_grad_()
+    start = unravel(flat, START) | {"unused": (2 * flat).sum()}
+
+    def proximal(params):  # which holds the start beside its argument, as implicit MAML's does
+        return banana(params) + sum((params[name] - start[name] * flat.sum()).square().sum() for name in START)
+
+    def derivatives(gradient):
+        slope = ravel(gradient(proximal)(start))
+        return slope, torch.autograd.grad(slope.square().sum(), flat, retain_graph=True)[0]
+
+    for found, expected in zip(derivatives(second_order), derivatives(grad), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_second_order_records_nothing_that_nobody_asked_for():
+    trained = {name: value.clone().requires_grad_() for name, value in START.items()}
+    expected = ravel(grad(banana)(START))
+    with torch.no_grad():
+        unrecorded = second_order(banana)(trained)
+    frozen, partly = second_order(banana)(START), second_order(banana)(START | {"a": trained["a"]})
+    for slope in (unrecorded, frozen, partly):
+        torch.testing.assert_close(ravel(slope).detach(), expected, rtol=1e-13, atol=1e-13)
+    assert not any(value.requires_grad for value in [*unrecorded.values(), *frozen.values()])
+    assert all(value.requires_grad for value in partly.values())
 
 
 def test_first_order_has_the_same_value_and_no_second_derivative():
