@@ -303,8 +303,8 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
     bandwidth = (others[len(others) // 2] / math.log(count)).clamp(min=1e-6) if count > 1 else distance.new_ones(())
     kernel = torch.exp(-distance / bandwidth)
-    repulsion = 2 / bandwidth * (kernel.sum(1, keepdim=True) * centred - kernel @ centred)
-    return (kernel @ scores + repulsion) / count
+    away = 2 / bandwidth * centred  # ∇_j k(θ_j, θ) = k (away - away_j): one product for both terms
+    return (kernel @ (scores - away) + kernel.sum(1, keepdim=True) * away) / count
 
 
 def call(module: nn.Module, params: Params, *arguments: Any) -> Any:

@@ -115,9 +115,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, width: int, norm: Callable[[int], Norm]) -> None:
         super().__init__()
-        conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)  # only its weight is used
-        # in memory it lies as the maps do, or each convolution would copy it
-        self.conv = nn.utils.convert_conv2d_weight_memory_format(conv, torch.channels_last)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)  # only its weight is used
         self.norm = norm(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from bayesmeta.training import MetaGradient
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 STEPS, RATE = 5, 0.01
-ROUNDS = {"mlp": (10, 10), "conv4": (5, 3)}  # and the updates in a row of each
+ROUNDS = {"mlp": (10, 10), "conv4": (10, 3)}  # and the updates in a row of each
 
 
 def sinusoid(dtype: torch.dtype) -> tuple[bm.MAML, nn.Module, bm.Episode, Callable[[Tensor, Tensor], Tensor]]:
