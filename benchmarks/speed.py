@@ -131,10 +131,10 @@ def product() -> float:
     return median(lambda: a @ a, 9)
 
 
-def update(learner: bm.Learner, episode: bm.Episode, **settings: Any) -> Callable[[], None]:
+def update(learner: bm.Learner, episode: bm.Episode, slices: int = 1, **settings: Any) -> Callable[[], None]:
     """The update that `fit` makes."""
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
-    meta_gradient = MetaGradient(learner, list(learner.parameters()), slices=1, threads=1, **settings)
+    meta_gradient = MetaGradient(learner, list(learner.parameters()), slices, threads=1, **settings)
 
     def step() -> None:
         for parameter, slope in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):
@@ -201,9 +201,14 @@ def peak(step: Callable[[], None]) -> float:
     return float(np.cumsum(changes).max()) / 2**20
 
 
-def conv4(run: Run) -> dict[str, float]:
-    tasks = bm.Omniglot(ways=5, shots=1, queries=5, batch=4)
-    return costs(run.build(network(Run(run.build, 1, width=run.width))), tasks)
+def on_conv4(run: Run) -> bm.Learner:
+    return run.build(network(Run(run.build, 1, width=run.width)))
+
+
+def sliced(learner: bm.Learner, episode: bm.Episode) -> dict[str, list[float]]:
+    """Time and memory of an update in one slice, and with a slice for each task."""
+    steps = [update(learner, episode, slices) for slices in (1, len(episode.query.mask))]
+    return {"ms": [median(step) for step in steps], "MiB": [peak(step) for step in steps]}
 
 
 def exponent(values: list[int], costs: list[float]) -> float:
@@ -221,9 +226,12 @@ def measure() -> None:
     tasks = bm.Sinusoids(batch=TASKS, shots=SHOTS, queries=10, noise=0.1)
     for name, make in LEARNERS.items():
         once(f"MLP: {name}", lambda make=make: costs(make(WIDTH, STEPS, DRAWS), tasks))
+    drawings, more = (bm.Omniglot(ways=5, shots=1, queries=n, batch=b) for n, b in ((5, 4), (15, 8)))
     for name, run in RUNS.items():
         if name.endswith("; group") and run.ways == 5 and "," not in name:
-            once(f"Conv4: {name.removesuffix('; group')}", lambda run=run: conv4(run))
+            name = name.removesuffix("; group")
+            once(f"Conv4: {name}", lambda run=run: costs(on_conv4(run), drawings))
+            once(f"slices: {name}", lambda run=run: sliced(on_conv4(run), more[0]))
     for axis, (values, names) in GROWTH.items():
         for name in names:
             once(f"{axis}: {name}", lambda name=name, axis=axis, values=values: grown(name, axis, values))
@@ -272,6 +280,13 @@ def table(results: dict[str, Any]) -> str:
     for name, row in under(results, "many points: ").items():
         cells = " | ".join(f"{ms:.0f}" for ms in row["ms"])
         lines.append(f"| {name} | {cells} | {both(values, row)} |")
+    lines += [
+        "",
+        "| Conv4, 8 tasks of 15 queries a class | ms in one slice | in 8 | MiB in one slice | in 8 |",
+        "|---" * 5 + "|",
+    ]
+    for name, row in under(results, "slices: ").items():
+        lines.append(f"| {name} | {' | '.join(f'{value:.0f}' for value in row['ms'] + row['MiB'])} |")
     lines += ["", "| `compile=True`, MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
     lines.append("|---" * 6 + "|")
     for name, row in under(results, "compiled: ").items():
