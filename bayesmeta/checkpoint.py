@@ -59,6 +59,10 @@ def read(path: Path, kind: str, *names: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is truncated, changed, not one of ours, or not of this kind with these names.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected a file, got a folder; a folder of fit(checkpoint=) is for fit to go on from"
+        )
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
         raise ValueError(f"{path}: expected a file that this library wrote, got another or a damaged one")
@@ -92,6 +96,7 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
         support: of B tasks, to keep the posterior ``learner(support)``. x is a tensor, or dicts, lists and tuples of tensors.
 
     Raises:
+        FileNotFoundError: the folder does not exist.
         ValueError: the support is not one, or its x holds what a file that never runs code cannot.
 
     Example:
@@ -101,6 +106,8 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
         >>> load(MAML(MLP(1, 1), Gaussian()), path)([8.0]).mean.shape
         torch.Size([1, 1, 1])
     """
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"path: expected a file in a folder that exists, got {path}; make the folder first")
     state = learner.state_dict()
     described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
     given = None
@@ -115,6 +122,8 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
 
 def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
     """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
+
+    The file has weights and buffers. Settings such as ``steps`` and ``rate`` are those of the learner it is loaded into.
 
     Args:
         learner: built with the same arguments as the one that was saved.

@@ -7,14 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, reduce
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +22,16 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint
-from bayesmeta.compilation import CompiledGradient, Context, Gradient, gradient
 from bayesmeta.data import Episode, check, move
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict, seeded
 from bayesmeta.functional import chosen_strategy
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
+from bayesmeta.meta_gradient import MetaGradient
 from bayesmeta.networks import check_padding
 
-__all__ = ["Diverged", "History", "MetaGradient", "fit"]
-
-_Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
+__all__ = ["Diverged", "History", "fit"]
 
 
 @dataclass
@@ -97,7 +92,7 @@ def fit(
         threads: how many slices to work on at once, each on one thread of its own. For convolutional networks on a CPU,
             whose tasks run one after the other, ``slices=B, threads=cores`` is fastest. Random draws of a stochastic
             learner then come in no fixed order.
-        compile: compiles the loss and its gradient by ``torch.compile``, once for each shape of an episode, which takes from ten
+        compile: compiles the loss and its gradient by ``torch.compile``, once for each shape of an episode, which takes
             seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
             each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
             rounding.
@@ -151,6 +146,10 @@ def fit(
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
     say(_explain_strategy(learner, slices))
+    if compile:
+        say(
+            "compile: the first step takes until all is compiled, seconds to minutes; the bar's rate is wrong until then"
+        )
     history = History()
     learner.train()
     with (
@@ -161,7 +160,8 @@ def fit(
         try:
             if disk and (saved := disk.resume(processes.rank)):
                 history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
-                bar.update(len(history.losses))
+                bar.initial = bar.n = len(history.losses)  # which took none of this call's time
+                say(f"goes on after step {bar.n} of {steps}, which {checkpoint} holds")
             processes.agree(len(history.losses))
             began = time.perf_counter() - history.seconds
             for step in range(len(history.losses), steps):
@@ -194,6 +194,12 @@ def fit(
                         )
                     processes.agree(step + 1)
                 if history.interrupted:
+                    kept = (
+                        f"the same call goes on from there, with {checkpoint}"
+                        if disk
+                        else "no checkpoint was asked for"
+                    )
+                    say(f"interrupted after step {step + 1} of {steps}: {kept}")
                     break
         except KeyboardInterrupt:  # only where signals are not ours to handle: not in the main thread
             history.interrupted = True
@@ -203,91 +209,6 @@ def fit(
     return history
 
 
-class MetaGradient:
-    """Takes the meta-gradient of an episode slice by slice, on one thread or several.
-
-    Each thread works on a replica of the learner that shares its parameters: functional calls swap a module's
-    parameters while they run, which threads must not see of each other. Thread t takes slices t, t + threads, ..., so
-    that the number of threads changes no more than the order of a sum.
-    """
-
-    def __init__(
-        self,
-        learner: Learner,
-        parameters: Sequence[Tensor],
-        slices: int,
-        threads: int,
-        *,
-        autocast: Context = nullcontext,
-        say: Callable[[str], object] = print,
-        compile: bool = False,
-    ) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.slices = slices
-        shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
-        replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
-        parts = [_Part(replica, slices) for replica in replicas]
-        self.gradients: list[_Gradient] = (
-            [CompiledGradient(parts[0], self.parameters, autocast, type(learner).__name__, say)]
-            if compile
-            else [partial(gradient, each, self.parameters, autocast) for each in parts]
-        )
-        self.intra_op = torch.get_num_threads()
-        self.pool = (
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
-        )
-
-    def __call__(self, episode: Episode) -> tuple[Tensor, Gradient]:
-        """The mean loss over the episode's tasks, and its gradient for each parameter.
-
-        Raises:
-            ValueError: the slices do not divide the episode's tasks.
-        """
-        batch = len(episode.query.mask)
-        if batch % self.slices:
-            raise ValueError(
-                f"slices: expected a divisor of the {batch} tasks in an episode, got {self.slices}; "
-                "equal slices make gradients add up exactly"
-            )
-        pieces = [
-            tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
-            for b in range(0, batch, batch // self.slices)
-        ]
-        threads = len(self.gradients)
-        shares = [(self.gradients[t], pieces[t::threads]) for t in range(threads)]
-        results = (
-            list(self.pool.map(self._share, *zip(*shares, strict=True))) if self.pool else [self._share(*shares[0])]
-        )
-        return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
-
-    def _share(self, gradient: _Gradient, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
-        """One thread's part: a graph and a backward pass a slice, one after the other."""
-        total = torch.zeros(())
-        slopes: Gradient = [None] * len(self.parameters)
-        for piece in pieces:
-            value, more = gradient(piece)
-            slopes = _add([slopes, more])
-            total = total + value.cpu()
-        return total, slopes
-
-    def close(self) -> None:
-        if self.pool:
-            self.pool.shutdown()
-            torch.set_num_threads(self.intra_op)  # some of the libraries beneath keep one number for all threads
-
-
-class _Part(nn.Module):
-    """A slice's part of the loss."""
-
-    def __init__(self, learner: Learner, slices: int) -> None:
-        super().__init__()
-        self.learner = learner
-        self.slices = slices
-
-    def forward(self, episode: Episode) -> Tensor:
-        return self.learner.loss(episode) / self.slices
-
-
 def _explain_strategy(learner: Learner, slices: int) -> str:
     """How tasks are mapped, and why, in a line."""
     asked = {part.strategy for part in learner.modules() if isinstance(part, Learner)} - {"auto"}
@@ -295,14 +216,12 @@ def _explain_strategy(learner: Learner, slices: int) -> str:
         return f"tasks are mapped by {' and '.join(sorted(asked))}, as learner.strategy says"
     name, why = chosen_strategy(learner)
     other = "loop" if name == "vmap" else "vmap"
-    more = "; slices=B, threads=cores gives each core its own" if name == "loop" and slices == 1 else ""
+    more = (
+        "; slices=B, threads=cores has a task a core at a time, which is faster"
+        if name == "loop" and slices == 1
+        else ""
+    )
     return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides{more}'
-
-
-def _add(gradients: Sequence[Gradient]) -> Gradient:
-    """The sum of gradients, each a tensor or None a parameter."""
-    columns = ([slope for slope in column if slope is not None] for column in zip(*gradients, strict=True))
-    return [reduce(torch.add, column) if column else None for column in columns]
 
 
 def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
@@ -380,10 +299,14 @@ def _preflight(learner: Learner, episode: Episode, slices: int, threads: int, pr
     check(episode)
     batch = len(processes.share(episode).query.mask)
     if slices < 1 or batch % slices:
-        raise ValueError(f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; e.g. {batch}")
+        divisors = [k for k in range(1, batch + 1) if batch % k == 0]
+        raise ValueError(
+            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; one of {divisors}"
+        )
     if not 1 <= threads <= slices:
         raise ValueError(
-            f"threads: expected 1 to {slices} (the slices they share), got {threads}; raise slices, or lower it"
+            f"threads: expected 1 to {slices}, the slices that they share, got {threads}; e.g. slices={batch} gives each task "
+            "a slice"
         )
     one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
     check_padding(learner, episode.query.mask, "query")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesmeta as bm
-from bayesmeta.training import MetaGradient
+from bayesmeta.meta_gradient import MetaGradient
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 STEPS, RATE = 5, 0.01

@@ -31,7 +31,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import bayesmeta as bm
-from bayesmeta.training import MetaGradient
+from bayesmeta.meta_gradient import MetaGradient
 
 HERE = Path(__file__).parent
 RESULTS, RATIOS, DOCS = HERE / "results" / "speed.json", HERE / "results" / "ratios.json", HERE.parent / "docs"

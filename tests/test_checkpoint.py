@@ -73,6 +73,16 @@ class TestResume:
         assert bm.fit(again, bm.Sinusoids(batch=4), **options).losses == expected.losses  # a finished run is only read
         assert same(whole, again)
 
+    def test_what_happened_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        kept = f"interrupted after step 7 of 12: the same call goes on from there, with {tmp_path}"
+        for options, line in (({}, "step 7 of 12: no checkpoint was asked for"), ({"checkpoint": tmp_path}, kept)):
+            bm.fit(build(), Stopping(6, signal.SIGINT), steps=12, **options)
+            assert line in capsys.readouterr().err
+        bm.fit(build(), bm.Sinusoids(batch=4), steps=12, checkpoint=tmp_path)
+        said = capsys.readouterr().err
+        assert f"goes on after step 7 of 12, which {tmp_path} holds" in said
+        assert "12/12" in said
+
     def test_sigterm_writes_and_ends_the_process(self, tmp_path: Path) -> None:
         program = f"""
 import signal, torch, bayesmeta as bm
@@ -172,6 +182,10 @@ class TestFiles:
             bm.load(wide, tmp_path / "b")
         with pytest.raises(FileNotFoundError):
             bm.load(wide, tmp_path / "c")
+        with pytest.raises(ValueError, match="expected a file, got a folder"):
+            bm.load(wide, tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"path: expected a file in a folder that exists, got .*none/c"):
+            bm.save(wide, tmp_path / "none" / "c")
 
     def test_files_that_hold_something_else_are_refused(self, tmp_path: Path) -> None:
         checkpoint.write(tmp_path / "a", {"kind": "learner", "type": "MAML", "version": "1"})

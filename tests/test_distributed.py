@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 import bayesmeta as bm
 from bayesmeta import checkpoint
 from bayesmeta.distributed import Processes
-from bayesmeta.training import MetaGradient
+from bayesmeta.meta_gradient import MetaGradient
 
 STEPS, FILE = 8, "checkpoint.bayesmeta"
 CASES = {case.id: case.values for case in contract.CASES}

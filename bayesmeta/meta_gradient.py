@@ -1,0 +1,113 @@
+"""The meta-gradient of an episode: slice by slice, on several threads, compiled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial, reduce
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bayesmeta.compilation import CompiledGradient, Context, Gradient, gradient
+from bayesmeta.data import Episode
+from bayesmeta.learner import Learner
+
+__all__ = ["MetaGradient"]
+
+_Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
+
+
+class MetaGradient:
+    """Takes the meta-gradient of an episode slice by slice, on one thread or several.
+
+    Each thread works on a replica of the learner that shares its parameters: functional calls swap a module's
+    parameters while they run, which threads must not see of each other. Thread t takes slices t, t + threads, ..., so
+    that the number of threads changes no more than the order of a sum.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        parameters: Sequence[Tensor],
+        slices: int,
+        threads: int,
+        *,
+        autocast: Context = nullcontext,
+        say: Callable[[str], object] = print,
+        compile: bool = False,
+    ) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.slices = slices
+        shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
+        replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
+        parts = [_Part(replica, slices) for replica in replicas]
+        self.gradients: list[_Gradient] = (
+            [CompiledGradient(parts[0], self.parameters, autocast, type(learner).__name__, say)]
+            if compile
+            else [partial(gradient, each, self.parameters, autocast) for each in parts]
+        )
+        self.intra_op = torch.get_num_threads()
+        self.pool = (
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
+        )
+
+    def __call__(self, episode: Episode) -> tuple[Tensor, Gradient]:
+        """The mean loss over the episode's tasks, and its gradient for each parameter.
+
+        Raises:
+            ValueError: the slices do not divide the episode's tasks.
+        """
+        batch = len(episode.query.mask)
+        if batch % self.slices:
+            raise ValueError(
+                f"slices: expected a divisor of the {batch} tasks in an episode, got {self.slices}; "
+                "equal slices make gradients add up exactly"
+            )
+        pieces = [
+            tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
+            for b in range(0, batch, batch // self.slices)
+        ]
+        threads = len(self.gradients)
+        shares = [(self.gradients[t], pieces[t::threads]) for t in range(threads)]
+        results = (
+            list(self.pool.map(self._share, *zip(*shares, strict=True))) if self.pool else [self._share(*shares[0])]
+        )
+        return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
+
+    def _share(self, gradient: _Gradient, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
+        """One thread's part: a graph and a backward pass a slice, one after the other."""
+        total = torch.zeros(())
+        slopes: Gradient = [None] * len(self.parameters)
+        for piece in pieces:
+            value, more = gradient(piece)
+            slopes = _add([slopes, more])
+            total = total + value.cpu()
+        return total, slopes
+
+    def close(self) -> None:
+        if self.pool:
+            self.pool.shutdown()
+            torch.set_num_threads(self.intra_op)  # some of the libraries beneath keep one number for all threads
+
+
+class _Part(nn.Module):
+    """A slice's part of the loss."""
+
+    def __init__(self, learner: Learner, slices: int) -> None:
+        super().__init__()
+        self.learner = learner
+        self.slices = slices
+
+    def forward(self, episode: Episode) -> Tensor:
+        return self.learner.loss(episode) / self.slices
+
+
+def _add(gradients: Sequence[Gradient]) -> Gradient:
+    """The sum of gradients, each a tensor or None a parameter."""
+    columns = ([slope for slope in column if slope is not None] for column in zip(*gradients, strict=True))
+    return [reduce(torch.add, column) if column else None for column in columns]
