@@ -119,7 +119,10 @@ def second_order(objective: Objective) -> Callable[[Params], Params]:
             slope: Params = grad(objective)(params)
             return slope
         views = {name: value.view_as(value) for name, value in params.items()}  # the objective may hold params besides
-        slopes = torch.autograd.grad(objective(views), list(views.values()), create_graph=True, materialize_grads=True)
+        value = objective(views)
+        if not (params and value.requires_grad):  # it depends on none of them
+            return {name: torch.zeros_like(view) for name, view in views.items()}
+        slopes = torch.autograd.grad(value, list(views.values()), create_graph=True, materialize_grads=True)
         return dict(zip(views, slopes, strict=True))
 
     return differentiable
@@ -286,7 +289,8 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     """The direction of Stein variational gradient descent for K particles ``(K, P)``, to be added to them.
 
     (1/K) Σ_j [k(θ_j, θ) ∇ log p(θ_j) + ∇_{θ_j} k(θ_j, θ)] with k(θ, θ') = exp(-‖θ - θ'‖² / h), where h is the median of the
-    squared distances over log K (Liu & Wang 2016, eq. 8, https://arxiv.org/abs/1608.04471).
+    squared distances over log K (Liu & Wang 2016, eq. 8, https://arxiv.org/abs/1608.04471), but no less than float32 can tell
+    from rounding: 1e-4 of the largest squared distance to their mean, and 1e-6.
 
     Args:
         particles: θ, ``(K, P)``.
@@ -301,10 +305,11 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     norm = centred.square().sum(-1)
     distance = (norm[:, None] + norm - 2 * centred @ centred.mT).clamp(min=0)  # (K, K)
     others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
-    bandwidth = (others[len(others) // 2] / math.log(count)).clamp(min=1e-6) if count > 1 else distance.new_ones(())
+    bandwidth = others[len(others) // 2] / math.log(count) if count > 1 else distance.new_ones(())
+    bandwidth = bandwidth.clamp(min=1e-6).maximum(1e-4 * norm.detach().max())  # rounding decides what is smaller
     kernel = torch.exp(-distance / bandwidth)
-    away = 2 / bandwidth * centred  # ∇_j k(θ_j, θ) = k (away - away_j): one product for both terms
-    return (kernel @ (scores - away) + kernel.sum(1, keepdim=True) * away) / count
+    laplacian = kernel.sum(1).diag() - kernel  # Σ_j ∇_j k(θ_j, θ_i) is 2 / bandwidth times its product with θ
+    return (kernel / count) @ scores + 2 / (bandwidth * count) * (laplacian @ centred)
 
 
 def call(module: nn.Module, params: Params, *arguments: Any) -> Any:

@@ -102,6 +102,11 @@ class GroupNorm(Norm):
         return groups.expand(-1, -1, 8).flatten(1)
 
 
+def precise(values: Tensor) -> Tensor:
+    """Of float32 at least, as means and squares need."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 PIECE = 2**19
 """Numbers of a map that are worked on at a time on a CPU: two megabytes, which its cache holds."""
 
@@ -121,9 +126,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sign = torch.ones_like(self.norm.weight).copysign(self.norm.weight.detach())
         y = F.conv2d(x, self.conv.weight * sign[:, None, None, None], padding=1)
-        size = y.shape[2] * y.shape[3]  # sums and products, as var_mean takes ten times as long, mean and square twice
-        scale, shift = self.norm(y.sum((2, 3)) / size * sign, (y * y).sum((2, 3)) / size)
-        return (F.max_pool2d(y, 2) * (scale * sign)[..., None, None] + shift[..., None, None]).relu()
+        z, size = precise(y), y.shape[2] * y.shape[3]
+        # sums and products, as var_mean takes ten times as long, mean and square twice
+        scale, shift = self.norm(z.sum((2, 3)) / size * sign, (z * z).sum((2, 3)) / size)
+        scale, shift = (scale * sign).to(y.dtype), shift.to(y.dtype)
+        return (F.max_pool2d(y, 2) * scale[..., None, None] + shift[..., None, None]).relu()
 
 
 class FirstBlock(Block):
@@ -137,8 +144,10 @@ class FirstBlock(Block):
         windows = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # (N, C, H, H, 3, 3)
         patches = windows.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)  # (N, 9C, H*H), faster than F.unfold
         w = self.conv.weight.flatten(1).T  # (9C, W)
-        second = patches @ patches.mT / patches.shape[2]  # (N, 9C, 9C)
-        scale, shift = self.norm(patches.mean(2) @ w, (second @ w * w).sum(1))
+        with torch.autocast(x.device.type, enabled=False):  # the variance is a difference of large numbers
+            z, v = precise(patches), precise(w)
+            second = z @ z.mT / z.shape[2]  # (N, 9C, 9C)
+            scale, shift = (part.to(x.dtype) for part in self.norm(z.mean(2) @ v, (second @ v * v).sum(1)))
         w = (w * scale[:, None]).expand(len(x), -1, -1)  # (N, 9C, W)
         shift = shift[..., None, None].expand(len(x), -1, -1, -1)  # (N, W, 1, 1)
 

@@ -230,6 +230,15 @@ class TestStein:
         assert particles.grad is not None
         assert particles.grad.isfinite().all()
 
+    @pytest.mark.parametrize("spread", [0.0, 1.0])
+    @pytest.mark.parametrize("far", [0.01, 1.0, 1000.0])
+    def test_float32_is_enough_where_one_particle_is_far_from_the_rest(self, spread: float, far: float) -> None:
+        torch.manual_seed(0)
+        particles, scores = spread * torch.randn(5, 1000) + 1, torch.randn(5, 1000)
+        particles[-1] += far * torch.randn(1000)
+        exact = stein_direction(particles.double(), scores.double())
+        assert (stein_direction(particles, scores) - exact).norm() < 1e-3 * exact.norm()
+
 
 class TestBMAML:
     def test_chaser_follows_the_leader(self) -> None:

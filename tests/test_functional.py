@@ -89,6 +89,13 @@ def test_second_order_records_nothing_that_nobody_asked_for():
     assert all(value.requires_grad for value in partly.values())
 
 
+def test_second_order_of_what_depends_on_no_parameter_is_zero_as_torch_func_has_it():
+    trained = {"a": torch.ones(2, requires_grad=True)}
+    for params in (trained, {"a": torch.ones(2)}):
+        assert torch.equal(second_order(lambda params: torch.tensor(1.0))(params)["a"], torch.zeros(2))
+    assert second_order(lambda params: trained["a"].sum())({}) == {}
+
+
 def test_first_order_has_the_same_value_and_no_second_derivative():
     def adapted(gradient, start):
         return ravel(descend(banana, unravel(start, START), 3, 0.01, gradient))

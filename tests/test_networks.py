@@ -99,6 +99,21 @@ def test_float32_is_as_accurate_as_the_ordinary_network_on_drawings(norm: type) 
     assert error < 1e-3
 
 
+@pytest.mark.parametrize("norm", ORDINARY)
+@pytest.mark.parametrize("mean", [0.9, 1000.0])
+def test_under_autocast_it_is_as_accurate_as_the_ordinary_network(norm: type, mean: float) -> None:
+    """Of bright images, whose variance is a difference of large numbers; bfloat16 has three digits."""
+    ordinary, ours = pair(norm, 3, 84)
+    x = mean + 0.1 * torch.randn(5, 3, 84, 84, dtype=torch.float64)
+    errors = []
+    for network in (ordinary, ours):
+        exact = network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network.float()(x.float())
+        errors.append((rounded - exact).norm() / exact.norm())
+    assert errors[1] < 3 * errors[0]
+
+
 def test_a_single_image_and_its_dtype() -> None:
     for norm in ORDINARY:
         assert pair(norm)[1](torch.rand(1, 1, 28, 28, dtype=torch.float64)).shape == (1, 5)
