@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpytorch.kernels import RBFKernel, ScaleKernel
 from matplotlib import pyplot as plt
-from omniglot_learners import RUNS, Run, network
+from omniglot_learners import RUNS, Build, Run, kernel, network
 from store import keep, load
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -42,10 +41,6 @@ MARKS = ("<!-- speed.py -->", "<!-- end of speed.py -->")
 ROUNDS = 5
 
 Setting = Callable[[int, int, int], bm.Learner]  # from width, inner steps and draws
-
-
-def kernel() -> ScaleKernel:
-    return ScaleKernel(RBFKernel())
 
 
 def body(width: int, outputs: int = 1) -> bm.MLP:
@@ -83,6 +78,8 @@ LEARNERS: dict[str, Setting] = {
     ),
     "PACOH-NN": lambda w, k, s: bm.PACOHNN(body(w), bm.Gaussian(), tasks=100, particles=s),
 }
+ON_CONV4 = {name.split(";")[0]: run.build for name, run in RUNS.items() if "," not in name and "20 ways" not in name}
+ON_CONV4["Laplace GP"] = lambda network: bm.LaplaceGP(network.features, kernel(), classes=network.head.out_features)
 CHOLESKY = "its Cholesky factors"
 DRAWS, STEPS, WIDTH, SHOTS, TASKS = 4, 5, 40, 10, 25
 GROWTH: dict[str, tuple[list[int], list[str]]] = {
@@ -201,8 +198,8 @@ def peak(step: Callable[[], None]) -> float:
     return float(np.cumsum(changes).max()) / 2**20
 
 
-def on_conv4(run: Run) -> bm.Learner:
-    return run.build(network(Run(run.build, 1, width=run.width)))
+def on_conv4(build: Build) -> bm.Learner:
+    return build(network(Run(build, 1)))
 
 
 def sliced(learner: bm.Learner, episode: bm.Episode) -> dict[str, list[float]]:
@@ -227,11 +224,9 @@ def measure() -> None:
     for name, make in LEARNERS.items():
         once(f"MLP: {name}", lambda make=make: costs(make(WIDTH, STEPS, DRAWS), tasks))
     drawings, more = (bm.Omniglot(ways=5, shots=1, queries=n, batch=b) for n, b in ((5, 4), (15, 8)))
-    for name, run in RUNS.items():
-        if name.endswith("; group") and run.ways == 5 and "," not in name:
-            name = name.removesuffix("; group")
-            once(f"Conv4: {name}", lambda run=run: costs(on_conv4(run), drawings))
-            once(f"slices: {name}", lambda run=run: sliced(on_conv4(run), more[0]))
+    for name, build in ON_CONV4.items():
+        once(f"Conv4: {name}", lambda build=build: costs(on_conv4(build), drawings))
+        once(f"slices: {name}", lambda build=build: sliced(on_conv4(build), more[0]))
     for axis, (values, names) in GROWTH.items():
         for name in names:
             once(f"{axis}: {name}", lambda name=name, axis=axis, values=values: grown(name, axis, values))
