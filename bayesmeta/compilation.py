@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call, grad_and_value
 
+from bayesmeta.randomness import rewound
+
 __all__ = ["CompiledGradient", "Gradient", "gradient", "part"]
 
 Gradient: TypeAlias = Sequence[Tensor | None]
@@ -96,7 +98,7 @@ class CompiledGradient:
         if (
             self.used is None
         ):  # where the objective does not depend on it, the graph has zeros, which optimisers may decay
-            with torch.random.fork_rng(sorted({p.get_device() for p in self.named.values() if p.is_cuda})):
+            with rewound({p.device for p in self.named.values()}):
                 eager = self._eager(episode)[1]
             self.used = {id(p) for p, slope in zip(self.parameters, eager, strict=True) if slope is not None}
         found = {id(self.named[name]): slope for name, slope in slopes.items()}

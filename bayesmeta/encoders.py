@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.functional import map_tasks
+from bayesmeta.functional import Mapped, map_tasks
 from bayesmeta.networks import MLP, check_padding, check_stateless
 
 __all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "TaskNetwork", "check_encoder"]
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Mapped, ABC):
     """`Points` of B tasks to encodings ``(B, R)``, or ``(B, M, R)`` at queries x.
 
     Args:
@@ -58,16 +58,22 @@ class Encoder(nn.Module, ABC):
         return encoding
 
     def forward(self, points: Points, x: Any = None) -> Tensor:
-        encoding = self.encode(points)
-        return encoding if x is None else encoding[:, None].expand(-1, self.embed(x).shape[1], *encoding.shape[1:])
+        return self.encode(points) if x is None else self.tell(points, self.embed(x))
 
     @abstractmethod
     def encode(self, points: Points) -> Tensor:
         """The encoding of each task, ``(B, R)``."""
 
+    def tell(self, points: Points, embedded: Tensor) -> Tensor:
+        """What the points say about each query, ``(B, M, R)``, from the queries' features ``(B, M, inputs)``."""
+        encoding = self.encode(points)
+        return encoding[:, None].expand(-1, embedded.shape[1], *encoding.shape[1:])
+
     def embed(self, x: Any) -> Tensor:
         """The features of x ``(B, N, *X)``: ``(B, N, inputs)``."""
-        embedded: Tensor = x if isinstance(self.features, nn.Identity) else map_tasks(self.features, x, network=self)
+        embedded: Tensor = x
+        if not isinstance(self.features, nn.Identity):
+            embedded = map_tasks(self.features, x, network=self, strategy=self.strategy)
         if embedded.dim() != 3 or embedded.shape[-1] != self.inputs:
             remedy = f"build the encoder with inputs={embedded.shape[-1]}, or with other features"
             if embedded.dim() != 3:
@@ -212,11 +218,9 @@ class Attention(Encoder):
             tokens = layer(tokens, tokens, mask)
         return tokens[:, 0]
 
-    def forward(self, points: Points, x: Any = None) -> Tensor:
-        if x is None:
-            return self.encode(points)
+    def tell(self, points: Points, embedded: Tensor) -> Tensor:
         tokens, mask = self._tokens(points)
-        queries: Tensor = self.query(self.embed(x))
+        queries: Tensor = self.query(embedded)
         for layer in self.layers:
             queries, tokens = layer(queries, tokens, mask), layer(tokens, tokens, mask)
         return queries
@@ -391,7 +395,9 @@ class TaskNetwork(nn.Module):
 
     def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
         """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``."""
-        told, embedded = self.encoder(support, x), self.encoder.embed(x)  # (B, M, R) or (B, M, W, R)
+        check_padding(self.encoder, support.mask, "support")
+        embedded = self.encoder.embed(x)
+        told = self.encoder.tell(support, embedded)  # (B, M, R) or (B, M, W, R)
         if self.encoder.classwise:
             embedded = embedded[:, :, None].expand(*told.shape[:-1], -1)
         told = torch.cat([embedded, told], -1)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from bayesmeta import randomness
 from bayesmeta.data import Episode, Points, check, move
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
@@ -157,8 +158,6 @@ def evaluating(module: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def seeded(module: nn.Module | None, seed: int) -> Iterator[None]:
-    """torch's global generators seeded within, and as they were afterwards."""
-    devices = {p.device for p in module.parameters()} if module is not None else set()
-    with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
-        torch.manual_seed(seed)
+    """The library's draws within come from a stream of this seed."""
+    with randomness.seeded(seed):
         yield

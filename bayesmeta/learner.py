@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, as_tensor, check_bytes, check_shapes, move
 from bayesmeta.distributions import mixture, uncertainty
-from bayesmeta.functional import Strategy, locked
+from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import nll
 
 __all__ = ["Learner", "Posterior", "decompose"]
@@ -119,21 +119,16 @@ def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor,
     return aleatoric + epistemic, aleatoric, epistemic
 
 
-class Learner(nn.Module, ABC):
+class Learner(Mapped, ABC):
     """What is shared between tasks: an initialisation, a prior, a kernel. Called with a support it gives a posterior.
 
     A new learner implements `forward`; `losses` where its objective is not the query's NLL under the posterior.
     """
 
-    strategy: Strategy = "auto"
-    """How the learner maps over tasks (see `bayesmeta.functional.map_tasks`)."""
-
     def __call__(self, support: Points) -> Posterior:
         """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
         check_shapes(support, "support")
-        with locked(self):  # another thread may have put parameters of another type in their place
-            support = move(support, self)
-        posterior: Posterior = super().__call__(support)
+        posterior: Posterior = super().__call__(move(support, self))
         return posterior
 
     @abstractmethod

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from bayesmeta.data import Points
-from bayesmeta.functional import Params, call
+from bayesmeta.functional import Frozen, Params
 
 __all__ = [
     "Bernoulli",
@@ -280,14 +280,15 @@ def check_targets(distribution: Distribution, given: Points) -> None:
         )
 
 
-def support_error(network: nn.Module, likelihood: Likelihood, support: Points) -> Callable[[Params], Tensor]:
-    """One task's inner objective: the mean error over its observed support points, as a function of the weights.
+def support_error(network: Frozen, likelihood: Likelihood, support: Points) -> Callable[[Params | Tensor], Tensor]:
+    """One task's inner objective: the mean error over its observed support points, as a function of the adapted weights.
 
     `support` is one task's, without B. With nothing observed the objective is zero.
     """
-    share = support.mask.to(next(network.parameters())) / support.mask.sum().clamp(min=1)  # once, and not at each step
+    like = next(iter(network.state.values()))
+    share = support.mask.to(like) / support.mask.sum().clamp(min=1)  # once, and not at each step
 
-    def objective(weights: Params) -> Tensor:
-        return (likelihood.error(call(network, weights, support.x), support.y) * share).sum()
+    def objective(weights: Params | Tensor) -> Tensor:
+        return (likelihood.error(network(support.x, weights=weights), support.y) * share).sum()
 
     return objective

@@ -12,10 +12,18 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select, uncertainty
-from bayesmeta.functional import Gradient, Params, Strategy, call, descend, map_tasks, second_order, snapshot
+from bayesmeta.functional import (
+    Frozen,
+    Gradient,
+    Params,
+    Strategy,
+    descend,
+    second_order,
+)
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding
+from bayesmeta.randomness import generator, standard_normal
 
 __all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt"]
 
@@ -26,30 +34,20 @@ class PointEstimate(Posterior):
     Args:
         network: maps inputs ``(N, *X)`` to outputs ``(N, *O)``.
         likelihood: maps outputs to distributions.
-        weights: the network's parameters, each ``(B, ...)``.
+        weights: the adapted parameters by name, each ``(B, ...)``; the others are the network's own.
         support: what was learned from.
-        strategy: how to map over tasks.
     """
 
     def __init__(
-        self, network: nn.Module, likelihood: Likelihood, weights: Params, support: Points, strategy: Strategy = "auto"
+        self, network: Frozen, likelihood: Likelihood, weights: Params, support: Points
     ) -> None:
         super().__init__(support, samples=1)
         self.network = network
         self.weights = weights
-        self.strategy = strategy
-        self.likelihood = likelihood
-        self.likelihood_parameters = snapshot(likelihood)
+        self.likelihood = Frozen(likelihood)
 
     def _predictive(self, x: Any) -> Distribution:
-        outputs = map_tasks(
-            lambda weights, x: call(self.network, weights, x),
-            self.weights,
-            x,
-            network=self.network,
-            strategy=self.strategy,
-        )
-        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, outputs)
+        distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
         return distribution
 
     def _draws(self, x: Any, samples: int) -> Distribution:
@@ -76,13 +74,13 @@ def adapt(
     The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is.
     """
     check_padding(network, support.mask, "support")
-    start = snapshot(network)
+    frozen = Frozen(network, strategy)
+    start = frozen.weights
 
     def inner_loop(support: Points) -> Params:
-        return descend(support_error(network, likelihood, support), start, steps, rates, gradient)
+        return descend(support_error(frozen, likelihood, support), start, steps, rates, gradient)
 
-    weights = map_tasks(inner_loop, support, network=network, strategy=strategy)
-    return PointEstimate(network, likelihood, weights, support, strategy)
+    return PointEstimate(frozen, likelihood, frozen.map(inner_loop, support), support)
 
 
 class Transformed(Posterior):
@@ -92,7 +90,7 @@ class Transformed(Posterior):
         inner: the posterior that is asked.
         support: the support as the user gave it, before the maps.
         inputs: maps x ``(B, M, *X)`` to the inner posterior's inputs.
-        outputs: maps the inner posterior's distributions to the user's.
+        outputs: maps the inner posterior's distributions of real targets to the user's; None leaves them.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class Transformed(Posterior):
         inner: Posterior,
         support: Points,
         inputs: Callable[[Any], Any],
-        outputs: Callable[[Distribution], Distribution] = lambda distribution: distribution,
+        outputs: Callable[[Distribution], Distribution] | None = None,
     ) -> None:
         self.inner = inner
         super().__init__(support, inner.samples)
@@ -117,22 +115,24 @@ class Transformed(Posterior):
         self.inner.samples = value
 
     def _predictive(self, x: Any) -> Distribution:
-        return self.outputs(self.inner(self.inputs(x)))
+        return self._mapped(self.inner(self.inputs(x)))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        return self.outputs(self.inner.draws(self.inputs(x), samples))
+        return self._mapped(self.inner.draws(self.inputs(x), samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inner._inputs(self.inputs(x)), samples)
-        if self.inner(self.inputs(x)).support.is_discrete:  # type: ignore[union-attr]
-            return aleatoric, epistemic
         return self._variance(aleatoric), self._variance(epistemic)
 
+    def _mapped(self, distribution: Distribution) -> Distribution:
+        return distribution if self.outputs is None else self.outputs(distribution)
+
     def _variance(self, variance: Tensor) -> Tensor:
-        """A variance as the map of the outputs changes it."""
-        return self.outputs(
-            Normal(torch.zeros_like(variance), variance.sqrt(), validate_args=False).to_event(1)
-        ).variance
+        """A variance as the map of the outputs changes it; entropies, of classes, it does not meet."""
+        if self.outputs is None:
+            return variance
+        normal = Normal(torch.zeros_like(variance), variance.sqrt(), validate_args=False)
+        return self.outputs(normal.to_event(1)).variance
 
 
 class Particles(Posterior):
@@ -153,7 +153,8 @@ class Particles(Posterior):
         return mixture(self.functions(x), self.log_weights[..., None])
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        chosen = torch.multinomial(self.log_weights.softmax(0).mT, samples, replacement=True).mT  # (S, B)
+        weights = self.log_weights.softmax(0).mT
+        chosen = torch.multinomial(weights, samples, replacement=True, generator=generator(weights.device)).mT  # (S, B)
         return select(self.functions(x), chosen)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
@@ -181,11 +182,10 @@ class Sampled(Posterior):
     ) -> None:
         super().__init__(support, samples)
         self.outputs = outputs
-        self.likelihood = likelihood
-        self.likelihood_parameters = snapshot(likelihood)
+        self.likelihood = Frozen(likelihood)
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, self.outputs(x, samples))
+        distribution: Distribution = self.likelihood(self.outputs(x, samples))
         return distribution
 
 
@@ -232,7 +232,7 @@ class BayesianLinear(Posterior):
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        normal = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        normal = standard_normal(samples, *self.mean.shape, like=self.mean)
         weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
         return self._normal(self.features(x).double() @ weights, self.noise)
 

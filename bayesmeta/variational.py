@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
-from bayesmeta.functional import standard_normal
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll
+from bayesmeta.randomness import standard_normal
 
 __all__ = ["Latent", "Objective", "VariationalLearner", "registered"]
 

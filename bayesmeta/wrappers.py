@@ -14,6 +14,7 @@ from bayesmeta.data import Episode, Points, check, concatenate
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
+from bayesmeta.randomness import generator
 
 __all__ = ["Ensemble", "Standardized"]
 
@@ -79,7 +80,10 @@ class _Mixed(Posterior):
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         each = stack([member.draws(x, samples) for member in self.members])  # (K, S, B, M)
-        chosen = torch.randint(len(self.members), (1, samples), device=self.support.mask.device)
+        device = self.support.mask.device
+        chosen = torch.randint(
+            len(self.members), (1, samples), device=device, generator=generator(device)
+        )
         return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
@@ -169,9 +173,9 @@ class Standardized(Learner):
             return (x - x_loc) / x_scale
 
         def unscale(distribution: Distribution) -> Distribution:
-            return affine(distribution, y_loc, y_scale) if support.y.is_floating_point() else distribution
+            return affine(distribution, y_loc, y_scale)
 
-        return Transformed(inner, support, scale, unscale)
+        return Transformed(inner, support, scale, unscale if support.y.is_floating_point() else None)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(self._episode(episode))

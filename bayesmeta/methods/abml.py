@@ -34,22 +34,12 @@ from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.encoders import Encoder, check_encoder
-from bayesmeta.functional import (
-    Params,
-    call,
-    clamped,
-    map_tasks,
-    named,
-    outputs,
-    ravel,
-    snapshot,
-    standard_normal,
-    unravel,
-)
+from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Sampled
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
 __all__ = ["ABML"]
@@ -127,7 +117,7 @@ class ABML(VariationalLearner):
         for name, value in zip(("shape", "rate", "tasks"), hyperprior, strict=True):
             check_positive(f"hyperprior's {name}", value)
         self.network = network
-        flat = ravel(snapshot(network)).detach()
+        flat = ravel(adaptable(network)).detach()
         self.prior_log_scale = nn.Parameter(torch.full_like(flat, prior_scale).log())
         self.start_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
         self.rates = nn.Parameter(flat.new_tensor([rate, scale_rate])[:, None].repeat(steps, 1, len(flat)))
@@ -139,7 +129,7 @@ class ABML(VariationalLearner):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """μ_p and log σ_p, each ``(P,)``."""
-        return ravel(snapshot(self.network)), self.prior_log_scale.clamp(_FLOOR, _CAP)
+        return ravel(adaptable(self.network)), self.prior_log_scale.clamp(_FLOOR, _CAP)
 
     def infer(self, support: Points) -> tuple[Tensor, Tensor]:
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
@@ -156,24 +146,20 @@ class ABML(VariationalLearner):
         rates = self.rates.clone()
         half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
         noise = torch.cat([half, -half], 1)
-        like = named(self.network)
-
+        network = Frozen(self.network, self.strategy)
         prior_precision = self.kl_weight * (-2 * prior_log_scale).exp()
 
         def inner_loop(support: Points, q: Params) -> Params:
-            error = support_error(self.network, self.likelihood, support)
+            error = support_error(network, self.likelihood, support)
             count = support.mask.sum() / self.inner_noise**2
             mean, log_scale = q["mean"], q["log_scale"]
-            precision = (count * self._curvature(mean, support) + prior_precision) / self.kl_weight
+            precision = (count * self._curvature(network, mean, support) + prior_precision) / self.kl_weight
 
             for k in range(len(rates)):
                 scale = log_scale.exp()
 
                 def expected_error(q: Params, scale: Tensor = scale, k: int = k) -> Tensor:
-                    weights = q["mean"] + scale * noise[k]
-                    errors = map_tasks(
-                        lambda w: error(unravel(w, like)), weights, network=self.network, strategy=self.strategy
-                    )
+                    errors: Tensor = network.map(error, q["mean"] + scale * noise[k])
                     return errors.mean()
 
                 slope = clamped(self.clamp)(expected_error)({"mean": mean})["mean"]
@@ -183,32 +169,32 @@ class ABML(VariationalLearner):
                 log_scale = (log_scale + rates[k, 1] * widening).clamp(_FLOOR, _CAP)
             return {"mean": mean, "log_scale": log_scale}
 
-        q = map_tasks(inner_loop, support, start, network=self.network, strategy=self.strategy)
+        q = network.map(inner_loop, support, start)
         return q["mean"], q["log_scale"]
 
-    def _curvature(self, weights: Tensor, support: Points) -> Tensor:
+    def _curvature(self, network: Frozen, weights: Tensor, support: Points) -> Tensor:
         """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support points."""
-        like = named(self.network)
 
         def of_point(x: Any, y: Tensor) -> Tensor:
-            def network(weights: Tensor) -> Tensor:
-                return call(self.network, unravel(weights, like), tree_map(lambda leaf: leaf[None], x))[0]
+            def outputs(weights: Tensor) -> Tensor:
+                result: Tensor = network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
+                return result
 
-            jacobian = torch.func.jacrev(network)(weights)  # (O, P)
+            jacobian = torch.func.jacrev(outputs)(weights)  # (O, P)
             slope = torch.func.grad(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
             hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
-            diagonal: Tensor = (jacobian * (hessian(network(weights)) @ jacobian)).sum(0)
+            diagonal: Tensor = (jacobian * (hessian(outputs(weights)) @ jacobian)).sum(0)
             return diagonal
 
-        each = map_tasks(of_point, support.x, support.y, network=self.network, strategy=self.strategy)
+        each: Tensor = network.map(of_point, support.x, support.y)
         return (each * support.mask[:, None]).sum(0) / support.mask.sum().clamp(min=1)
 
     def forward(self, support: Points) -> Posterior:
-        mean, log_scale = self.infer(support)
+        (mean, log_scale), network = self.infer(support), Frozen(self.network, self.strategy)
 
         def functions(x: Any, samples: int) -> Tensor:
             noise = standard_normal(samples, 1, mean.shape[1], like=mean)
-            return outputs(self.network, mean + log_scale.exp() * noise, x, self.strategy)
+            return network.over_tasks(x, mean + log_scale.exp() * noise)
 
         return Sampled(functions, self.likelihood, support)
 
@@ -227,7 +213,7 @@ class ABML(VariationalLearner):
         with pyro.plate("tasks", len(points.mask), dim=-1):
             pyro.factor("hyperprior", hyperprior.expand(len(points.mask)))
             weights = self.latent("weights", mean, log_scale.exp())
-            self.observe(outputs(self.network, weights, points.x, self.strategy), points)
+            self.observe(Frozen(self.network, self.strategy).over_tasks(points.x, weights), points)
 
     def guide(self, episode: Episode) -> None:
         mean, log_scale = self.infer(episode.support)
@@ -246,7 +232,7 @@ class _Modulation(nn.Module):
         self.encoder = encoder
         units: list[Tensor] = []
         total = 0
-        for parameter in network.parameters():
+        for parameter in adaptable(network).values():
             rows = len(parameter) if parameter.dim() > 0 else 1
             units.append((total + torch.arange(rows)).repeat_interleave(parameter.numel() // rows))
             total += rows

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Points, check_positive
-from bayesmeta.functional import frozen, with_bias
+from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_padding, check_stateless
@@ -72,7 +72,7 @@ class ALPaCA(Learner):
         check_padding(self.features, support.mask, "support")
         check_event(torch.Size([self.head.out_features]), support.y.shape[2:])
         mean, root = self.prior()
-        embed = frozen(self.features, self.strategy)
+        embed = Frozen(self.features, self.strategy).over_tasks
 
         def features(x: Any) -> Tensor:
             return with_bias(embed(x))

@@ -11,7 +11,7 @@ from typing import final
 from torch import nn
 
 from bayesmeta.data import Points
-from bayesmeta.functional import frozen
+from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_padding, check_stateless
@@ -52,7 +52,7 @@ class ANIL(Learner):
 
     def forward(self, support: Points) -> Posterior:
         check_padding(self.features, support.mask, "support")
-        embed = frozen(self.features, self.strategy)
+        embed = Frozen(self.features, self.strategy).over_tasks
         embedded = support._replace(x=embed(support.x))
         inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)
         return Transformed(inner, support, embed)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
-from bayesmeta.functional import call, map_tasks, named, outputs, ravel, redrawn, snapshot, stein_direction, unravel
+from bayesmeta.functional import Frozen, adaptable, ravel, redrawn, stein_direction
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_padding, check_stateless
@@ -87,29 +87,27 @@ class BMAML(Learner):
 
     def initialisation(self) -> Tensor:
         """Θ, ``(M, P)``."""
-        return torch.cat([ravel(snapshot(self.network))[None], self.others])
+        return torch.cat([ravel(adaptable(self.network))[None], self.others])
 
     def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
         """Particles of each task, ``(B, M, P)``, after some steps on its points."""
         check_padding(self.network, given.mask, "support, or support and query")
-        like = named(self.network)
+        network = Frozen(self.network, self.strategy)
 
         def of_task(particles: Tensor, given: Points) -> Tensor:
-            error = support_error(self.network, self.likelihood, given)
+            error = support_error(network, self.likelihood, given)
             count = given.mask.sum().clamp(min=1)
 
             def log_density(weights: Tensor) -> Tensor:  # per point
-                return -error(unravel(weights, like)) - weights.square().sum() / (2 * self.prior_scale**2 * count)
+                return -error(weights) - weights.square().sum() / (2 * self.prior_scale**2 * count)
 
             for _ in range(steps):
-                scores = map_tasks(
-                    lambda w: torch.func.grad(log_density)(w), particles, network=self.network, strategy=self.strategy
-                )
+                scores: Tensor = network.map(torch.func.grad(log_density), particles)
                 scores = count * scores.clamp(-self.clamp, self.clamp)
                 particles = particles + self.rate * stein_direction(particles, scores) / count
             return particles
 
-        moved: Tensor = map_tasks(of_task, particles, given, network=self.network, strategy=self.strategy)
+        moved: Tensor = network.map(of_task, particles, given)
         return moved
 
     def infer(self, support: Points) -> Tensor:
@@ -120,12 +118,10 @@ class BMAML(Learner):
         return self._posterior(self.infer(support), support)
 
     def _posterior(self, particles: Tensor, support: Points) -> Posterior:
-        likelihood = snapshot(self.likelihood)
+        network, likelihood = Frozen(self.network, self.strategy), Frozen(self.likelihood)
 
         def functions(x: Any) -> Distribution:
-            distribution: Distribution = call(
-                self.likelihood, likelihood, outputs(self.network, particles.movedim(1, 0), x, self.strategy)
-            )
+            distribution: Distribution = likelihood(network.over_tasks(x, particles.movedim(1, 0)))
             return distribution
 
         tasks, count, _ = particles.shape

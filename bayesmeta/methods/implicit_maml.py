@@ -13,16 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.functional import (
-    Params,
-    conjugate_gradient,
-    descend,
-    hessian_product,
-    map_tasks,
-    ravel,
-    snapshot,
-    unravel,
-)
+from bayesmeta.functional import Frozen, Params, conjugate_gradient, descend, hessian_product, ravel, unravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_padding, check_stateless
@@ -76,10 +67,11 @@ class ImplicitMAML(Learner):
 
     def forward(self, support: Points) -> PointEstimate:
         check_padding(self.network, support.mask, "support")
-        start = {name: weight.detach() for name, weight in snapshot(self.network).items()}
+        network = Frozen(self.network, self.strategy)
+        start = {name: weight.detach() for name, weight in network.weights.items()}
 
         def solve(support: Points) -> Params:
-            error = support_error(self.network, self.likelihood, support)
+            error = support_error(network, self.likelihood, support)
 
             def proximal(params: Params) -> Tensor:
                 distance = sum((params[name] - start[name]).square().sum() for name in params)
@@ -88,8 +80,8 @@ class ImplicitMAML(Learner):
             return descend(proximal, start, self.steps, self.rate)
 
         with torch.no_grad():
-            weights = map_tasks(solve, support, network=self.network, strategy=self.strategy)
-        return PointEstimate(self.network, self.likelihood, weights, support, self.strategy)
+            weights = network.map(solve, support)
+        return PointEstimate(network, self.likelihood, weights, support)
 
     def losses(self, episode: Episode) -> Tensor:
         posterior = self(episode.support)
@@ -103,7 +95,7 @@ class ImplicitMAML(Learner):
             outer = dict(zip(weights, slopes, strict=True))
 
         def solve(support: Points, weights: Params, outer: Params) -> Params:
-            error = support_error(self.network, self.likelihood, support)
+            error = support_error(posterior.network, self.likelihood, support)
 
             def product(vector: Tensor) -> Tensor:
                 tangent = unravel(vector, weights)
@@ -112,8 +104,7 @@ class ImplicitMAML(Learner):
             return unravel(conjugate_gradient(product, ravel(outer), self.iterations), weights)
 
         with torch.no_grad():
-            implicit = map_tasks(solve, posterior.support, weights, outer, network=self.network, strategy=self.strategy)
-        linear = torch.stack(
-            [(implicit[name] * weight).flatten(1).sum(1) for name, weight in self.network.named_parameters()]
-        ).sum(0)
+            implicit = posterior.network.map(solve, posterior.support, weights, outer)
+        initial = posterior.network.weights
+        linear = torch.stack([(implicit[name] * weight).flatten(1).sum(1) for name, weight in initial.items()]).sum(0)
         return values + linear - linear.detach()

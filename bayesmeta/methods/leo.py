@@ -22,20 +22,11 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
-from bayesmeta.functional import (
-    Params,
-    call,
-    clamped,
-    descend,
-    frozen,
-    map_tasks,
-    snapshot,
-    standard_normal,
-    with_bias,
-)
+from bayesmeta.functional import Frozen, Params, clamped, descend, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posteriors import Sampled
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
 __all__ = ["LEO"]
@@ -120,19 +111,19 @@ class LEO(VariationalLearner):
 
         They give the head's weights ``(..., B, *O, inputs + 1)`` and the code z' ``(..., B, L)``.
         """
-        decoder = snapshot(self.to_head)
+        decoder = Frozen(self.to_head, self.strategy)
         rates = {"z": self.rate.clone(), "head": self.head_rate.clone()}
         embedded = support._replace(x=with_bias(self.encoder.embed(support.x)))
         steps, head_steps, gradient = self.steps, self.head_steps, clamped(self.clamp)
 
         def of_task(z: Tensor, noise: Tensor, points: Points) -> Any:
             if z.dim() == 2:
-                return self._map(lambda z, noise: of_task(z, noise, points), z, noise)
+                return decoder.map(lambda z, noise: of_task(z, noise, points), z, noise)
 
             def decode(params: Params) -> Tensor:
                 code = params["z"]
                 code = code.unflatten(0, (self.to_head.shape[0], -1)) if self.to_head.classwise else code
-                mean, scale = call(self.to_head, decoder, code)
+                mean, scale = decoder(code)
                 return mean + scale * noise.reshape(mean.shape)
 
             def error(head: Tensor) -> Tensor:
@@ -145,17 +136,14 @@ class LEO(VariationalLearner):
             return head["head"], code["z"]
 
         def run(z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-            head, code = self._map(of_task, z.movedim(-2, 0), noise.movedim(-2, 0), embedded)
+            head, code = decoder.map(of_task, z.movedim(-2, 0), noise.movedim(-2, 0), embedded)
             return head.movedim(0, -3), code.movedim(0, -2)
 
         return run
 
-    def _map(self, function: Callable[..., Any], *batched: Any) -> Any:
-        return map_tasks(function, *batched, network=self.to_head, strategy=self.strategy)
-
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
-        embed, inner_loop = frozen(self.encoder.features, self.strategy), self._inner_loop(support)
+        embed, inner_loop = Frozen(self.encoder.features, self.strategy).over_tasks, self._inner_loop(support)
         size = math.prod(self.to_head.shape)
 
         def functions(x: Any, samples: int) -> Tensor:

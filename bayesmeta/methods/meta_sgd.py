@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bayesmeta.data import Points
+from bayesmeta.functional import adaptable, ravel, unravel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_stateless
@@ -42,10 +43,10 @@ class MetaSGD(Learner):
         self.network = network
         self.likelihood = likelihood
         self.steps = steps
-        self.rates = nn.ParameterList(torch.full_like(p, rate) for p in network.parameters())
+        self.rates = nn.ParameterList(torch.full_like(p, rate) for p in adaptable(network).values())
 
     def forward(self, support: Points) -> Posterior:
-        names = [name for name, _ in self.network.named_parameters()]
         # Cloned, as the posterior's graph must survive an update of the learner.
-        rates = {name: rate.clone() for name, rate in zip(names, self.rates, strict=True)}
+        flat = ravel({str(place): rate for place, rate in enumerate(self.rates)})
+        rates = unravel(flat, adaptable(self.network))
         return adapt(self.network, self.likelihood, support, steps=self.steps, rates=rates, strategy=self.strategy)

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
-from bayesmeta.functional import call, snapshot, standard_normal
+from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import MLP
 from bayesmeta.posteriors import Sampled
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
 __all__ = ["ConditionalNeuralProcess", "NeuralProcess"]
@@ -59,10 +60,10 @@ class ConditionalNeuralProcess(Learner):
         self.likelihood = likelihood
 
     def forward(self, support: Points) -> Posterior:
-        params = snapshot(self.path)
+        path = Frozen(self.path)
 
         def functions(x: Any, samples: int) -> Tensor:
-            outputs: Tensor = call(self.path, params, support, x)
+            outputs: Tensor = path(support, x)
             return outputs.expand(samples, *outputs.shape)
 
         return Sampled(functions, self.likelihood, support, samples=1)
@@ -118,11 +119,11 @@ class NeuralProcess(VariationalLearner):
 
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
-        params = snapshot(self.path)
+        path = Frozen(self.path)
 
         def functions(x: Any, samples: int) -> Tensor:
             z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            outputs: Tensor = call(self.path, params, support, x, self._shape(z))
+            outputs: Tensor = path(support, x, self._shape(z))
             return outputs
 
         return Sampled(functions, self.likelihood, support)

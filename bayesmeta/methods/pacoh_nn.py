@@ -22,12 +22,13 @@ from torch.distributions import Distribution
 from torch.func import vmap
 
 from bayesmeta.data import Points, check_count, check_positive
-from bayesmeta.functional import call, map_tasks, named, outputs, standard_normal, stein_direction, unravel
+from bayesmeta.functional import Frozen, adaptable, stein_direction
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Particles
+from bayesmeta.randomness import standard_normal
 
 __all__ = ["PACOHNN"]
 
@@ -91,7 +92,7 @@ class PACOHNN(HyperPosteriorLearner):
         check_count("steps", steps)
         check_positive("rate", rate)
         check_positive("spread", spread)
-        size = sum(parameter.numel() for parameter in network.parameters())
+        size = sum(parameter.numel() for parameter in adaptable(network).values())
         super().__init__(
             nn.ModuleDict({"network": network, "spread": _Spread(size, spread), "likelihood": likelihood}),
             ("network",),
@@ -122,13 +123,8 @@ class PACOHNN(HyperPosteriorLearner):
         check_padding(self.network, points.mask, "support and query")
         mean, spread, noise = self._split(theta)
         weights = mean[:, None] + spread[:, None] * standard_normal(self.weights, mean.shape[1], like=mean)  # (K, L, P)
-        like, flat = named(self.network), points.x.flatten(0, 1)
-
-        def of(weights: Tensor) -> Tensor:
-            result: Tensor = call(self.network, unravel(weights, like), flat)
-            return result
-
-        values = map_tasks(of, weights.flatten(0, 1), network=self.network, strategy=self.strategy)
+        network, flat = Frozen(self.network, self.strategy), points.x.flatten(0, 1)
+        values: Tensor = network.map(lambda weights: network(flat, weights=weights), weights.flatten(0, 1))
         values = values.unflatten(1, points.x.shape[:2]).unflatten(0, weights.shape[:2])  # (K, L, B, N, Y)
         return self._log_likelihood(values, noise, points).logsumexp(1) - math.log(self.weights)
 
@@ -141,7 +137,7 @@ class PACOHNN(HyperPosteriorLearner):
     def forward(self, support: Points) -> Posterior:
         check_padding(self.network, support.mask, "support")
         mean, spread, noise = (part.detach().clone() for part in self._split(self.theta()))
-        count, tasks = len(mean), len(support.mask)
+        count, tasks, network = len(mean), len(support.mask), Frozen(self.network, self.strategy)
 
         def networks(standard: Tensor) -> Tensor:
             """Weights ``(K L, B, P)`` from those in units of the prior ``(K, B, L, P)``."""
@@ -152,7 +148,7 @@ class PACOHNN(HyperPosteriorLearner):
         optimizer = torch.optim.Adam([standard], self.rate)
         for _ in range(self.steps):
             with torch.enable_grad():
-                values = outputs(self.network, networks(standard), support.x, self.strategy)
+                values = network.over_tasks(support.x, networks(standard))
                 values = values.unflatten(0, (count, self.weights))
                 log_density = self._log_likelihood(values, noise, support).sum() - 0.5 * standard.square().sum()
             (score,) = torch.autograd.grad(log_density, standard)
@@ -162,7 +158,7 @@ class PACOHNN(HyperPosteriorLearner):
         learned = networks(standard.detach())
 
         def functions(x: Any) -> Distribution:
-            values = outputs(self.network, learned, x, self.strategy).unflatten(0, (count, self.weights))
+            values = network.over_tasks(x, learned).unflatten(0, (count, self.weights))
             normal: Any = _normal(values, noise)
             return Normal(normal.mean.flatten(0, 1), normal.stddev.flatten(0, 1), validate_args=False).to_event(1)
 

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, check_positive
-from bayesmeta.functional import clamped, descend, map_tasks, named, outputs, ravel, snapshot, standard_normal, unravel
+from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Sampled
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
 __all__ = ["PLATIPUS"]
@@ -80,7 +81,7 @@ class PLATIPUS(VariationalLearner):
         check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("clamp", clamp)
         self.network = network
-        flat = ravel(snapshot(network)).detach()
+        flat = ravel(adaptable(network)).detach()
         self.prior_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
         self.prior_rate = nn.Parameter(torch.full_like(flat, rate))
         self.guide_log_scale = nn.Parameter(torch.full_like(flat, scale).log())
@@ -90,43 +91,45 @@ class PLATIPUS(VariationalLearner):
 
     def initialisation(self, given: Points, rate: Tensor) -> Tensor:
         """μ_θ after one step on the given points, ``(B, P)``: the mean of p or of q."""
-        weights = ravel(snapshot(self.network))
-        return self._descend(weights.expand(len(given.mask), -1), given, rate[None], self.clamp)
+        network = Frozen(self.network, self.strategy)
+        weights = ravel(network.weights)
+        return self._descend(network, weights.expand(len(given.mask), -1), given, rate[None], self.clamp)
 
-    def _descend(self, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
+    def _descend(self, network: Frozen, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
         """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
         check_padding(self.network, given.mask, "support or query")
-        like = named(self.network)
+        like = network.weights
 
         def of_task(weights: Tensor, given: Points) -> Tensor:
             if weights.dim() == 2:
-                return map_tasks(lambda w: of_task(w, given), weights, network=self.network, strategy=self.strategy)
-            error = support_error(self.network, self.likelihood, given)
+                drawn: Tensor = network.map(lambda w: of_task(w, given), weights)
+                return drawn
+            error = support_error(network, self.likelihood, given)
             params = unravel(weights, like)
             for rate in rates:
                 params = descend(error, params, 1, unravel(rate, like), clamped(clamp))
             return ravel(params)
 
-        result: Tensor = map_tasks(of_task, weights.movedim(-2, 0), given, network=self.network, strategy=self.strategy)
+        result: Tensor = network.map(of_task, weights.movedim(-2, 0), given)
         return result.movedim(0, -2)
 
     def forward(self, support: Points) -> Posterior:
-        mean = self.initialisation(support, self.prior_rate)
+        mean, network = self.initialisation(support, self.prior_rate), Frozen(self.network, self.strategy)
         scale, rates, clamp = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone(), self.clamp
 
         def functions(x: Any, samples: int) -> Tensor:
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            return outputs(self.network, self._descend(weights, support, rates, clamp), x, self.strategy)
+            return network.over_tasks(x, self._descend(network, weights, support, rates, clamp))
 
         return Sampled(functions, self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode
-        mean = self.initialisation(support, self.prior_rate)
+        mean, network = self.initialisation(support, self.prior_rate), Frozen(self.network, self.strategy)
         with pyro.plate("tasks", len(mean), dim=-1):
             weights = self.latent("weights", mean, self.prior_log_scale.clamp(_FLOOR, _CAP).exp())
-            adapted = self._descend(weights, support, self.rates, self.clamp)
-            self.observe(outputs(self.network, adapted, query.x, self.strategy), query)
+            adapted = self._descend(network, weights, support, self.rates, self.clamp)
+            self.observe(network.over_tasks(query.x, adapted), query)
 
     def guide(self, episode: Episode) -> None:
         mean = self.initialisation(episode.query, self.guide_rate)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bayesmeta.data import Points
-from bayesmeta.functional import frozen
+from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.networks import check_padding, check_stateless
@@ -62,7 +62,7 @@ class PrototypicalNetwork(Learner):
                 f"support.y: expected labels 0 to {self.classes - 1}, got {int(support.y.max())}; number each task's classes "
                 f"from 0, or build the learner with classes={int(support.y.max()) + 1}"
             )
-        embed = frozen(self.features, self.strategy)
+        embed = Frozen(self.features, self.strategy).over_tasks
         embedded = embed(support.x)  # (B, N, F)
         member = F.one_hot(support.y.long(), self.classes).to(embedded) * support.mask[..., None]  # (B, N, W)
         count = member.sum(1)[..., None]  # (B, W, 1)
@@ -71,5 +71,5 @@ class PrototypicalNetwork(Learner):
         prototypes = torch.where(count > 0, total / count.clamp(min=1), anywhere)
         weights = {"weight": 2 * prototypes, "bias": -prototypes.square().sum(-1)}
         head = nn.Linear(embedded.shape[-1], self.classes, device="meta")  # its parameters are the task's own
-        inner = PointEstimate(head, self.likelihood, weights, support._replace(x=embedded), self.strategy)
+        inner = PointEstimate(Frozen(head, self.strategy), self.likelihood, weights, support._replace(x=embedded))
         return Transformed(inner, support, embed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
-from bayesmeta.functional import Params, descend, first_order, map_tasks, snapshot
+from bayesmeta.functional import Frozen, Params, descend, first_order
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
 from bayesmeta.networks import check_stateless
@@ -61,28 +61,20 @@ class Reptile(Learner):
         )
 
     def losses(self, episode: Episode) -> Tensor:
-        start = {name: weight.detach() for name, weight in snapshot(self.network).items()}
+        network = Frozen(self.network, self.strategy)
+        initial = network.weights
+
+        def descended(task: Points, start: Params) -> Params:
+            return descend(support_error(network, self.likelihood, task), start, self.steps, self.rate, first_order)
 
         def train(support: Points, everything: Points) -> tuple[Params, Params]:
-            adapted = self._descend(support, start)
-            return adapted, self._descend(everything, adapted)
+            adapted = descended(support, {name: weight.detach() for name, weight in initial.items()})
+            return adapted, descended(everything, adapted)
 
-        adapted, trained = map_tasks(
-            train,
-            episode.support,
-            concatenate(episode.support, episode.query),
-            network=self.network,
-            strategy=self.strategy,
-        )
-        posterior = PointEstimate(self.network, self.likelihood, adapted, episode.support, self.strategy)
+        adapted, trained = network.map(train, episode.support, concatenate(*episode))
+        posterior = PointEstimate(network, self.likelihood, adapted, episode.support)
         values = nll(posterior(episode.query.x), episode.query)
         distance = torch.stack(
-            [
-                0.5 * (weight - trained[name]).square().flatten(1).sum(1)
-                for name, weight in self.network.named_parameters()
-            ]
+            [0.5 * (weight - trained[name]).square().flatten(1).sum(1) for name, weight in initial.items()]
         ).sum(0)
         return values + distance - distance.detach()
-
-    def _descend(self, task: Points, start: Params) -> Params:
-        return descend(support_error(self.network, self.likelihood, task), start, self.steps, self.rate, first_order)

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from bayesmeta.data import Episode, Points
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
-from bayesmeta.functional import frozen, standard_normal, with_bias
+from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posteriors import Sampled
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
 __all__ = ["VERSA"]
@@ -79,7 +80,7 @@ class VERSA(VariationalLearner):
 
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
-        embed = frozen(self.encoder.features, self.strategy)
+        embed = Frozen(self.encoder.features, self.strategy).over_tasks
 
         def functions(x: Any, samples: int) -> Tensor:
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)

@@ -1,0 +1,224 @@
+"""Modules as functions of their weights. The module itself is never touched."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesmeta.functional.mapping import Strategy, map_tasks
+from bayesmeta.functional.plain import plainly
+from bayesmeta.functional.vectors import Params, ravel, unravel
+
+__all__ = ["Frozen", "adaptable", "call", "redrawn"]
+
+
+def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
+    """The module's output with these tensors in the place of its own parameters and buffers of the same names.
+
+    It is a throwaway copy of the module's structure that runs, with the given tensors in it: so threads, forks, copies, state_dict
+    and optimisers only ever see the module's own parameters, and whatever was done to the module since (eval(), hooks, replaced
+    layers) holds. What `forward` writes to the module's attributes is thrown away too.
+    """
+    if torch.compiler.is_compiling():  # which traces an exchange of parameters without making it
+        return functional_call(module, weights, inputs)
+    copier = _Copier(module, weights)
+    copy = copier.copy(module)
+    with plainly(copier.kinds):
+        return copy(*inputs)
+
+
+def adaptable(module: nn.Module) -> Params:
+    """What a task may adapt: the parameters that require a gradient, by name. Frozen ones are shared and kept.
+
+    Raises:
+        ValueError: all parameters are frozen.
+    """
+    found = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise ValueError(
+            "network: expected weights that a task can adapt, got none that requires a gradient; unfreeze some with "
+            "requires_grad_(True). To answer without gradients use torch.no_grad()"
+        )
+    return found
+
+
+class Frozen:
+    """A module as it is now, as a function of its inputs and, if given, of other weights: later updates do not move it.
+
+    Args:
+        module: what is frozen; gradients flow to its parameters.
+        strategy: how it is mapped over tasks.
+    """
+
+    def __init__(self, module: nn.Module, strategy: Strategy = "auto") -> None:
+        self.module = module
+        self.strategy = strategy
+        self.state = {name: tensor.clone() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+        self._adaptable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+    @property
+    def weights(self) -> Params:
+        """Of the state, what a task may adapt: see `adaptable`, also for the error."""
+        return {name: self.state[name] for name in self._adaptable or adaptable(self.module)}
+
+    def __call__(self, *inputs: Any, weights: Params | Tensor | None = None) -> Any:
+        """One task's output; with `weights` by name, or as one vector ``(P,)``, in the place of the module's own."""
+        if isinstance(weights, Tensor):
+            weights = unravel(weights, self.weights)
+        return call(self.module, {**self.state, **(weights or {})}, *inputs)
+
+    def map(self, function: Callable[..., Any], *batched: Any) -> Any:
+        """`map_tasks`, of a function that calls the module."""
+        return map_tasks(function, *batched, network=self.module, strategy=self.strategy)
+
+    def over_tasks(self, x: Any, weights: Params | Tensor | None = None) -> Tensor:
+        """Outputs at x ``(B, M, *X)``: ``(B, M, *O)``.
+
+        Args:
+            x: inputs of B tasks.
+            weights: the module's own if None; else each task's, a tree of ``(B, ...)`` or vectors ``(B, P)``. With S draws of the
+                vectors, ``(S, B, P)``, outputs are ``(S, B, M, *O)``.
+        """
+        if weights is None:
+            result: Tensor = self.map(self, x)
+            return result
+        draws = isinstance(weights, Tensor) and weights.dim() == 3
+
+        def of_task(weights: Params | Tensor, x: Any) -> Any:
+            if draws and isinstance(weights, Tensor) and weights.dim() == 2:
+                return self.map(lambda draw: self(x, weights=draw), weights)
+            return self(x, weights=weights)
+
+        result = self.map(of_task, weights.movedim(-2, 0) if isinstance(weights, Tensor) else weights, x)
+        return result.movedim(1, 0) if draws else result
+
+
+_UNUSED_IN_FORWARD = frozenset(
+    f"_{kind}_hooks"
+    for kind in ("state_dict", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post")
+) | {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}
+
+
+class _Copier:
+    """Copies a module's structure, sharing all that is no module and no replaced tensor.
+
+    Attributes are followed too: lists of layers, bound methods, hooks and functions that close over a module or a tensor of the
+    tree get the copy's in their place.
+    """
+
+    def __init__(self, root: nn.Module, weights: Params) -> None:
+        self.made: dict[int, Any] = {}
+        """By the id of what the original has: what the copy has in its place."""
+        self.tree: dict[int, nn.Module] = {}
+        self.kinds: set[type] = set()
+        left = dict(weights)
+        for prefix, module in root.named_modules():
+            self.tree[id(module)] = module
+            self.kinds.add(type(module))
+            for tensors in (module._parameters, module._buffers):
+                for key, tensor in tensors.items():
+                    name = f"{prefix}.{key}" if prefix else key
+                    if tensor is not None and name in left:
+                        self.made[id(tensor)] = left.pop(name)
+        if left:
+            raise KeyError(f"weights: expected names of the module's parameters or buffers, got {sorted(left)}")
+
+    def copy(self, module: nn.Module) -> nn.Module:
+        if id(module) in self.made:
+            found: nn.Module = self.made[id(module)]
+            return found
+        made: nn.Module = object.__new__(type(module))
+        self.made[id(module)] = made
+        state = vars(made)
+        for name, value in vars(module).items():
+            state[name] = value if name in _UNUSED_IN_FORWARD else self.follow(value)
+        for name in ("_parameters", "_buffers"):
+            state[name] = {key: self.made.get(id(value), value) for key, value in state[name].items()}
+        state["_modules"] = {key: child and self.copy(child) for key, child in module._modules.items()}
+        return made
+
+    def follow(self, value: Any) -> Any:
+        """The value, or its copy where it holds a module or a tensor that has one."""
+        handler = _FOLLOWED.get(type(value))
+        if handler is not None:
+            if id(value) not in self.made:
+                self.made[id(value)] = value  # for what holds itself
+                self.made[id(value)] = handler(self, value)
+            return self.made[id(value)]
+        if id(value) in self.tree:
+            return self.copy(value)
+        return self.made.get(id(value), value) if isinstance(value, Tensor) else value
+
+    def mapping(self, value: dict[Any, Any]) -> Any:
+        parts = {key: self.follow(part) for key, part in value.items()}
+        return value if all(parts[key] is part for key, part in value.items()) else type(value)(parts)
+
+    def sequence(self, value: Any) -> Any:
+        parts = [self.follow(part) for part in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
+
+    def method(self, value: MethodType) -> Any:
+        owner = self.follow(value.__self__)
+        return value if owner is value.__self__ else MethodType(value.__func__, owner)
+
+    def function(self, value: FunctionType) -> Any:
+        cells = value.__closure__ or ()
+        kept = [_contents(cell) for cell in cells]
+        parts = [self.follow(part) for part in kept]
+        if all(new is old for new, old in zip(parts, kept, strict=True)):
+            return value
+        closure = tuple(
+            cell if new is old else CellType(new) for cell, new, old in zip(cells, parts, kept, strict=True)
+        )
+        made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, closure)
+        made.__kwdefaults__ = value.__kwdefaults__
+        return made
+
+    def partial(self, value: partial[Any]) -> Any:
+        parts = self.follow(value.func), self.sequence(value.args), self.mapping(value.keywords)
+        if parts[0] is value.func and parts[1] is value.args and parts[2] is value.keywords:
+            return value
+        return partial(parts[0], *parts[1], **parts[2])
+
+
+_FOLLOWED: dict[type, Callable[[_Copier, Any], Any]] = {
+    dict: _Copier.mapping,
+    OrderedDict: _Copier.mapping,
+    list: _Copier.sequence,
+    tuple: _Copier.sequence,
+    MethodType: _Copier.method,
+    FunctionType: _Copier.function,
+    partial: _Copier.partial,
+}
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def redrawn(network: nn.Module, count: int) -> Tensor:
+    """What tasks adapt of the network, as if it were built anew, some times over: ``(count, P)``. By torch's global generator."""
+    rows = [ravel(adaptable(network)).detach()[None, :][:0]]
+    for _ in range(count):
+        other = deepcopy(network)
+        for module in other.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        fresh, given = adaptable(other), adaptable(network)
+        with torch.no_grad():
+            for name, parameter in fresh.items():
+                if torch.equal(parameter, given[name]):  # of no module that knows how to draw it anew
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        rows.append(ravel(fresh).detach()[None])
+    return torch.cat(rows)

@@ -1,0 +1,39 @@
+"""Trees of parameters as vectors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Params", "ravel", "unravel", "with_bias"]
+
+Params: TypeAlias = dict[str, Tensor]
+
+
+def ravel(params: Params) -> Tensor:
+    """A tree of parameters as one vector ``(P,)``."""
+    return torch.cat([value.reshape(-1) for value in params.values()])
+
+
+def unravel(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
+    """The inverse of `ravel`: a vector ``(P,)`` in the names and shapes of `like`.
+
+    Raises:
+        ValueError: the vector has not as many entries.
+    """
+    sizes = [value.numel() for value in like.values()]
+    if sum(sizes) != vector.shape[-1]:
+        raise ValueError(
+            f"network: expected {vector.shape[-1]} weights that a task adapts, as when the learner was built, got {sum(sizes)}; "
+            "freeze or unfreeze weights (requires_grad_) before a learner is built around them"
+        )
+    pieces = vector.split(sizes)
+    return {name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
+
+
+def with_bias(features: Tensor) -> Tensor:
+    """Features ``(..., F)`` beside a constant 1, ``(..., F + 1)``: the last weight of a linear map is then its bias."""
+    return torch.cat([features, torch.ones_like(features[..., :1])], -1)
