@@ -59,6 +59,7 @@ class CompiledGradient:
         name: str,
         say: Callable[[str], object],
     ) -> None:
+        _check_names(objective, name)
         self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
         wanted = {id(parameter) for parameter in parameters}
         self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
@@ -129,6 +130,17 @@ def _compile(function: Callable[..., Any], **settings: Any) -> Callable[..., Any
     compiled = torch.compile(function, fullgraph=True, dynamic=False, **settings)
     Distribution.set_default_validate_args(validates)  # the compiler switches it off, for the whole process
     return compiled
+
+
+def _check_names(module: nn.Module, learner: str) -> None:
+    """Raises a ValueError for a layer under two names: a traced exchange of its weights would leave a task's in it."""
+    names: dict[int, str] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if part._parameters and names.setdefault(id(part), name) != name:
+            raise ValueError(
+                f"compile: expected each layer of {learner} under one name, got {names[id(part)]!r} and {name!r}; keep one of "
+                "them and call it twice, or train with compile=False"
+            )
 
 
 def _reason(error: Exception) -> str:

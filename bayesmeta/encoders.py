@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bayesmeta.data import Points, check_count
 from bayesmeta.functional import Mapped, map_tasks
-from bayesmeta.networks import MLP, check_padding, check_stateless
+from bayesmeta.networks import MLP, check_network, check_padding
 
 __all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "TaskNetwork", "check_encoder"]
 
@@ -43,11 +43,7 @@ class Encoder(Mapped, ABC):
         for name, value in (("inputs", inputs), ("targets", targets), ("size", size)):
             check_count(name, value)
         self.features = nn.Identity() if features is None else features
-        if not isinstance(self.features, nn.Module):
-            raise TypeError(
-                f"features: expected a network such as Conv4().features, got {type(features).__name__}; make it an nn.Module"
-            )
-        check_stateless(self.features)
+        check_network(self.features, "features")
         self.inputs = inputs
         self.targets = targets
         self.size = size
@@ -389,7 +385,7 @@ class TaskNetwork(nn.Module):
     def __init__(self, encoder: Encoder, network: nn.Module) -> None:
         super().__init__()
         check_encoder(encoder, classwise=True)
-        check_stateless(network)
+        check_network(network)
         self.encoder = encoder
         self.network = network
 

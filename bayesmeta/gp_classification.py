@@ -29,7 +29,7 @@ from bayesmeta.functional import call, frozen, snapshot
 from bayesmeta.gaussian_process import GaussianProcess, check_inputs, check_kernel, cholesky, covariance
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -239,7 +239,7 @@ class GPClassifier(VariationalLearner, ABC):
         self, features: nn.Module, kernel: Kernel, likelihood: Likelihood, *, classes: int, objective: Objective
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=64, kl_weight=1.0)
-        check_stateless(features)
+        check_network(features)
         check_kernel(kernel)
         check_count("classes", classes, least=2)
         self.features = features

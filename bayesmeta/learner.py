@@ -134,6 +134,14 @@ class Learner(Mapped, ABC):
     @abstractmethod
     def forward(self, support: Points) -> Posterior: ...
 
+    def extra_repr(self) -> str:
+        """The settings, by which two learners of a type and shape differ."""
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in vars(self).items()
+            if isinstance(value, (bool, int, float, str, tuple)) and not name.startswith("_") and name != "training"
+        )
+
     def losses(self, episode: Episode) -> Tensor:
         """The meta-objective of each task, ``(B,)``: the mean over its observed query points."""
         return nll(self(episode.support)(episode.query.x), episode.query)

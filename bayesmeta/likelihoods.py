@@ -24,6 +24,7 @@ __all__ = [
     "OneVsEach",
     "StudentT",
     "check_gaussian",
+    "check_likelihood",
     "check_targets",
     "nll",
     "standard_deviation",
@@ -248,6 +249,12 @@ def nll(distribution: Distribution, given: Points) -> Tensor:
     check_event(distribution.event_shape, given.y.shape[2:])
     total = distribution.log_prob(given.y).masked_fill(~given.mask, 0.0).sum(1)
     return -total / given.mask.sum(1).clamp(min=1)
+
+
+def check_likelihood(likelihood: Likelihood) -> None:
+    """Raises a TypeError if something is no likelihood."""
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(f"likelihood: expected a likelihood such as Gaussian(), got {likelihood!r}; call its class")
 
 
 def check_gaussian(likelihood: Likelihood) -> None:

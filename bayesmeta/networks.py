@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_padding", "check_stateless"]
+__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_network", "check_padding"]
 
 
 class MLP(nn.Module):
@@ -214,22 +214,31 @@ class Conv4(nn.Module):
         return output
 
 
-def check_stateless(network: nn.Module) -> None:
-    """Raises a ValueError if the network keeps running statistics, which adaptation per task cannot update.
+def check_network(network: nn.Module, name: str = "network") -> None:
+    """Raises an error if something is no network that can be asked for tasks' weights.
 
-    Or if it has a layer under two names: torch's functional calls then leave a task's weights in it.
+    One that keeps running statistics, which adaptation per task cannot update; one that torch has compiled or scripted, which knows
+    no weights but its own; one with layers that were never called, and so have no weights yet.
     """
-    names: dict[int, str] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        if module._parameters and names.setdefault(id(module), name) != name:
+    if not isinstance(network, nn.Module):
+        given = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
+        raise TypeError(
+            f"{name}: expected a torch module such as MLP(1, 1), got {given}; build one, or make it a module"
+        )
+    for path, module in network.named_modules():
+        where = f"{type(module).__name__} at {path!r}" if path else type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
             raise ValueError(
-                f"network: expected each layer under one name, got {names[id(module)]!r} and {name!r}; keep one of them and "
-                "call it twice, or copy the layer"
+                f"{name}: expected a plain module, got {where}; pass the original, and fit(compile=True) if need be"
+            )
+        if any(nn.parameter.is_lazy(parameter) for parameter in module._parameters.values()):
+            raise ValueError(
+                f"{name}: expected weights, got {where}, which has none before its first call; call it once"
             )
         if getattr(module, "track_running_stats", False):
             raise ValueError(
-                f"network: expected no running statistics, got {type(module).__name__} at {name!r}; use group or layer "
-                "normalisation, or track_running_stats=False (transductive: predictions then depend on the other queries)"
+                f"{name}: expected no running statistics, got {where}; use group or layer normalisation, or "
+                "track_running_stats=False (transductive: predictions then depend on the other queries)"
             )
 
 

@@ -10,22 +10,23 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, check_count
 from bayesmeta.distributions import mixture, select, uncertainty
 from bayesmeta.functional import (
     Frozen,
     Gradient,
     Params,
     Strategy,
+    adaptable,
     descend,
     second_order,
 )
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_padding
+from bayesmeta.likelihoods import Likelihood, check_likelihood, support_error
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.randomness import generator, standard_normal
 
-__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt"]
+__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt", "check_inner_loop"]
 
 
 class PointEstimate(Posterior):
@@ -38,9 +39,7 @@ class PointEstimate(Posterior):
         support: what was learned from.
     """
 
-    def __init__(
-        self, network: Frozen, likelihood: Likelihood, weights: Params, support: Points
-    ) -> None:
+    def __init__(self, network: Frozen, likelihood: Likelihood, weights: Params, support: Points) -> None:
         super().__init__(support, samples=1)
         self.network = network
         self.weights = weights
@@ -57,6 +56,16 @@ class PointEstimate(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric = uncertainty(self._predictive(x))
         return aleatoric, torch.zeros_like(aleatoric)
+
+
+def check_inner_loop(network: nn.Module, likelihood: Likelihood, steps: int, rate: float) -> None:
+    """Raises an error where a learner of the MAML family is built around something else than it needs."""
+    check_network(network)
+    check_likelihood(likelihood)
+    adaptable(network)
+    check_count("steps", steps, least=0)
+    if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
+        raise ValueError(f"rate: expected a finite inner step size, at least 0, got {rate!r}; e.g. 0.01")
 
 
 def adapt(

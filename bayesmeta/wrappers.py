@@ -81,9 +81,7 @@ class _Mixed(Posterior):
     def _draws(self, x: Any, samples: int) -> Distribution:
         each = stack([member.draws(x, samples) for member in self.members])  # (K, S, B, M)
         device = self.support.mask.device
-        chosen = torch.randint(
-            len(self.members), (1, samples), device=device, generator=generator(device)
-        )
+        chosen = torch.randint(len(self.members), (1, samples), device=device, generator=generator(device))
         return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Episode, Points
-from bayesmeta.functional import outputs, ravel, snapshot, unravel
+from bayesmeta.functional import Frozen, adaptable, ravel, unravel
 
 DOUBLE = torch.float64
 
@@ -92,7 +92,7 @@ class TestABML:
         ).double()
         with torch.no_grad():
             mean, log_scale = learner.infer(support)
-        prior_mean = ravel(snapshot(learner.network)).detach()
+        prior_mean = ravel(adaptable(learner.network)).detach()
         for b, mask in enumerate(support.mask):
             phi = torch.cat([support.x[b, mask], torch.ones(int(mask.sum()), 1)], 1)
             precision = torch.eye(3, dtype=DOUBLE) / prior_scale**2 + phi.mT @ phi / sigma**2
@@ -171,7 +171,7 @@ class TestPLATIPUS:
             for b in range(2):
                 error = 0.5 * (network(given.x[b]) - given.y[b]).square().mean()
                 slope = torch.cat([g.flatten() for g in torch.autograd.grad(error, list(network.parameters()))])
-                torch.testing.assert_close(found[b], ravel(snapshot(network)) - rate * slope)
+                torch.testing.assert_close(found[b], ravel(adaptable(network)) - rate * slope)
 
     def test_draws_adapt_from_drawn_initialisations(self) -> None:
         torch.manual_seed(0)
@@ -233,15 +233,16 @@ def test_outputs_are_those_of_each_tasks_weights() -> None:
     network = bm.MLP(1, 2, hidden=(3,))
     like = dict(network.named_parameters())
     x = torch.randn(2, 5, 1)
-    weights = torch.randn(4, 2, len(ravel(snapshot(network))))
+    weights = torch.randn(4, 2, len(ravel(adaptable(network))))
     for strategy in ("vmap", "loop"):
-        found = outputs(network, weights, x, strategy)  # type: ignore[arg-type]
+        over_tasks = Frozen(network, strategy).over_tasks  # type: ignore[arg-type]
+        found = over_tasks(x, weights)
         assert found.shape == (4, 2, 5, 2)
         for s in range(4):
             for b in range(2):
                 expected = torch.func.functional_call(network, unravel(weights[s, b], like), x[b])
                 torch.testing.assert_close(found[s, b], expected)
-        torch.testing.assert_close(outputs(network, weights[0], x, strategy), found[0])  # type: ignore[arg-type]
+        torch.testing.assert_close(over_tasks(x, weights[0]), found[0])
 
 
 def test_latent_neural_process_draws_functions_and_a_conditional_one_a_distribution() -> None:

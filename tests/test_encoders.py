@@ -173,7 +173,7 @@ def test_points_that_do_not_fit(encoder: Callable[[], Encoder], given: Points, m
         (lambda: bm.DeepSet(0, 1), "inputs: expected a whole number of at least 1, got 0"),
         (lambda: bm.Attention(1, 1, 10, heads=4), "size: expected a multiple of the 4 heads, got 10; e.g. 12"),
         (lambda: bm.VERSA(bm.ClassPooling(D, W), 2, bm.Categorical()), "outputs: expected 3, as many as the encoder"),
-        (lambda: bm.DeepSet(4, 1, features=nn.BatchNorm1d(4)), "network: expected no running statistics"),
+        (lambda: bm.DeepSet(4, 1, features=nn.BatchNorm1d(4)), "features: expected no running statistics"),
     ],
 )
 def test_arguments_out_of_range(make: Callable[[], object], message: str) -> None:

@@ -17,7 +17,6 @@ from bayesmeta.functional import (
     map_tasks,
     ravel,
     second_order,
-    snapshot,
     unravel,
 )
 
@@ -205,22 +204,3 @@ def test_auto_loops_over_convolutions_on_a_cpu_and_maps_the_rest():
     assert seen == [False, False]
     map_tasks(batched, torch.ones(2), network=nn.Linear(1, 1))
     assert seen[2:] == [True]
-
-
-def test_a_snapshot_is_differentiable_and_stays_when_the_module_moves():
-    network = nn.Linear(2, 1)
-    taken, before = snapshot(network), {n: p.detach().clone() for n, p in network.named_parameters()}
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(1.0)
-    assert all(torch.equal(taken[n], before[n]) for n in before)
-    slopes = torch.autograd.grad(sum(v.sum() for v in taken.values()), list(network.parameters()))
-    assert all(torch.equal(s, torch.ones_like(s)) for s in slopes)
-
-
-def test_call_leaves_the_module_as_it_was():
-    network = nn.Linear(1, 1)
-    before = network.weight
-    zero = call(network, {n: torch.zeros_like(p) for n, p in network.named_parameters()}, torch.ones(1, 1))
-    assert zero.item() == 0
-    assert network.weight is before

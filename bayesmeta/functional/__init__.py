@@ -31,5 +31,5 @@ __all__ = [
     "unravel",
     "with_bias",
 ]
-from bayesmeta.functional.compat import *
-from bayesmeta.functional.frozen import redrawn
+from bayesmeta.functional.compat import *  # noqa
+from bayesmeta.functional.frozen import redrawn  # noqa

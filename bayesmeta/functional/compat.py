@@ -1,4 +1,5 @@
-from bayesmeta.functional.frozen import Frozen
+# ruff: noqa
+from bayesmeta.functional.frozen import Frozen, redrawn
 from bayesmeta.randomness import standard_normal
 
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from bayesmeta.functional.mapping import Strategy, map_tasks
 from bayesmeta.functional.plain import plainly
-from bayesmeta.functional.vectors import Params, ravel, unravel
+from bayesmeta.functional.vectors import Params, check_size, ravel, unravel
 
 __all__ = ["Frozen", "adaptable", "call", "redrawn"]
 
@@ -28,26 +28,38 @@ def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
     layers) holds. What `forward` writes to the module's attributes is thrown away too.
     """
     if torch.compiler.is_compiling():  # which traces an exchange of parameters without making it
-        return functional_call(module, weights, inputs)
+        with plainly({type(part) for part in module.modules()}):
+            return functional_call(module, weights, inputs)
     copier = _Copier(module, weights)
     copy = copier.copy(module)
     with plainly(copier.kinds):
         return copy(*inputs)
 
 
-def adaptable(module: nn.Module) -> Params:
+def adaptable(module: nn.Module, count: int | None = None) -> Params:
     """What a task may adapt: the parameters that require a gradient, by name. Frozen ones are shared and kept.
 
+    Args:
+        module: the network.
+        count: how many numbers they must have, of a learner that learns more about each; any if None.
+
     Raises:
-        ValueError: all parameters are frozen.
+        ValueError: all parameters are frozen, or they have not as many numbers.
     """
-    found = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    found = {name: parameter for name, parameter in module.named_parameters() if not _is_frozen(parameter)}
     if not found:
         raise ValueError(
             "network: expected weights that a task can adapt, got none that requires a gradient; unfreeze some with "
             "requires_grad_(True). To answer without gradients use torch.no_grad()"
         )
+    if count is not None:
+        check_size(sum(parameter.numel() for parameter in found.values()), count)
     return found
+
+
+def _is_frozen(parameter: Tensor) -> bool:
+    """Not where a transform of torch.func has put another tensor in the parameter's place: those say that they need none."""
+    return isinstance(parameter, nn.Parameter) and not parameter.requires_grad
 
 
 class Frozen:
@@ -62,7 +74,7 @@ class Frozen:
         self.module = module
         self.strategy = strategy
         self.state = {name: tensor.clone() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-        self._adaptable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self._adaptable = [name for name, parameter in module.named_parameters() if not _is_frozen(parameter)]
 
     @property
     def weights(self) -> Params:
@@ -102,8 +114,7 @@ class Frozen:
 
 
 _UNUSED_IN_FORWARD = frozenset(
-    f"_{kind}_hooks"
-    for kind in ("state_dict", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post")
+    f"_{kind}_hooks" for kind in ("state_dict", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post")
 ) | {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}
 
 

@@ -34,7 +34,8 @@ def twice_differentiable() -> Iterator[None]:
 
 def plainly(kinds: Iterable[type]) -> AbstractContextManager[object]:
     """Within it, layers of these types are computed plainly, if there is need."""
-    if (torch._C._are_functorch_transforms_active() or _TWICE.get()) and any(map(_fused, kinds)):
+    fused = _fused.__wrapped__ if torch.compiler.is_compiling() else _fused  # which does not trace a cache
+    if (torch._C._are_functorch_transforms_active() or _TWICE.get()) and any(map(fused, kinds)):
         return _Plain()
     return nullcontext()
 

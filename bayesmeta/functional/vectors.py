@@ -25,13 +25,18 @@ def unravel(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
         ValueError: the vector has not as many entries.
     """
     sizes = [value.numel() for value in like.values()]
-    if sum(sizes) != vector.shape[-1]:
-        raise ValueError(
-            f"network: expected {vector.shape[-1]} weights that a task adapts, as when the learner was built, got {sum(sizes)}; "
-            "freeze or unfreeze weights (requires_grad_) before a learner is built around them"
-        )
+    check_size(sum(sizes), vector.shape[-1])
     pieces = vector.split(sizes)
     return {name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
+
+
+def check_size(found: int, expected: int) -> None:
+    """Raises a ValueError where a network has not as many weights for tasks to adapt as its learner knows of."""
+    if found != expected:
+        raise ValueError(
+            f"network: expected {expected} weights that a task adapts, as when the learner was built, got {found}; freeze or "
+            "unfreeze weights (requires_grad_) before a learner is built around them"
+        )
 
 
 def with_bias(features: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Sampled
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
@@ -103,7 +103,7 @@ class ABML(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
-        check_stateless(network)
+        check_network(network)
         check_count("steps", steps)
         check_positive("rate", rate)
         check_positive("scale_rate", scale_rate)
@@ -129,7 +129,7 @@ class ABML(VariationalLearner):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """μ_p and log σ_p, each ``(P,)``."""
-        return ravel(adaptable(self.network)), self.prior_log_scale.clamp(_FLOOR, _CAP)
+        return ravel(adaptable(self.network, len(self.prior_log_scale))), self.prior_log_scale.clamp(_FLOOR, _CAP)
 
     def infer(self, support: Points) -> tuple[Tensor, Tensor]:
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""

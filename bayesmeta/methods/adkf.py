@@ -27,7 +27,7 @@ from bayesmeta.functional import Params, frozen, named, ravel, snapshot, unravel
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
 
 __all__ = ["ADKF"]
@@ -64,7 +64,7 @@ class ADKF(Learner):
         self, features: nn.Module, kernel: Kernel, likelihood: Gaussian, *, steps: int = 6, deviation: float = 1.0
     ) -> None:
         super().__init__()
-        check_stateless(features)
+        check_network(features)
         check_gaussian(likelihood)
         check_kernel(kernel)
         check_count("steps", steps)

@@ -19,7 +19,7 @@ from bayesmeta.data import Points, check_positive
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import BayesianLinear
 
 __all__ = ["ALPaCA"]
@@ -49,7 +49,7 @@ class ALPaCA(Learner):
 
     def __init__(self, features: nn.Module, head: nn.Linear, likelihood: Gaussian, *, prior_scale: float = 1.0) -> None:
         super().__init__()
-        check_stateless(features)
+        check_network(features, "features")
         check_gaussian(likelihood)
         check_positive("prior_scale", prior_scale)
         if not isinstance(head, nn.Linear):

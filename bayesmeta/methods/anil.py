@@ -14,8 +14,8 @@ from bayesmeta.data import Points
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_padding, check_stateless
-from bayesmeta.posteriors import Transformed, adapt
+from bayesmeta.networks import check_network, check_padding
+from bayesmeta.posteriors import Transformed, adapt, check_inner_loop
 
 __all__ = ["ANIL"]
 
@@ -42,8 +42,8 @@ class ANIL(Learner):
         self, features: nn.Module, head: nn.Module, likelihood: Likelihood, *, steps: int = 5, rate: float = 0.01
     ) -> None:
         super().__init__()
-        check_stateless(features)
-        check_stateless(head)
+        check_network(features, "features")
+        check_inner_loop(head, likelihood, steps, rate)
         self.features = features
         self.head = head
         self.likelihood = likelihood

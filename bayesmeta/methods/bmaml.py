@@ -24,8 +24,8 @@ from torch.distributions import Distribution
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.functional import Frozen, adaptable, ravel, redrawn, stein_direction
 from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.likelihoods import Likelihood, check_likelihood, nll, support_error
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Particles
 
 __all__ = ["BMAML"]
@@ -69,7 +69,8 @@ class BMAML(Learner):
         clamp: float = 10.0,
     ) -> None:
         super().__init__()
-        check_stateless(network)
+        check_network(network)
+        check_likelihood(likelihood)
         check_count("particles", particles)
         check_count("steps", steps)
         check_count("leader_steps", leader_steps)
@@ -87,7 +88,7 @@ class BMAML(Learner):
 
     def initialisation(self) -> Tensor:
         """Θ, ``(M, P)``."""
-        return torch.cat([ravel(adaptable(self.network))[None], self.others])
+        return torch.cat([ravel(adaptable(self.network, self.others.shape[1]))[None], self.others])
 
     def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
         """Particles of each task, ``(B, M, P)``, after some steps on its points."""

@@ -29,7 +29,7 @@ from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.gp_classification import OneVsRest, check_classes, signs
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -45,7 +45,7 @@ class _DeepKernel(VariationalLearner, ABC):
         self, features: nn.Module, kernel: Kernel, likelihood: Gaussian, mean: Mean | None, objective: Objective
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
-        check_stateless(features)
+        check_network(features)
         check_gaussian(likelihood)
         check_kernel(kernel)
         self.features = features

@@ -12,12 +12,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import Frozen, Params, conjugate_gradient, descend, hessian_product, ravel, unravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.networks import check_padding, check_stateless
-from bayesmeta.posteriors import PointEstimate
+from bayesmeta.networks import check_padding
+from bayesmeta.posteriors import PointEstimate, check_inner_loop
 
 __all__ = ["ImplicitMAML"]
 
@@ -55,13 +55,13 @@ class ImplicitMAML(Learner):
         iterations: int = 5,
     ) -> None:
         super().__init__()
-        check_stateless(network)
+        check_inner_loop(network, likelihood, steps, rate)
         self.network = network
         self.likelihood = likelihood
         self.steps = steps
         self.rate = rate
-        if not strength > 0:
-            raise ValueError(f"strength: expected a positive number, got {strength}; the paper's is 2")
+        check_positive("strength", strength)
+        check_count("iterations", iterations)
         self.strength = strength
         self.iterations = iterations
 

@@ -16,8 +16,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import first_order
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_stateless
-from bayesmeta.posteriors import adapt
+from bayesmeta.posteriors import adapt, check_inner_loop
 
 __all__ = ["MAML", "FirstOrderMAML"]
 
@@ -40,7 +39,7 @@ class MAML(Learner):
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.01) -> None:
         super().__init__()
-        check_stateless(network)
+        check_inner_loop(network, likelihood, steps, rate)
         self.network = network
         self.likelihood = likelihood
         self.steps = steps
@@ -64,7 +63,7 @@ class FirstOrderMAML(Learner):
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.01) -> None:
         super().__init__()
-        check_stateless(network)
+        check_inner_loop(network, likelihood, steps, rate)
         self.network = network
         self.likelihood = likelihood
         self.steps = steps

@@ -15,8 +15,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import adaptable, ravel, unravel
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_stateless
-from bayesmeta.posteriors import adapt
+from bayesmeta.posteriors import adapt, check_inner_loop
 
 __all__ = ["MetaSGD"]
 
@@ -39,7 +38,7 @@ class MetaSGD(Learner):
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.02) -> None:
         super().__init__()
-        check_stateless(network)
+        check_inner_loop(network, likelihood, steps, rate)
         self.network = network
         self.likelihood = likelihood
         self.steps = steps

@@ -27,7 +27,7 @@ from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import Likelihood
+from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import MLP
 from bayesmeta.posteriors import Sampled
 from bayesmeta.randomness import standard_normal
@@ -55,6 +55,7 @@ class ConditionalNeuralProcess(Learner):
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
+        check_likelihood(likelihood)
         _check_decoder(encoder, decoder)
         self.path = TaskNetwork(encoder, decoder)
         self.likelihood = likelihood

@@ -28,7 +28,7 @@ from bayesmeta.gaussian_process import GaussianProcess, check_kernel
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 
 __all__ = ["PACOH"]
 
@@ -79,7 +79,7 @@ class PACOH(HyperPosteriorLearner):
         if mean is not None:
             parts["mean"] = mean
         for network in (features, mean or nn.Identity()):
-            check_stateless(network)
+            check_network(network)
         super().__init__(
             nn.ModuleDict(parts),
             ("features", "mean"),

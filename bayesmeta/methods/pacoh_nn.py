@@ -26,7 +26,7 @@ from bayesmeta.functional import Frozen, adaptable, stein_direction
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Particles
 from bayesmeta.randomness import standard_normal
 
@@ -86,7 +86,7 @@ class PACOHNN(HyperPosteriorLearner):
         spread: float = 0.1,
         hyper_scale: float = 1.0,
     ) -> None:
-        check_stateless(network)
+        check_network(network)
         check_gaussian(likelihood)
         check_count("weights", weights)
         check_count("steps", steps)

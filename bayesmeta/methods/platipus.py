@@ -23,7 +23,7 @@ from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Sampled
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
@@ -75,7 +75,7 @@ class PLATIPUS(VariationalLearner):
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
-        check_stateless(network)
+        check_network(network)
         check_count("steps", steps)
         check_positive("rate", rate)
         check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))

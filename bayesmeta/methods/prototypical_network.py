@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, check_count
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Categorical
-from bayesmeta.networks import check_padding, check_stateless
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import PointEstimate, Transformed
 
 __all__ = ["PrototypicalNetwork"]
@@ -48,9 +48,8 @@ class PrototypicalNetwork(Learner):
 
     def __init__(self, features: nn.Module, classes: int) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes: expected at least 2, got {classes}; a task tells classes apart")
-        check_stateless(features)
+        check_count("classes", classes, least=2)
+        check_network(features, "features")
         self.features = features
         self.classes = classes
         self.likelihood = Categorical()

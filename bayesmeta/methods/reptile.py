@@ -14,8 +14,7 @@ from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import Frozen, Params, descend, first_order
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.networks import check_stateless
-from bayesmeta.posteriors import PointEstimate, adapt
+from bayesmeta.posteriors import PointEstimate, adapt, check_inner_loop
 
 __all__ = ["Reptile"]
 
@@ -43,7 +42,7 @@ class Reptile(Learner):
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 8, rate: float = 0.02) -> None:
         super().__init__()
-        check_stateless(network)
+        check_inner_loop(network, likelihood, steps, rate)
         self.network = network
         self.likelihood = likelihood
         self.steps = steps
