@@ -31,9 +31,8 @@ def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
         with plainly({type(part) for part in module.modules()}):
             return functional_call(module, weights, inputs)
     copier = _Copier(module, weights)
-    copy = copier.copy(module)
     with plainly(copier.kinds):
-        return copy(*inputs)
+        return copier.root(*inputs)
 
 
 def adaptable(module: nn.Module, count: int | None = None) -> Params:
@@ -113,9 +112,10 @@ class Frozen:
         return result.movedim(1, 0) if draws else result
 
 
-_UNUSED_IN_FORWARD = frozenset(
-    f"_{kind}_hooks" for kind in ("state_dict", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post")
-) | {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}
+_PLAIN = {bool, int, float, complex, str, bytes, type(None), set, frozenset, torch.dtype, torch.device, torch.Size}
+_UNUSED = {"_parameters", "_buffers", "_modules", "_state_dict_hooks", "_state_dict_pre_hooks"}
+_UNUSED |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+"""Attributes of every module that its forward has no use for, or that are copied by themselves."""
 
 
 class _Copier:
@@ -126,47 +126,57 @@ class _Copier:
     """
 
     def __init__(self, root: nn.Module, weights: Params) -> None:
+        self.weights = dict(weights)
         self.made: dict[int, Any] = {}
         """By the id of what the original has: what the copy has in its place."""
-        self.tree: dict[int, nn.Module] = {}
         self.kinds: set[type] = set()
-        left = dict(weights)
-        for prefix, module in root.named_modules():
-            self.tree[id(module)] = module
-            self.kinds.add(type(module))
-            for tensors in (module._parameters, module._buffers):
-                for key, tensor in tensors.items():
-                    name = f"{prefix}.{key}" if prefix else key
-                    if tensor is not None and name in left:
-                        self.made[id(tensor)] = left.pop(name)
-        if left:
-            raise KeyError(f"weights: expected names of the module's parameters or buffers, got {sorted(left)}")
+        later: list[tuple[dict[str, Any], str, Any]] = []
+        self.root = self.copy(root, "", later)
+        for state, name, value in later:  # when all of the tree is known
+            state[name] = self.follow(value)
+        if self.weights:
+            left = sorted(self.weights)
+            raise KeyError(f"weights: expected names of the module's parameters or buffers, got {left}")
 
-    def copy(self, module: nn.Module) -> nn.Module:
+    def copy(self, module: nn.Module, prefix: str, later: list[tuple[dict[str, Any], str, Any]]) -> nn.Module:
         if id(module) in self.made:
             found: nn.Module = self.made[id(module)]
             return found
-        made: nn.Module = object.__new__(type(module))
+        kind = type(module)
+        self.kinds.add(kind)
+        made: nn.Module = object.__new__(kind)
         self.made[id(module)] = made
-        state = vars(made)
-        for name, value in vars(module).items():
-            state[name] = value if name in _UNUSED_IN_FORWARD else self.follow(value)
+        state, given = vars(made), vars(module)
+        state.update(given)
+        for name, value in given.items():
+            if type(value) not in _PLAIN and name not in _UNUSED and (type(value) not in _FOLLOWED or value):
+                later.append((state, name, value))
         for name in ("_parameters", "_buffers"):
-            state[name] = {key: self.made.get(id(value), value) for key, value in state[name].items()}
-        state["_modules"] = {key: child and self.copy(child) for key, child in module._modules.items()}
+            state[name] = {key: self.tensor(prefix + key, value) for key, value in given[name].items()}
+        state["_modules"] = {
+            key: None if child is None else self.copy(child, f"{prefix}{key}.", later)
+            for key, child in given["_modules"].items()
+        }
         return made
+
+    def tensor(self, name: str, own: Tensor | None) -> Tensor | None:
+        """What stands under a name: the given tensor, and the same one wherever its original is tied to."""
+        if own is None:
+            return None
+        found: Tensor = self.made.setdefault(id(own), self.weights.get(name, own))
+        if name in self.weights and self.weights.pop(name) is not found:
+            raise KeyError(
+                f"weights: expected tied tensors by the first of their names, got {name!r}; see named_parameters()"
+            )
+        return found
 
     def follow(self, value: Any) -> Any:
         """The value, or its copy where it holds a module or a tensor that has one."""
         handler = _FOLLOWED.get(type(value))
-        if handler is not None:
-            if id(value) not in self.made:
-                self.made[id(value)] = value  # for what holds itself
-                self.made[id(value)] = handler(self, value)
-            return self.made[id(value)]
-        if id(value) in self.tree:
-            return self.copy(value)
-        return self.made.get(id(value), value) if isinstance(value, Tensor) else value
+        if handler is not None and id(value) not in self.made:
+            self.made[id(value)] = value  # for what holds itself
+            self.made[id(value)] = handler(self, value)
+        return self.made.get(id(value), value)
 
     def mapping(self, value: dict[Any, Any]) -> Any:
         parts = {key: self.follow(part) for key, part in value.items()}
