@@ -22,6 +22,7 @@ __all__ = [
     "affine",
     "cdf",
     "class_probabilities",
+    "has_classes",
     "marginals",
     "mixture",
     "quantile",
@@ -29,6 +30,7 @@ __all__ = [
     "stack",
     "temper",
     "uncertainty",
+    "undefined",
 ]
 
 
@@ -290,7 +292,7 @@ def temper(d: Distribution, temperature: Tensor, centre: Tensor | None = None) -
     """
     if isinstance(d, torch.distributions.Categorical):
         return Categorical(logits=d.logits.log_softmax(-1) / temperature, validate_args=False)
-    if d.support is not None and marginals(d).support.is_discrete:  # type: ignore[union-attr]
+    if has_classes(d):
         no, yes = class_probabilities(d).unbind(-1)
         logits = (yes.log() - no.log()).clamp(-80, 80)  # where rounding leaves no doubt, a temperature must find some
         return Bernoulli(logits=logits / temperature, validate_args=False).to_event(len(d.event_shape))
@@ -312,6 +314,32 @@ def _spread(d: Any, factor: Tensor, centre: Tensor) -> Distribution:
     raise _unknown(d, "of real numbers or classes")
 
 
+def has_classes(d: Distribution) -> bool:
+    """Whether the targets are classes, or yes or no, rather than numbers."""
+    if isinstance(d, torch.distributions.Independent):
+        return has_classes(d.base_dist)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return has_classes(d.component_distribution)
+    return isinstance(d, (torch.distributions.Categorical, torch.distributions.Bernoulli))
+
+
+def undefined(d: Any) -> Tensor:
+    """Which predictions are no distributions, ``(...)`` bool: parameters are NaN, or those of numbers infinite."""
+    if isinstance(d, torch.distributions.Independent):
+        inner = undefined(d.base_dist)
+        return inner.flatten(len(d.batch_shape)).any(-1) if d.reinterpreted_batch_ndims else inner
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return (undefined(d.component_distribution) | undefined(d.mixture_distribution)[..., None]).any(-1)
+    if isinstance(d, torch.distributions.Categorical):
+        return d.logits.isnan().any(-1)
+    if isinstance(d, torch.distributions.Bernoulli):
+        return d.logits.isnan()
+    if isinstance(d, (torch.distributions.Normal, torch.distributions.StudentT)):
+        return ~(d.loc.isfinite() & d.scale.isfinite()).expand(d.batch_shape)
+    mean: Tensor = d.mean  # a family of the user's
+    return mean.isnan().flatten(len(d.batch_shape)).any(-1) if d.event_shape else mean.isnan()
+
+
 def class_probabilities(d: Distribution) -> Tensor:
     """Probabilities of the classes, ``(..., W)``; a Bernoulli has two.
 
@@ -320,12 +348,9 @@ def class_probabilities(d: Distribution) -> Tensor:
     """
     if isinstance(d, torch.distributions.Categorical):
         return d.logits.softmax(-1)
-    single = marginals(d)
-    if isinstance(single, torch.distributions.MixtureSameFamily) and single.support.is_discrete:
-        single_mean: Tensor = single.mean
-        return torch.stack([1 - single_mean, single_mean], -1)
-    if isinstance(single, torch.distributions.Bernoulli):
-        return torch.stack([1 - single.probs, single.probs], -1)
+    if has_classes(d):
+        yes: Tensor = marginals(d).mean
+        return torch.stack([1 - yes, yes], -1)
     raise TypeError(
         f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead"
     )
@@ -338,7 +363,7 @@ def uncertainty(d: Distribution) -> Tensor:
         >>> uncertainty(Categorical(logits=torch.zeros(1, 2)))
         tensor([0.6931])
     """
-    if isinstance(d, torch.distributions.Categorical) or marginals(d).support.is_discrete:  # type: ignore[union-attr]
+    if has_classes(d):
         probabilities = class_probabilities(d)
         return -torch.special.xlogy(probabilities, probabilities).sum(-1)
     variance: Tensor = d.variance

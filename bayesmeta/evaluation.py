@@ -13,14 +13,17 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check, move
+from bayesmeta.distributions import undefined
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 
-__all__ = ["Predictor", "evaluate", "evaluating", "predict", "seeded", "statistics"]
+__all__ = ["Clusters", "Predictor", "evaluate", "evaluating", "predict", "seeded", "statistics"]
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
+Clusters: TypeAlias = Callable[[int], Tensor | None]
+"""From an episode's index to the unit that each of its tasks is from, ``(B,)``, or to the W that it is made of, ``(B, W)``."""
 
 
 def evaluate(
@@ -29,6 +32,7 @@ def evaluate(
     *,
     episodes: int,
     metrics: Sequence[Metric] | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Estimate]:
@@ -40,6 +44,10 @@ def evaluate(
         episodes: how many of its episodes to read. Where they hold the same tasks again (``tasks.members``), a task
             counts once in the bootstrap however often its points were divided.
         metrics: what to report; NLL, RMSE and 90 % coverage, or for classes NLL, accuracy and ECE, if None.
+        clusters: which unit to draw anew, where tasks are not independent but share people, days or classes: a function from an
+            episode's index to whole numbers ``(B,)``, the unit of each task, or ``(B, W)``, the W units of each. Intervals then
+            say what *other* people, days or classes would give; few units give wide intervals, and one none. The source's own
+            if None: tasks (``tasks.members``), or for `ImageTasks` classes (``tasks.clusters``).
         seed: of torch's global generator during evaluation, of which random predictives draw; it is left as it was.
         progress: shows a bar.
 
@@ -47,15 +55,27 @@ def evaluate(
         A dictionary from a metric's name to its `Estimate`.
 
     Raises:
-        ValueError: an episode is broken or does not fit the learner.
+        ValueError: an episode is broken or does not fit the learner, a prediction is NaN, no query point is observed, or clusters
+            have another shape.
+        TypeError: a metric cannot judge predictions of this kind.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1)
         >>> list(evaluate(tasks.oracle, tasks, episodes=1))
         ['NLL', 'RMSE', '90% coverage']
+
+        Ten people were measured on two days each, one task a day:
+
+        >>> days = tasks_from_arrays(torch.rand(100), torch.rand(100), torch.arange(100) // 5, shots=2)
+        >>> people = torch.arange(20) // 2
+        >>> learner = MAML(MLP(1, 1), Gaussian())
+        >>> found = evaluate(learner, days, episodes=1, clusters=lambda index: people[days.members(index)])
     """
-    chosen, rows = statistics(learner, tasks, episodes=episodes, metrics=metrics, seed=seed, progress=progress)
-    return estimates(chosen, rows)
+    return estimates(
+        *statistics(
+            learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
+        )
+    )
 
 
 def statistics(
@@ -64,20 +84,26 @@ def statistics(
     *,
     episodes: int,
     metrics: Sequence[Metric] | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     progress: bool = False,
-) -> tuple[list[Metric], list[Tensor]]:
-    """The metrics, and of each its statistic of every task, ``(T, K)``: what `evaluate` reduces and plots draw.
+) -> tuple[list[Metric], list[Tensor], Tensor | None]:
+    """What `evaluate` reduces and plots draw.
 
     Args:
-        learner, tasks, episodes, metrics, seed, progress: as in `evaluate`.
+        learner, tasks, episodes, metrics, clusters, seed, progress: as in `evaluate`.
+
+    Returns:
+        The metrics; of each its statistics of every task or cluster, ``(T, K)``; and the units of each task, ``(T, W)``, where
+        tasks have several.
     """
     if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
         raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
     rows: dict[str, list[Tensor]] = {}
-    members: list[Tensor | None] = []
+    units, observed = [], []
     metrics = _metrics(metrics)
+    clusters = clusters or getattr(tasks, "clusters", None) or getattr(tasks, "members", None) or (lambda index: None)
     with evaluating(module), seeded(module, seed), torch.no_grad():
         for index in tqdm(range(episodes), disable=not progress, unit="episode"):
             episode = tasks[index]
@@ -89,9 +115,41 @@ def statistics(
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
                 rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-            members.append(tasks.members(index) if hasattr(tasks, "members") else None)
+            observed.append(episode.query.mask.any(1).cpu())
+            units.append(_units(clusters(index), len(episode.query.mask)))
+    seen = torch.cat(observed)
+    if not seen.any():
+        raise ValueError("tasks: expected queries with observed points, got none in any task; look at their masks")
     chosen = metrics or []
-    return chosen, [_by_task(rows[metric.name], members) for metric in chosen]
+    shared = _shared(units, seen)
+    every = [torch.cat(rows[metric.name])[seen] for metric in chosen]  # a task that asks for nothing says nothing
+    if shared is not None and shared.shape[1] == 1:
+        names, place = shared[:, 0].unique(return_inverse=True)
+        return chosen, [row.new_zeros(len(names), row.shape[1]).index_add(0, place, row) for row in every], None
+    return chosen, every, shared
+
+
+def _units(ids: Any, batch: int) -> Tensor | None:
+    """The units of an episode's tasks, ``(B, W)``."""
+    if ids is None:
+        return None
+    ids = torch.as_tensor(ids).cpu()
+    if ids.dim() not in (1, 2) or len(ids) != batch or ids.is_floating_point():
+        raise ValueError(
+            f"clusters: expected whole numbers ({batch},), the unit of each of the episode's tasks, or ({batch}, W), got "
+            f"{ids.dtype} of shape {tuple(ids.shape)}; e.g. lambda index: people[tasks.members(index)]"
+        )
+    return ids.reshape(batch, -1)
+
+
+def _shared(units: Sequence[Tensor | None], seen: Tensor) -> Tensor | None:
+    """The units of all tasks that are seen, ``(T, W)``; None where every task is one of its own."""
+    known = [ids for ids in units if ids is not None]
+    if len(known) < len(units):
+        return None
+    if len({ids.shape[1] for ids in known}) > 1:
+        raise ValueError("clusters: expected as many units for each task, got different numbers in different episodes")
+    return torch.cat(known)[seen]
 
 
 def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
@@ -104,16 +162,6 @@ def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
             f"metrics: expected metrics such as RMSE() of different names, got {names}; evaluate them apart"
         )
     return given
-
-
-def _by_task(rows: Sequence[Tensor], members: Sequence[Tensor | None]) -> Tensor:
-    """One row a task, (T, K): statistics of a task that several episodes hold add up."""
-    known = [ids for ids in members if ids is not None]
-    every = torch.cat(list(rows))
-    if len(known) < len(members):
-        return every
-    ids, place = torch.cat(known).unique(return_inverse=True)
-    return every.new_zeros(len(ids), every.shape[1]).index_add(0, place, every)
 
 
 def predict(learner: Predictor, episode: Episode) -> Distribution:
@@ -139,6 +187,14 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
             "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
         )
     check_targets(prediction, episode.query)
+    bad = undefined(prediction) & episode.query.mask
+    if bad.any():
+        task, point = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"learner: expected predictions that are numbers, got NaN or infinity at task {task}, point {point}, and at "
+            f"{int(bad.sum())} of {int(episode.query.mask.sum())} points of the episode; look for NaN in the learner's parameters "
+            "(training may have diverged) or for inputs far larger than those of training"
+        )
     return prediction
 
 
