@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check_count, move
+from bayesmeta.distributions import has_classes, sample, uniform
 from bayesmeta.evaluation import evaluating, seeded
 from bayesmeta.learner import Posterior
 from bayesmeta.metrics import ranks
@@ -68,12 +69,12 @@ def sbc(
     quantity = quantity or _mean
     values = []
     for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
-        drawn = posterior.draws(query.x, draws).sample()
+        drawn = sample(posterior.draws(query.x, draws), 1)[0]
         drawn = quantity(drawn.double().reshape(*drawn.shape[:3], -1), query.mask)
         truth = quantity(query.y.double().reshape(*query.y.shape[:2], -1), query.mask)
         below, equal = (drawn < truth).sum(0), (drawn == truth).sum(0)
         # Uniform among the ties, and within the one of draws + 1 intervals that the rank stands for.
-        values.append((below + torch.rand(truth.shape).to(truth.device) * (equal + 1)) / (draws + 1))
+        values.append((below + uniform(truth.shape, truth) * (equal + 1)) / (draws + 1))
     return _tested(values)
 
 
@@ -107,7 +108,7 @@ def pit(
     values = []
     for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
         rank = ranks(posterior(query.x), query.y).flatten(2)[..., 0]
-        chosen = torch.rand(rank.shape).to(rank.device).masked_fill(~query.mask, -1.0).argmax(1)
+        chosen = uniform(rank.shape, rank).masked_fill(~query.mask, -1.0).argmax(1)
         values.append(rank.gather(1, chosen[:, None])[:, 0])
     return _tested(values)
 
@@ -167,11 +168,11 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
         classes = isinstance(functions, torch.distributions.Categorical)
         values = {
             "posterior": {"p": functions.probs} if classes else {"f": functions.mean},  # type: ignore[attr-defined]
-            "posterior_predictive": {"y": functions.sample()},
+            "posterior_predictive": {"y": sample(functions, 1)[0]},
             "log_likelihood": {"y": functions.log_prob(support.y)},
             "observed_data": {"y": support.y},
             "constant_data": {"x": support.x},
-            "predictions": {"y": posterior.draws(query.x, draws).sample()},
+            "predictions": {"y": sample(posterior.draws(query.x, draws), 1)[0]},
             "predictions_constant_data": {"x": query.x, "y_true": query.y},
         }
     groups: dict[str, Any] = {}

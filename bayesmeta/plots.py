@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
-from bayesmeta.distributions import marginals, quantile
+from bayesmeta.distributions import has_classes, marginals, quantile
 from bayesmeta.evaluation import Clusters, Predictor, seeded, statistics
 from bayesmeta.learner import Posterior, decompose
 from bayesmeta.metrics import ECE, PIT, Estimate, interval
@@ -92,7 +92,7 @@ def plot_predictive(
         )
     with torch.no_grad(), seeded(None, seed):
         predictive = posterior(inputs)
-        if predictive.support.is_discrete:  # type: ignore[union-attr]
+        if has_classes(predictive):
             raise TypeError("posterior: expected one of real targets, got classes; use plot_reliability")
         single = marginals(predictive)
         low, high = (quantile(single, 0.5 + side * level / 2)[task, :, target].cpu() for side in (-1, 1))

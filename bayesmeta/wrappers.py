@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, check, concatenate
-from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
+from bayesmeta.distributions import affine, generator, mixture, select, stack, uncertainty
+from bayesmeta.evaluation import evaluating, seeded
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
 
@@ -79,7 +80,8 @@ class _Mixed(Posterior):
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         each = stack([member.draws(x, samples) for member in self.members])  # (K, S, B, M)
-        chosen = torch.randint(len(self.members), (1, samples), device=self.support.mask.device)
+        device = self.support.mask.device
+        chosen = torch.randint(len(self.members), (1, samples), device=device, generator=generator(device))
         return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +97,8 @@ class Standardized(Learner):
 
     The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
     It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
-    differ from those in the user's units by a constant. Labels are left as they are.
+    differ from those in the user's units by a constant. Labels are left as they are, and so are targets that the learner answers with
+    a discrete distribution, such as the 0.0 and 1.0 of a `Bernoulli`: what it is, is asked once, where all targets are whole numbers.
 
     Args:
         learner: the learner to wrap.
@@ -138,12 +141,23 @@ class Standardized(Learner):
         x = torch.cat([given.x[given.mask] for given in everything])
         y = torch.cat([given.y[given.mask] for given in everything])
         self._register("x", x)
-        self._register("y", y if y.is_floating_point() else torch.zeros(1, 1))
+        self._register("y", torch.zeros_like(y[:1]) if y.is_floating_point() else torch.zeros(1, 1))  # as they are
+        if y.is_floating_point() and not (torch.equal(y, y.round()) and self._is_discrete(tasks[0])):
+            self._register("y", y)
 
     def _register(self, name: str, values: Tensor) -> None:
         scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
         self.register_buffer(f"{name}_loc", values.mean(0))
         self.register_buffer(f"{name}_scale", torch.where(varies, scale, 1.0))  # a constant is only centred
+
+    def _is_discrete(self, episode: Episode) -> bool:
+        """Whether the learner's answers are."""
+        with evaluating(self.learner), seeded(self.learner, 0), torch.no_grad():
+            try:
+                drawn = self.learner(self._scale(episode.support)).draws((episode.query.x - self.x_loc) / self.x_scale, 1)
+            except (RuntimeError, ValueError, IndexError):  # tasks do not fit the network: `fit` explains that
+                return False
+        return _discrete(drawn)
 
     def _scale(self, given: Points) -> Points:
         labels = not given.y.is_floating_point()
@@ -169,7 +183,7 @@ class Standardized(Learner):
             return (x - x_loc) / x_scale
 
         def unscale(distribution: Distribution) -> Distribution:
-            return affine(distribution, y_loc, y_scale) if support.y.is_floating_point() else distribution
+            return distribution if _discrete(distribution) else affine(distribution, y_loc, y_scale)
 
         return Transformed(inner, support, scale, unscale)
 
@@ -181,3 +195,8 @@ class Standardized(Learner):
 
     def _episode(self, episode: Episode) -> Episode:
         return Episode(self._scale(episode.support), self._scale(episode.query))
+
+
+def _discrete(distribution: Distribution) -> bool:
+    support = distribution.support
+    return support is not None and support.is_discrete

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import cdf, has_classes, marginals, quantile
+from bayesmeta.distributions import cdf, has_classes, marginals, quantile, sample
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
@@ -309,7 +309,7 @@ class EnergyScore(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_real(distribution, given)
-        drawn = distribution.sample(torch.Size([self.draws]))
+        drawn = sample(distribution, self.draws)
         drawn, y = drawn.reshape(*drawn.shape[:3], -1), given.y.reshape(*given.y.shape[:2], -1)
         error = (drawn - y).norm(dim=-1).mean(0)
         pairs = sum((drawn[k + 1 :] - drawn[k]).norm(dim=-1).sum(0) for k in range(self.draws - 1))
