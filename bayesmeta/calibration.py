@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Literal, final
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, move
+from bayesmeta.data import Episode, Points
 from bayesmeta.distributions import class_probabilities, has_classes, temper, uniform
-from bayesmeta.evaluation import evaluating, predict, seeded
+from bayesmeta.evaluation import answers, reading
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import nll
 from bayesmeta.metrics import NLL, Estimate, bootstrap
@@ -82,7 +81,8 @@ class Calibrated(Learner):
         super().__init__()
         _check_learner(learner)
         self.learner = learner
-        pairs = list(_predictions(learner, tasks, episodes, seed))
+        with reading(learner, tasks, episodes=episodes, seed=seed) as read:
+            pairs = [(answers(learner, episode), episode.query) for _, episode in read]
         self.register_buffer("temperature", next(learner.parameters()).new_tensor(_best_temperature(pairs)))
 
     def forward(self, support: Points) -> Posterior:
@@ -98,17 +98,6 @@ class Calibrated(Learner):
 def _check_learner(learner: Learner) -> None:
     if not isinstance(learner, Learner):
         raise TypeError(f"learner: expected a trained learner such as MAML(...), got {type(learner).__name__}")
-
-
-def _predictions(
-    learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int
-) -> Iterator[tuple[Distribution, Points]]:
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    with evaluating(learner), seeded(learner, seed), torch.no_grad():
-        for index in range(episodes):
-            episode = move(tasks[index], learner)
-            yield predict(learner, episode), episode.query
 
 
 _LOG_RANGE = 8.0
@@ -143,10 +132,10 @@ class Conformal:
 
     Split conformal prediction over tasks: if calibration tasks and a new one are exchangeable, a point of the new task is in its
     region with probability of at least `level`, over tasks and points, whatever the dependence within a task (Lee, Barber &
-    Willett 2023, https://arxiv.org/abs/2306.06342, HCP). The guarantee is marginal: it averages over tasks, easy and hard. It weighs
-    tasks alike, however many points they have: the mean over tasks of the share of points inside. Of the K calibration tasks
-    themselves the region therefore holds the share level (K + 1) / K, rounded up to what their points can give; the excess is the
-    price of a task that is not known yet.
+    Willett 2023, https://arxiv.org/abs/2306.06342, HCP). The guarantee is marginal: it averages over tasks, easy and hard. It
+    weighs tasks alike, however many points they have: the mean over tasks of the share of points inside. Of the K calibration
+    tasks themselves the region therefore holds the share level (K + 1) / K, rounded up to what their points can give; the excess
+    is the price of a task that is not known yet.
 
     - Real targets: an interval, mean ± q standard deviations, q from the scores |y - mean| / standard deviation; for several
       targets a box around all, q from the largest.
@@ -279,15 +268,17 @@ def _class_scores(predictive: Any) -> Tensor:
 def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int) -> list[Tensor]:
     """The scores of each task's observed points."""
     found: dict[Any, list[Tensor]] = {}
-    for index, (predictive, given) in enumerate(_predictions(learner, tasks, episodes, seed)):
-        if has_classes(predictive):
-            labels = given.y.squeeze(-1) if given.y.dim() > 2 else given.y
-            scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
-        else:
-            scores = ((given.y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
-        members = tasks.members(index) if hasattr(tasks, "members") else None
-        names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
-        for name, row, mask in zip(names, scores.double().cpu(), given.mask.cpu(), strict=True):
-            if mask.any():
-                found.setdefault(name, []).append(row[mask])
+    with reading(learner, tasks, episodes=episodes, seed=seed) as read:
+        for index, episode in read:
+            predictive: Any = answers(learner, episode)
+            y, mask = episode.query.y, episode.query.mask
+            if has_classes(predictive):
+                labels = y.squeeze(-1) if y.dim() > 2 else y
+                scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
+            else:
+                scores = ((y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
+            members = tasks.members(index) if hasattr(tasks, "members") else None
+            names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
+            for name, row, seen in zip(names, scores.double().cpu(), mask.cpu(), strict=True):
+                found.setdefault(name, []).append(row[seen])
     return [torch.cat(rows) for rows in found.values()]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check_count, move
-from bayesmeta.distributions import has_classes, sample, uniform
-from bayesmeta.evaluation import evaluating, seeded
+from bayesmeta.distributions import sample, uniform
+from bayesmeta.evaluation import answers, check_defined, evaluating, reading, seeded
 from bayesmeta.learner import Posterior
 from bayesmeta.metrics import ranks
 
@@ -68,13 +67,16 @@ def sbc(
     check_count("draws", draws)
     quantity = quantity or _mean
     values = []
-    for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
-        drawn = sample(posterior.draws(query.x, draws), 1)[0]
-        drawn = quantity(drawn.double().reshape(*drawn.shape[:3], -1), query.mask)
-        truth = quantity(query.y.double().reshape(*query.y.shape[:2], -1), query.mask)
-        below, equal = (drawn < truth).sum(0), (drawn == truth).sum(0)
-        # Uniform among the ties, and within the one of draws + 1 intervals that the rank stands for.
-        values.append((below + uniform(truth.shape, truth) * (equal + 1)) / (draws + 1))
+    with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
+        for _, (support, query) in read:
+            functions = inference(support).draws(query.x, draws)
+            check_defined(functions, query)
+            drawn = sample(functions, 1)[0]
+            drawn = quantity(drawn.double().reshape(*drawn.shape[:3], -1), query.mask)
+            truth = quantity(query.y.double().reshape(*query.y.shape[:2], -1), query.mask)
+            below, equal = (drawn < truth).sum(0), (drawn == truth).sum(0)
+            # Uniform among the ties, and within the one of draws + 1 intervals that the rank stands for.
+            values.append((below + uniform(truth.shape, truth) * (equal + 1)) / (draws + 1))
     return _tested(values)
 
 
@@ -106,23 +108,12 @@ def pit(
         True
     """
     values = []
-    for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
-        rank = ranks(posterior(query.x), query.y).flatten(2)[..., 0]
-        chosen = uniform(rank.shape, rank).masked_fill(~query.mask, -1.0).argmax(1)
-        values.append(rank.gather(1, chosen[:, None])[:, 0])
+    with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
+        for _, episode in read:
+            rank = ranks(answers(inference, episode), episode.query.y).flatten(2)[..., 0]
+            chosen = uniform(rank.shape, rank).masked_fill(~episode.query.mask, -1.0).argmax(1)
+            values.append(rank.gather(1, chosen[:, None])[:, 0])
     return _tested(values)
-
-
-def _posteriors(
-    inference: Inference, tasks: Dataset[Episode], episodes: int, seed: int, progress: bool
-) -> Iterator[tuple[Posterior, Points]]:
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    module = inference if isinstance(inference, nn.Module) else None
-    with evaluating(module), seeded(module, seed), torch.no_grad():
-        for index in tqdm(range(episodes), disable=not progress, unit="episode"):
-            episode = tasks[index] if module is None else move(tasks[index], module)
-            yield inference(episode.support), episode.query
 
 
 def _tested(values: list[Tensor]) -> Uniformity:

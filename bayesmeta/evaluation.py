@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -18,7 +19,18 @@ from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 
-__all__ = ["Clusters", "Predictor", "evaluate", "evaluating", "predict", "seeded", "statistics"]
+__all__ = [
+    "Clusters",
+    "Predictor",
+    "answers",
+    "check_defined",
+    "evaluate",
+    "evaluating",
+    "predict",
+    "reading",
+    "seeded",
+    "statistics",
+]
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
@@ -55,8 +67,8 @@ def evaluate(
         A dictionary from a metric's name to its `Estimate`.
 
     Raises:
-        ValueError: an episode is broken or does not fit the learner, a prediction is NaN, no query point is observed, or clusters
-            have another shape.
+        ValueError: an episode is broken or does not fit the learner, a prediction is NaN, or clusters have another
+            shape.
         TypeError: a metric cannot judge predictions of this kind.
 
     Example:
@@ -72,9 +84,7 @@ def evaluate(
         >>> found = evaluate(learner, days, episodes=1, clusters=lambda index: people[days.members(index)])
     """
     return estimates(
-        *statistics(
-            learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
-        )
+        *statistics(learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress)
     )
 
 
@@ -97,32 +107,20 @@ def statistics(
         The metrics; of each its statistics of every task or cluster, ``(T, K)``; and the units of each task, ``(T, W)``, where
         tasks have several.
     """
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    module = learner if isinstance(learner, nn.Module) else None
     rows: dict[str, list[Tensor]] = {}
-    units, observed = [], []
+    units = []
     metrics = _metrics(metrics)
     clusters = clusters or getattr(tasks, "clusters", None) or getattr(tasks, "members", None) or (lambda index: None)
-    with evaluating(module), seeded(module, seed), torch.no_grad():
-        for index in tqdm(range(episodes), disable=not progress, unit="episode"):
-            episode = tasks[index]
-            check(episode)
-            if module is not None:
-                check_padding(module, episode.query.mask, "query")
-                episode = move(episode, module)
-            prediction = predict(learner, episode)
+    with reading(learner, tasks, episodes=episodes, seed=seed, progress=progress) as read:
+        for index, episode in read:
+            prediction = answers(learner, episode)
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
                 rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-            observed.append(episode.query.mask.any(1).cpu())
             units.append(_units(clusters(index), len(episode.query.mask)))
-    seen = torch.cat(observed)
-    if not seen.any():
-        raise ValueError("tasks: expected queries with observed points, got none in any task; look at their masks")
     chosen = metrics or []
-    shared = _shared(units, seen)
-    every = [torch.cat(rows[metric.name])[seen] for metric in chosen]  # a task that asks for nothing says nothing
+    shared = _shared(units)
+    every = [torch.cat(rows[metric.name]) for metric in chosen]
     if shared is not None and shared.shape[1] == 1:
         names, place = shared[:, 0].unique(return_inverse=True)
         return chosen, [row.new_zeros(len(names), row.shape[1]).index_add(0, place, row) for row in every], None
@@ -142,14 +140,42 @@ def _units(ids: Any, batch: int) -> Tensor | None:
     return ids.reshape(batch, -1)
 
 
-def _shared(units: Sequence[Tensor | None], seen: Tensor) -> Tensor | None:
-    """The units of all tasks that are seen, ``(T, W)``; None where every task is one of its own."""
+def _shared(units: Sequence[Tensor | None]) -> Tensor | None:
+    """The units of all tasks, ``(T, W)``; None where every task is one of its own."""
     known = [ids for ids in units if ids is not None]
     if len(known) < len(units):
         return None
     if len({ids.shape[1] for ids in known}) > 1:
         raise ValueError("clusters: expected as many units for each task, got different numbers in different episodes")
-    return torch.cat(known)[seen]
+    return torch.cat(known)
+
+
+@contextmanager
+def reading(
+    learner: Any, tasks: Dataset[Episode], *, episodes: int, seed: int, progress: bool = False
+) -> Iterator[Iterator[tuple[int, Episode]]]:
+    """The first episodes of a task source, each with its index, checked and where the learner is, to be judged within.
+
+    Within it a learner is in evaluation mode, no gradients are kept, and random numbers come from the seed.
+
+    Raises:
+        ValueError: there are not so many episodes, or one is broken.
+    """
+    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
+        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
+    module = learner if isinstance(learner, nn.Module) else None
+
+    def each() -> Iterator[tuple[int, Episode]]:
+        for index in tqdm(range(episodes), disable=not progress, unit="episode"):
+            episode = tasks[index]
+            check(episode)
+            if module is not None:
+                check_padding(module, episode.query.mask, "query")
+                episode = move(episode, module)
+            yield index, episode
+
+    with evaluating(module), seeded(module, seed), torch.no_grad():
+        yield each()
 
 
 def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
@@ -168,9 +194,9 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
     """The predictive at the query, with errors of shape explained and the targets checked against it."""
     try:
         prediction = learner(episode.support)(episode.query.x)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a RuntimeError too, but no matter of shapes
-        raise
     except (RuntimeError, IndexError) as error:
+        if not _may_be_of_shapes(error):
+            raise
         shapes = {
             f"{part}.{field}": tuple(getattr(getattr(episode, part), field).shape)
             for part in ("support", "query")
@@ -187,15 +213,44 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
             "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
         )
     check_targets(prediction, episode.query)
-    bad = undefined(prediction) & episode.query.mask
-    if bad.any():
-        task, point = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"learner: expected predictions that are numbers, got NaN or infinity at task {task}, point {point}, and at "
-            f"{int(bad.sum())} of {int(episode.query.mask.sum())} points of the episode; look for NaN in the learner's parameters "
-            "(training may have diverged) or for inputs far larger than those of training"
-        )
     return prediction
+
+
+def answers(learner: Predictor, episode: Episode) -> Distribution:
+    """The predictive at the query, which must be a distribution at all points that are asked for (see `check_defined`)."""
+    prediction = predict(learner, episode)
+    check_defined(prediction, episode.query)
+    return prediction
+
+
+def check_defined(distribution: Distribution, given: Points) -> None:
+    """Raises a ValueError if a prediction of an observed point, batch ``(..., B, M)``, is NaN or infinite."""
+    bad = undefined(distribution) & given.mask
+    if bad.any():
+        task, point = bad.nonzero()[0, -2:].tolist()
+        raise ValueError(
+            f"learner: expected predictions that are numbers, got NaN or infinity at task {task}, point {point}, and in "
+            f"{int(bad.sum())} of {int(given.mask.expand(bad.shape).sum())} predictions of the episode; look for NaN in the "
+            "learner's parameters (training may have diverged) or for inputs far larger than those of training"
+        )
+
+
+_TENSOR_CODE = {"torch", "gpytorch", "linear_operator", "pyro"}
+
+
+def _may_be_of_shapes(error: Exception) -> bool:
+    """Whether torch says that tensors do not fit: no failed decomposition, no lack of memory, nothing that a user's network raises."""
+    if type(error) not in (RuntimeError, IndexError) or "alloc" in str(error):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return True
+    raised = (
+        trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    )  # and not from within an operation
+    return not raised or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _TENSOR_CODE
 
 
 @contextmanager

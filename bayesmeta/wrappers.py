@@ -97,8 +97,8 @@ class Standardized(Learner):
 
     The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
     It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
-    differ from those in the user's units by a constant. Labels are left as they are, and so are targets that the learner answers with
-    a discrete distribution, such as the 0.0 and 1.0 of a `Bernoulli`: what it is, is asked once, where all targets are whole numbers.
+    differ from those in the user's units by a constant. Labels are left as they are, and so are targets that the learner answers
+    with a discrete distribution, such as the 0.0 and 1.0 of a `Bernoulli`; it is asked where all targets are whole numbers.
 
     Args:
         learner: the learner to wrap.
@@ -154,7 +154,9 @@ class Standardized(Learner):
         """Whether the learner's answers are."""
         with evaluating(self.learner), seeded(self.learner, 0), torch.no_grad():
             try:
-                drawn = self.learner(self._scale(episode.support)).draws((episode.query.x - self.x_loc) / self.x_scale, 1)
+                drawn = self.learner(self._scale(episode.support)).draws(
+                    (episode.query.x - self.x_loc) / self.x_scale, 1
+                )
             except (RuntimeError, ValueError, IndexError):  # tasks do not fit the network: `fit` explains that
                 return False
         return _discrete(drawn)

@@ -127,8 +127,8 @@ class ECE(Metric):
     """Expected calibration error: the mean distance between confidence and accuracy over equal-width bins of confidence.
 
     Guo, Pleiss, Sun & Weinberger 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599,
-    equation 5. Bins pool the points of all tasks, so that a task of many points weighs more. Noise alone makes the error larger than
-    0: its interval, not its value, says whether a learner may be calibrated.
+    equation 5. Bins pool the points of all tasks, so that a task of many points weighs more. Noise alone makes the error larger
+    than 0: its interval, not its value, says whether a learner may be calibrated.
     """
 
     bins: int = 15

@@ -46,9 +46,9 @@ def bootstrap(
 
     The interval is for the figure that infinitely many tasks of this kind would give. It is Efron's BCa interval (1987,
     https://doi.org/10.1080/01621459.1987.10478410), which corrects for bias and skewness, at the levels that Student's t asks for
-    with so few tasks (Hesterberg 2015, https://doi.org/10.1080/00031305.2015.1089789, section 4.3). Metrics that measure a distance
-    from perfection, such as the ECE, have one of their own: see `Metric.gaps`. An interval always holds its estimate. With a
-    single task it is NaN; and where tasks give all the same, it has no width, however few they are.
+    with so few tasks (Hesterberg 2015, https://doi.org/10.1080/00031305.2015.1089789). Metrics that measure a distance from
+    perfection, such as the ECE, have one of their own: see `Metric.gaps`. An interval always holds its estimate. With a single
+    task it is NaN; and where all tasks give the same, it has no width, however few they are.
 
     Args:
         metric: turns sums over tasks into a figure.
@@ -170,10 +170,11 @@ def _last(holds: Callable[[float], bool], good: float, bad: float) -> float:
 def _worth(influence: Tensor, shared: Tensor | None) -> tuple[int, float]:
     """How many independent tasks the T are worth, and how many standard deviations an interval reaches to either side.
 
-    Tasks that share units err together: the variance of a mean then is larger than that of T independent tasks by the design
-    effect (Kish 1965), 1 + the sum of products of influences over pairs that share a unit, by that over single tasks (Aronow, Samii
-    & Assenova 2015, https://arxiv.org/abs/1312.3398). As the figure was fitted to the same C units, the sum is too small by the factor
-    (C - W)² / (C (C - 1)) if units enter at random. An interval of so many draws is as wide as that asks for.
+    Tasks that share units err together: the variance of a mean is then larger than that of T independent tasks by the design
+    effect (Kish 1965): 1 + the sum of products of influences over pairs of tasks that share a unit, by that over single tasks
+    (Aronow, Samii & Assenova 2015, https://arxiv.org/abs/1312.3398). As the figure itself comes from the same C units, the sum
+    over pairs is too small, by the factor (C - W)² / (C (C - 1)) if units enter at random. Resamples of so many tasks fewer
+    spread as much as that asks for.
 
     Args:
         influence: of each task on each figure, ``(T, F)``.

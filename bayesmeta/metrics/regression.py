@@ -19,14 +19,14 @@ from bayesmeta.metrics.metric import Metric, mean, total
 __all__ = ["CRPS", "PIT", "RMSE", "Coverage", "EnergyScore", "QuantileCalibrationError", "Sharpness", "Width", "ranks"]
 
 
-def _check_real(distribution: Distribution, given: Points) -> None:
-    """Raises a TypeError for predictions of classes, a ValueError where the targets have another shape."""
+def _check_numbers(distribution: Distribution, y: Tensor) -> None:
+    """Raises a TypeError for predictions of classes, a ValueError where the targets ``(B, M, *Y)`` have another shape."""
     if has_classes(distribution):
         raise TypeError(
-            "distribution: expected one of numbers for RMSE and its kin (for intervals and ranks, one with a cumulative distribution "
-            f"function), got {type(distribution).__name__}, which is of classes; use NLL, Accuracy, Brier or ECE"
+            "distribution: expected one of numbers for RMSE and its kin (for intervals and ranks, one with a cumulative "
+            f"distribution function), got {type(distribution).__name__}, which is of classes; use NLL, Accuracy, Brier or ECE"
         )
-    check_event(distribution.event_shape, given.y.shape[2:])
+    check_event(distribution.event_shape, y.shape[2:])
 
 
 def _entries(values: Tensor, given: Points) -> Tensor:
@@ -40,7 +40,7 @@ class RMSE(Metric):
     """Root of the mean square difference between the predictive mean and y, in y's unit; pooled over points and entries of y."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        _check_real(distribution, given)
+        _check_numbers(distribution, given.y)
         square = (distribution.mean - given.y).square()
         return _entries(square, given)
 
@@ -58,7 +58,7 @@ class CRPS(Metric):
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        _check_real(distribution, given)
+        _check_numbers(distribution, given.y)
         single: Any = marginals(distribution)
         if isinstance(single, torch.distributions.Normal):
             score = _absolute(given.y - single.loc, single.scale) - single.scale / math.sqrt(math.pi)
@@ -148,13 +148,8 @@ def ranks(distribution: Distribution, y: Tensor) -> Tensor:
 
     Dawid 1984; Gneiting, Balabdaoui & Raftery 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x.
     """
-    check_event(distribution.event_shape, y.shape[2:])
+    _check_numbers(distribution, y)
     return cdf(marginals(distribution), y)
-
-
-def _ranks(distribution: Distribution, given: Points) -> Tensor:
-    _check_real(distribution, given)
-    return ranks(distribution, given.y)
 
 
 def _check_level(level: float) -> None:
@@ -180,7 +175,7 @@ class Coverage(Metric):
         return f"{100 * self.level:g}% coverage"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        inside = (_ranks(distribution, given) - 0.5).abs() <= self.level / 2
+        inside = (ranks(distribution, given.y) - 0.5).abs() <= self.level / 2
         return _entries(inside.double(), given)
 
     def reduce(self, sums: Tensor) -> Tensor:
@@ -202,7 +197,7 @@ class Width(Metric):
         return f"{100 * self.level:g}% width"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        _check_real(distribution, given)
+        _check_numbers(distribution, given.y)
         single = marginals(distribution)
         low, high = (quantile(single, 0.5 + side * self.level / 2) for side in (-1, 1))
         return _entries(high - low, given)
@@ -217,7 +212,7 @@ class Sharpness(Metric):
     """The root of the mean predictive variance, in y's unit: comparable with `RMSE`, to which it is equal if calibrated."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        _check_real(distribution, given)
+        _check_numbers(distribution, given.y)
         return _entries(distribution.variance, given)
 
     def reduce(self, sums: Tensor) -> Tensor:
@@ -243,7 +238,7 @@ class QuantileCalibrationError(Metric):
         return "quantile calibration error"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _histogram(_ranks(distribution, given), given, self.levels)
+        return _histogram(ranks(distribution, given.y), given, self.levels)
 
     def gaps(self, sums: Tensor) -> Tensor:
         return _shares_below(sums)[..., :-1]
@@ -266,7 +261,7 @@ class PIT(Metric):
         check_count("bins", self.bins, least=2)
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _histogram(_ranks(distribution, given), given, self.bins)
+        return _histogram(ranks(distribution, given.y), given, self.bins)
 
     def gaps(self, sums: Tensor) -> Tensor:
         return _shares_below(sums)
@@ -308,7 +303,7 @@ class EnergyScore(Metric):
         return "energy score"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        _check_real(distribution, given)
+        _check_numbers(distribution, given.y)
         drawn = sample(distribution, self.draws)
         drawn, y = drawn.reshape(*drawn.shape[:3], -1), given.y.reshape(*given.y.shape[:2], -1)
         error = (drawn - y).norm(dim=-1).mean(0)
