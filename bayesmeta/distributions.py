@@ -415,7 +415,8 @@ def class_probabilities(d: Distribution) -> Tensor:
         yes: Tensor = marginals(d).mean
         return torch.stack([1 - yes, yes], -1)
     raise TypeError(
-        f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}, which is of numbers; use NLL, RMSE, CRPS or Coverage"
+        f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}, which is of numbers; "
+        "use NLL, RMSE, CRPS or Coverage"
     )
 
 

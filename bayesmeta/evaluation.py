@@ -239,7 +239,7 @@ _TENSOR_CODE = {"torch", "gpytorch", "linear_operator", "pyro"}
 
 
 def _may_be_of_shapes(error: Exception) -> bool:
-    """Whether torch says that tensors do not fit: no failed decomposition, no lack of memory, nothing that a user's network raises."""
+    """Whether torch says that tensors do not fit: no failed decomposition, no lack of memory, nothing that a network raises."""
     if type(error) not in (RuntimeError, IndexError) or "alloc" in str(error):
         return False
     trace = error.__traceback__
