@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, move
-from bayesmeta.distributions import class_probabilities, mixture, temper, uncertainty
-from bayesmeta.evaluation import evaluating, predict, seeded
+from bayesmeta.data import Episode, Points
+from bayesmeta.distributions import class_probabilities, has_classes, temper, uniform
+from bayesmeta.evaluation import answers, reading
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import nll
 from bayesmeta.metrics import NLL, Estimate, bootstrap
+from bayesmeta.posteriors import Transformed
 
 __all__ = ["Calibrated", "Conformal", "Tempered"]
 
 
-class Tempered(Posterior):
+class Tempered(Transformed):
     """A posterior whose predictions have more or less confidence (see `bayesmeta.distributions.temper`).
 
     Real targets: the draws spread around the predictive mean as the predictions do, so that doubt about the function and noise
@@ -33,36 +33,21 @@ class Tempered(Posterior):
     """
 
     def __init__(self, inner: Posterior, temperature: Tensor | float) -> None:
-        self.inner = inner
-        super().__init__(inner.support, inner.samples)
         self.temperature = torch.as_tensor(temperature).clone()
-
-    @property
-    def samples(self) -> int:
-        """The inner posterior's, which draws."""
-        return self.inner.samples
-
-    @samples.setter
-    def samples(self, value: int) -> None:
-        self.inner.samples = value
-
-    def _predictive(self, x: Any) -> Distribution:
-        return temper(self.inner(x), self.temperature)
+        super().__init__(inner, inner.support, lambda x: x, lambda predictive: temper(predictive, self.temperature))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         draws = self.inner.draws(x, samples)
-        if draws.support.is_discrete:  # type: ignore[union-attr]
+        if has_classes(draws):
             return temper(draws, self.temperature)
         return temper(draws, self.temperature, self.inner(x).mean.expand(draws.mean.shape))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        predictive = self.inner(x)
-        if not predictive.support.is_discrete:  # type: ignore[union-attr]
-            aleatoric, epistemic = self.inner._decompose(self.inner._inputs(x), samples)
-            return self.temperature**2 * aleatoric, self.temperature**2 * epistemic
-        draws = self._draws(x, samples)
-        aleatoric = uncertainty(draws).mean(0)
-        return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
+        # One draw tells the kind of targets: a prediction might take many.
+        if not self.support.y.is_floating_point() or has_classes(self.inner.draws(x, 1)):
+            return Posterior._decompose(self, x, samples)
+        aleatoric, epistemic = self.inner._decompose(self.inner._inputs(x), samples)
+        return self.temperature**2 * aleatoric, self.temperature**2 * epistemic
 
 
 @final
@@ -78,7 +63,7 @@ class Calibrated(Learner):
         learner: trained already; training on goes through, but leaves the temperature.
         tasks: validation tasks, with as many shots as will be asked: not those of training, nor those of the test.
         episodes: how many of their episodes to read.
-        seed: of random predictions; torch's global generator is left as it was.
+        seed: of random predictions; torch's global generator is not touched.
 
     Raises:
         ValueError: there are not so many episodes.
@@ -96,7 +81,8 @@ class Calibrated(Learner):
         super().__init__()
         _check_learner(learner)
         self.learner = learner
-        pairs = list(_predictions(learner, tasks, episodes, seed))
+        with reading(learner, tasks, episodes=episodes, seed=seed) as read:
+            pairs = [(answers(learner, episode), episode.query) for _, episode in read]
         self.register_buffer("temperature", next(learner.parameters()).new_tensor(_best_temperature(pairs)))
 
     def forward(self, support: Points) -> Posterior:
@@ -112,17 +98,6 @@ class Calibrated(Learner):
 def _check_learner(learner: Learner) -> None:
     if not isinstance(learner, Learner):
         raise TypeError(f"learner: expected a trained learner such as MAML(...), got {type(learner).__name__}")
-
-
-def _predictions(
-    learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int
-) -> Iterator[tuple[Distribution, Points]]:
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    with evaluating(learner), seeded(learner, seed), torch.no_grad():
-        for index in range(episodes):
-            episode = move(tasks[index], learner)
-            yield predict(learner, episode), episode.query
 
 
 _LOG_RANGE = 8.0
@@ -157,7 +132,10 @@ class Conformal:
 
     Split conformal prediction over tasks: if calibration tasks and a new one are exchangeable, a point of the new task is in its
     region with probability of at least `level`, over tasks and points, whatever the dependence within a task (Lee, Barber &
-    Willett 2023, https://arxiv.org/abs/2306.06342, HCP). The guarantee is marginal: it averages over tasks, easy and hard.
+    Willett 2023, https://arxiv.org/abs/2306.06342, HCP). The guarantee is marginal: it averages over tasks, easy and hard. It
+    weighs tasks alike, however many points they have: the mean over tasks of the share of points inside. Of the K calibration
+    tasks themselves the region therefore holds the share level (K + 1) / K, rounded up to what their points can give; the excess
+    is the price of a task that is not known yet.
 
     - Real targets: an interval, mean ± q standard deviations, q from the scores |y - mean| / standard deviation; for several
       targets a box around all, q from the largest.
@@ -167,15 +145,21 @@ class Conformal:
 
     A task that several episodes hold (``tasks.members``) counts as one.
 
+    Where tasks differ in size and it is measurements that matter, ``over="points"`` gives regions that hold that share of all
+    points, so that long tasks weigh more: the expected number of a new task's points inside is at least `level` times that of its
+    points, if it has no more than the longest of the calibration tasks.
+
     Args:
         learner: trained already.
         tasks: calibration tasks, exchangeable with those to come: not those of training, and with as many shots.
         level: the coverage, 0.9 for 90 %.
+        over: what the coverage is a mean over: ``"tasks"``, which weigh alike, or ``"points"``.
         episodes: how many of their episodes to read.
-        seed: of random predictions and coins during calibration; torch's global generator is left as it was.
+        seed: of random predictions and coins during calibration; torch's global generator is not touched.
 
     Raises:
-        ValueError: there are too few tasks for the level (it takes 9 for 90 %), or not so many episodes.
+        ValueError: there are too few tasks for the level (it takes 9 for 90 %, and for ``over="points"`` 9 times the points of
+            the longest), or not so many episodes.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1)
@@ -186,37 +170,59 @@ class Conformal:
     """
 
     def __init__(
-        self, learner: Learner, tasks: Dataset[Episode], *, level: float = 0.9, episodes: int = 20, seed: int = 0
+        self,
+        learner: Learner,
+        tasks: Dataset[Episode],
+        *,
+        level: float = 0.9,
+        over: Literal["tasks", "points"] = "tasks",
+        episodes: int = 20,
+        seed: int = 0,
     ) -> None:
         _check_learner(learner)
         if not 0 < level < 1:
             raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
+        if over not in ("tasks", "points"):
+            raise ValueError(f'over: expected "tasks" or "points", got {over!r}')
         self.learner = learner
         self.level = level
+        self.over = over
         rows = _scores(learner, tasks, episodes, seed)
-        scores = torch.cat(rows)
-        weights = torch.cat([torch.full_like(row, 1 / len(row)) for row in rows]) / (len(rows) + 1)
+        scores, weights = torch.cat(rows), torch.cat([self._weights(row) for row in rows])
+        # A task that is not known yet, all of whose points may lie outside, counts as the heaviest of those known.
+        whole = weights.sum() + max(self._weights(row).sum() for row in rows)
         order = scores.argsort()
-        reached = weights[order].cumsum(0) >= level - 1e-12
+        reached = weights[order].cumsum(0) >= (level - 1e-12) * whole
         if not reached.any():
             least = math.ceil(level / (1 - level) - 1e-9)
+            times = "" if over == "tasks" else ", or that many times the points of the longest,"
             raise ValueError(
-                f"tasks: expected at least {least} calibration tasks for a level of {level}, got {len(rows)}; "
+                f"tasks: expected at least {least} calibration tasks{times} for a level of {level}, got {len(rows)}; "
                 "raise episodes or lower the level"
             )
         self.threshold = float(scores[order][reached.nonzero()[0, 0]])
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        """What each of a task's points counts."""
+        return torch.full_like(scores, 1 / len(scores) if self.over == "tasks" else 1.0)
 
     def __call__(self, support: Points) -> ConformalPosterior:
         """The regions of the support's B tasks."""
         return ConformalPosterior(self.learner(support), self.threshold)
 
     def coverage(self, tasks: Dataset[Episode], *, episodes: int, seed: int = 0) -> Estimate:
-        """The share of targets in their regions, over points of tasks that were not used for calibration."""
-        rows = [
-            torch.stack([(scores <= self.threshold).double().sum(), scores.new_tensor(len(scores)).double()])
-            for scores in _scores(self.learner, tasks, episodes, seed)
-        ]
-        return bootstrap(NLL(), torch.stack(rows))  # a mean over points, as the NLL is
+        """The share of targets in their regions: what is promised, the mean over tasks, or over points if that was asked for.
+
+        Args:
+            tasks: test tasks, not those of calibration, nor those of training.
+            episodes: how many of their episodes to read.
+            seed: of random predictions and coins.
+        """
+        rows = []
+        for scores in _scores(self.learner, tasks, episodes, seed):
+            weights = self._weights(scores)
+            rows.append(torch.stack([weights[scores <= self.threshold].sum(), weights.sum()]))
+        return bootstrap(NLL(), torch.stack(rows))  # a weighted mean, as the NLL is
 
 
 class ConformalPosterior:
@@ -229,7 +235,7 @@ class ConformalPosterior:
     def interval(self, x: Any) -> tuple[Tensor, Tensor]:
         """The lower and the upper end at x, each ``(B, M, *Y)``."""
         predictive = self.posterior(x)
-        if predictive.support.is_discrete:  # type: ignore[union-attr]
+        if has_classes(predictive):
             raise TypeError("interval: expected a learner of real targets, got one of classes; use classes(x)")
         reach = self.threshold * predictive.stddev
         return predictive.mean - reach, predictive.mean + reach
@@ -237,7 +243,7 @@ class ConformalPosterior:
     def classes(self, x: Any) -> Tensor:
         """Which classes are in the set at x, ``(B, M, W)`` bool. The coins are torch's global generator's."""
         predictive = self.posterior(x)
-        if not predictive.support.is_discrete:  # type: ignore[union-attr]
+        if not has_classes(predictive):
             raise TypeError("classes: expected a learner of classes, got one of real targets; use interval(x)")
         return _class_scores(predictive) <= self.threshold
 
@@ -252,7 +258,7 @@ def _class_scores(predictive: Any) -> Tensor:
     else:
         log_p = class_probabilities(predictive).double().clamp(min=1e-300).log().squeeze(-2)  # a Bernoulli's one entry
     ordered, order = log_p.sort(-1, descending=True)
-    coin = torch.rand(log_p.shape[:-1], device=log_p.device, dtype=log_p.dtype)[..., None]
+    coin = uniform(log_p.shape[:-1], log_p)[..., None]
     left = ordered.flip(-1).logcumsumexp(-1).flip(-1)  # of each class and all less probable ones
     after = torch.cat([left[..., 1:], torch.full_like(left[..., :1], -math.inf)], -1)
     scores = -torch.logaddexp(after, ordered + torch.log1p(-coin))
@@ -262,15 +268,17 @@ def _class_scores(predictive: Any) -> Tensor:
 def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int) -> list[Tensor]:
     """The scores of each task's observed points."""
     found: dict[Any, list[Tensor]] = {}
-    for index, (predictive, given) in enumerate(_predictions(learner, tasks, episodes, seed)):
-        if predictive.support.is_discrete:  # type: ignore[union-attr]
-            labels = given.y.squeeze(-1) if given.y.dim() > 2 else given.y
-            scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
-        else:
-            scores = ((given.y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
-        members = tasks.members(index) if hasattr(tasks, "members") else None
-        names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
-        for name, row, mask in zip(names, scores.double().cpu(), given.mask.cpu(), strict=True):
-            if mask.any():
-                found.setdefault(name, []).append(row[mask])
+    with reading(learner, tasks, episodes=episodes, seed=seed) as read:
+        for index, episode in read:
+            predictive: Any = answers(learner, episode)
+            y, mask = episode.query.y, episode.query.mask
+            if has_classes(predictive):
+                labels = y.squeeze(-1) if y.dim() > 2 else y
+                scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
+            else:
+                scores = ((y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
+            members = tasks.members(index) if hasattr(tasks, "members") else None
+            names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
+            for name, row, seen in zip(names, scores.double().cpu(), mask.cpu(), strict=True):
+                found.setdefault(name, []).append(row[seen])
     return [torch.cat(rows) for rows in found.values()]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode, Points, check_count, move
-from bayesmeta.evaluation import evaluating, seeded
+from bayesmeta.distributions import sample, uniform
+from bayesmeta.evaluation import answers, check_defined, evaluating, reading, seeded
 from bayesmeta.learner import Posterior
 from bayesmeta.metrics import ranks
 
@@ -56,7 +56,7 @@ def sbc(
         draws: of the posterior, a task.
         quantity: from targets ``(..., B, M, Y)``, float64, and the query's mask ``(B, M)`` to numbers ``(..., B)``; the mean of
             the observed targets if None.
-        seed: of torch's global generator meanwhile; it is left as it was.
+        seed: of the random draws; torch's global generator is not touched.
         progress: shows a bar.
 
     Example:
@@ -67,13 +67,16 @@ def sbc(
     check_count("draws", draws)
     quantity = quantity or _mean
     values = []
-    for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
-        drawn = posterior.draws(query.x, draws).sample()
-        drawn = quantity(drawn.double().reshape(*drawn.shape[:3], -1), query.mask)
-        truth = quantity(query.y.double().reshape(*query.y.shape[:2], -1), query.mask)
-        below, equal = (drawn < truth).sum(0), (drawn == truth).sum(0)
-        # Uniform among the ties, and within the one of draws + 1 intervals that the rank stands for.
-        values.append((below + torch.rand(truth.shape).to(truth.device) * (equal + 1)) / (draws + 1))
+    with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
+        for _, (support, query) in read:
+            functions = inference(support).draws(query.x, draws)
+            check_defined(functions, query)
+            drawn = sample(functions, 1)[0]
+            drawn = quantity(drawn.double().reshape(*drawn.shape[:3], -1), query.mask)
+            truth = quantity(query.y.double().reshape(*query.y.shape[:2], -1), query.mask)
+            below, equal = (drawn < truth).sum(0), (drawn == truth).sum(0)
+            # Uniform among the ties, and within the one of draws + 1 intervals that the rank stands for.
+            values.append((below + uniform(truth.shape, truth) * (equal + 1)) / (draws + 1))
     return _tested(values)
 
 
@@ -105,23 +108,12 @@ def pit(
         True
     """
     values = []
-    for posterior, query in _posteriors(inference, tasks, episodes, seed, progress):
-        rank = ranks(posterior(query.x), query.y).flatten(2)[..., 0]
-        chosen = torch.rand(rank.shape).to(rank.device).masked_fill(~query.mask, -1.0).argmax(1)
-        values.append(rank.gather(1, chosen[:, None])[:, 0])
+    with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
+        for _, episode in read:
+            rank = ranks(answers(inference, episode), episode.query.y).flatten(2)[..., 0]
+            chosen = uniform(rank.shape, rank).masked_fill(~episode.query.mask, -1.0).argmax(1)
+            values.append(rank.gather(1, chosen[:, None])[:, 0])
     return _tested(values)
-
-
-def _posteriors(
-    inference: Inference, tasks: Dataset[Episode], episodes: int, seed: int, progress: bool
-) -> Iterator[tuple[Posterior, Points]]:
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
-    module = inference if isinstance(inference, nn.Module) else None
-    with evaluating(module), seeded(module, seed), torch.no_grad():
-        for index in tqdm(range(episodes), disable=not progress, unit="episode"):
-            episode = tasks[index] if module is None else move(tasks[index], module)
-            yield inference(episode.support), episode.query
 
 
 def _tested(values: list[Tensor]) -> Uniformity:
@@ -149,7 +141,7 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
         inference: a learner, an oracle, or any function from a support to a posterior.
         episode: at least one point of its support is observed.
         draws: how many functions.
-        seed: of torch's global generator meanwhile; it is left as it was.
+        seed: of the random draws; torch's global generator is not touched.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1, batch=2)
@@ -167,11 +159,11 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
         classes = isinstance(functions, torch.distributions.Categorical)
         values = {
             "posterior": {"p": functions.probs} if classes else {"f": functions.mean},  # type: ignore[attr-defined]
-            "posterior_predictive": {"y": functions.sample()},
+            "posterior_predictive": {"y": sample(functions, 1)[0]},
             "log_likelihood": {"y": functions.log_prob(support.y)},
             "observed_data": {"y": support.y},
             "constant_data": {"x": support.x},
-            "predictions": {"y": posterior.draws(query.x, draws).sample()},
+            "predictions": {"y": sample(posterior.draws(query.x, draws), 1)[0]},
             "predictions_constant_data": {"x": query.x, "y_true": query.y},
         }
     groups: dict[str, Any] = {}

@@ -18,17 +18,23 @@ from pyro.distributions import (
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bayesmeta.randomness import generator, standard_normal
+
 __all__ = [
     "affine",
     "cdf",
     "class_probabilities",
+    "has_classes",
     "marginals",
     "mixture",
     "quantile",
+    "sample",
     "select",
     "stack",
     "temper",
     "uncertainty",
+    "undefined",
+    "uniform",
 ]
 
 
@@ -47,13 +53,13 @@ def _map_parameters(d: Any, f: Callable[[Tensor], Tensor]) -> Any:
         return StudentT(f(d.df), f(d.loc), f(d.scale), validate_args=False)
     if isinstance(d, torch.distributions.Normal):
         return Normal(f(d.loc), f(d.scale), validate_args=False)
-    raise _unknown(d, "of a known family")
+    raise _unknown(d, "of a known family", "Normal, StudentT, Bernoulli, Categorical")
 
 
-def _unknown(d: Any, wanted: str) -> TypeError:
+def _unknown(d: Any, wanted: str, families: str = "Normal, StudentT") -> TypeError:
     return TypeError(
-        f"distribution: expected one {wanted} (Normal, StudentT, Bernoulli, Categorical, or an Independent or "
-        f"MixtureSameFamily of these), got {type(d).__name__}; let the likelihood return one of these"
+        f"distribution: expected one {wanted} ({families}, or an Independent or MixtureSameFamily of these), got "
+        f"{type(d).__name__}; let the likelihood return one of these"
     )
 
 
@@ -165,11 +171,12 @@ def marginals(d: Distribution) -> Distribution:
         place, events = len(d.batch_shape), len(d.event_shape)
         base = _map_parameters(component.base_dist, lambda p: p.movedim(place, place + events))
         logits = d.mixture_distribution.logits
-        logits = logits.reshape(*d.batch_shape, *[1] * events, -1).expand(*d.batch_shape, *d.event_shape, -1)
+        logits = logits.reshape(*d.batch_shape, *[1] * events, logits.shape[-1])
+        logits = logits.expand(*d.batch_shape, *d.event_shape, logits.shape[-1])
         return MixtureSameFamily(Categorical(logits=logits, validate_args=False), base, validate_args=False)
     if len(d.event_shape) == 0:
         return d
-    raise _unknown(d, "with independent event entries")
+    raise _unknown(d, "with independent event entries", "Normal, StudentT, Bernoulli")
 
 
 def cdf(d: Distribution, value: Tensor) -> Tensor:
@@ -210,21 +217,38 @@ def _student_cdf(df: Tensor, t: Tensor) -> Tensor:
     return torch.where(lower, tail, 1 - tail).to(t.dtype)
 
 
-def quantile(d: Distribution, p: float) -> Tensor:
+def quantile(d: Distribution, p: float | Sequence[float] | Tensor) -> Tensor:
     """The value below which each entry of y lies with probability p: ``(B, M, *Y)`` for predictions of ``(B, M)``.
 
-    Computed by bisection where no inverse is known. The interval from p = 0.05 to 0.95 holds 90 %.
+    Computed by bisection where no inverse is known. The interval from p = 0.05 to 0.95 holds 90 %. It has no gradient.
+
+    Args:
+        d: predictions of numbers.
+        p: a probability strictly between 0 and 1, or L of them, whose quantiles then lead: ``(L, B, M, *Y)``.
 
     Raises:
         ValueError: p is not strictly between 0 and 1.
+        TypeError: the distribution has no quantiles.
 
     Example:
         >>> quantile(Normal(torch.zeros(1), torch.ones(1)), 0.975)
         tensor([1.9600])
+        >>> quantile(Normal(torch.zeros(1), torch.ones(1)), [0.05, 0.95])
+        tensor([[-1.6449],
+                [ 1.6449]])
     """
-    if not 0 < p < 1:
-        raise ValueError(f"p: expected a probability strictly between 0 and 1, got {p}; the ends lie at infinity")
-    d = marginals(d)
+    levels = torch.as_tensor(p, dtype=torch.float64)
+    if levels.dim() > 1 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            f"p: expected a probability strictly between 0 and 1, or a list of them, got {p}; the ends lie at infinity"
+        )
+    with torch.no_grad():
+        if levels.dim() == 0:
+            return _quantile(marginals(d), float(levels))
+        return torch.stack([_quantile(marginals(d), level) for level in levels.tolist()])
+
+
+def _quantile(d: Distribution, p: float) -> Tensor:
     if isinstance(d, torch.distributions.Normal):
         return d.loc + d.scale * torch.special.ndtri(torch.as_tensor(p, dtype=d.loc.dtype, device=d.loc.device))
     low, high = _bracket(d)
@@ -290,7 +314,7 @@ def temper(d: Distribution, temperature: Tensor, centre: Tensor | None = None) -
     """
     if isinstance(d, torch.distributions.Categorical):
         return Categorical(logits=d.logits.log_softmax(-1) / temperature, validate_args=False)
-    if d.support is not None and marginals(d).support.is_discrete:  # type: ignore[union-attr]
+    if has_classes(d):
         no, yes = class_probabilities(d).unbind(-1)
         logits = (yes.log() - no.log()).clamp(-80, 80)  # where rounding leaves no doubt, a temperature must find some
         return Bernoulli(logits=logits / temperature, validate_args=False).to_event(len(d.event_shape))
@@ -309,7 +333,70 @@ def _spread(d: Any, factor: Tensor, centre: Tensor) -> Distribution:
         return StudentT(d.df, centre + factor * (d.loc - centre), factor * d.scale, validate_args=False)
     if isinstance(d, torch.distributions.Normal):
         return Normal(centre + factor * (d.loc - centre), factor * d.scale, validate_args=False)
-    raise _unknown(d, "of real numbers or classes")
+    raise _unknown(d, "of real numbers or classes", "Normal, StudentT, Bernoulli, Categorical")
+
+
+def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uniform numbers on [0, 1), of the device and floating type of `like`."""
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return torch.rand(tuple(shape), device=like.device, dtype=dtype, generator=generator(like.device))
+
+
+def sample(d: Any, samples: int) -> Tensor:
+    """Draws of each prediction, ``(S, ..., *Y)``, from `generator`; a family of the user's draws by its own `sample`.
+
+    Example:
+        >>> sample(Normal(torch.zeros(4, 3), 1.0), 2).shape
+        torch.Size([2, 4, 3])
+    """
+    shape = torch.Size([samples]) + d.batch_shape
+    with torch.no_grad():
+        if isinstance(d, torch.distributions.Independent):
+            return sample(d.base_dist, samples)
+        if isinstance(d, torch.distributions.MixtureSameFamily):
+            each = sample(d.component_distribution, samples)  # (S, ..., K, *Y)
+            place = sample(d.mixture_distribution, samples).reshape(shape + torch.Size([1] * (len(d.event_shape) + 1)))
+            return each.gather(len(shape), place.expand(shape + torch.Size([1]) + d.event_shape)).squeeze(len(shape))
+        if isinstance(d, torch.distributions.Categorical):
+            p = d.logits.softmax(-1).reshape(-1, d.logits.shape[-1])
+            return torch.multinomial(p, samples, replacement=True, generator=generator(p.device)).mT.reshape(shape)
+        if isinstance(d, torch.distributions.Bernoulli):
+            return (uniform(shape, d.logits) < d.logits.sigmoid()).to(d.logits.dtype)
+        if isinstance(d, (torch.distributions.Normal, torch.distributions.StudentT)):
+            noise = standard_normal(*shape, like=d.loc)
+            if isinstance(d, torch.distributions.StudentT):
+                half = (d.df / 2).expand(shape)
+                gamma = torch._standard_gamma(half, generator=generator(half.device))
+                noise = noise * (half / gamma.clamp(min=torch.finfo(gamma.dtype).tiny)).sqrt()
+            return d.loc + d.scale * noise
+        drawn: Tensor = d.sample(torch.Size([samples]))
+        return drawn
+
+
+def has_classes(d: Distribution) -> bool:
+    """Whether the targets are classes, or yes or no, rather than numbers."""
+    if isinstance(d, torch.distributions.Independent):
+        return has_classes(d.base_dist)
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return has_classes(d.component_distribution)
+    return isinstance(d, (torch.distributions.Categorical, torch.distributions.Bernoulli))
+
+
+def undefined(d: Any) -> Tensor:
+    """Which predictions are no distributions, ``(...)`` bool: parameters are NaN, or those of numbers infinite."""
+    if isinstance(d, torch.distributions.Independent):
+        inner = undefined(d.base_dist)
+        return inner.flatten(len(d.batch_shape)).any(-1) if d.reinterpreted_batch_ndims else inner
+    if isinstance(d, torch.distributions.MixtureSameFamily):
+        return (undefined(d.component_distribution) | undefined(d.mixture_distribution)[..., None]).any(-1)
+    if isinstance(d, torch.distributions.Categorical):
+        return d.logits.isnan().any(-1)
+    if isinstance(d, torch.distributions.Bernoulli):
+        return d.logits.isnan()
+    if isinstance(d, (torch.distributions.Normal, torch.distributions.StudentT)):
+        return ~(d.loc.isfinite() & d.scale.isfinite()).expand(d.batch_shape)
+    mean: Tensor = d.mean  # a family of the user's
+    return mean.isnan().flatten(len(d.batch_shape)).any(-1) if d.event_shape else mean.isnan()
 
 
 def class_probabilities(d: Distribution) -> Tensor:
@@ -320,14 +407,12 @@ def class_probabilities(d: Distribution) -> Tensor:
     """
     if isinstance(d, torch.distributions.Categorical):
         return d.logits.softmax(-1)
-    single = marginals(d)
-    if isinstance(single, torch.distributions.MixtureSameFamily) and single.support.is_discrete:
-        single_mean: Tensor = single.mean
-        return torch.stack([1 - single_mean, single_mean], -1)
-    if isinstance(single, torch.distributions.Bernoulli):
-        return torch.stack([1 - single.probs, single.probs], -1)
+    if has_classes(d):
+        yes: Tensor = marginals(d).mean
+        return torch.stack([1 - yes, yes], -1)
     raise TypeError(
-        f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}; use regression metrics instead"
+        f"distribution: expected Categorical or Bernoulli, got {type(d).__name__}, which is of numbers; "
+        "use NLL, RMSE, CRPS or Coverage"
     )
 
 
@@ -338,7 +423,7 @@ def uncertainty(d: Distribution) -> Tensor:
         >>> uncertainty(Categorical(logits=torch.zeros(1, 2)))
         tensor([0.6931])
     """
-    if isinstance(d, torch.distributions.Categorical) or marginals(d).support.is_discrete:  # type: ignore[union-attr]
+    if has_classes(d):
         probabilities = class_probabilities(d)
         return -torch.special.xlogy(probabilities, probabilities).sum(-1)
     variance: Tensor = d.variance

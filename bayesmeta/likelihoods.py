@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from pyro import distributions as dist
@@ -34,6 +35,9 @@ __all__ = [
 
 class Likelihood(nn.Module, ABC):
     """p(y | network outputs). It owns its parameters, such as the noise, which are shared by all tasks."""
+
+    discrete: ClassVar[bool] = False
+    """Whether targets are counts, labels, or yes and no, which have no unit that could be scaled."""
 
     def __call__(self, outputs: Tensor) -> Distribution:
         distribution: Distribution = super().__call__(outputs)
@@ -163,6 +167,8 @@ class Categorical(Likelihood):
         tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
 
+    discrete = True
+
     def forward(self, outputs: Tensor) -> Distribution:
         return dist.Categorical(logits=outputs, validate_args=False)
 
@@ -182,6 +188,8 @@ class OneVsEach(Likelihood):
         tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
 
+    discrete = True
+
     def forward(self, outputs: Tensor) -> Distribution:
         differences = outputs[..., :, None] - outputs[..., None, :]
         return dist.Categorical(logits=F.logsigmoid(differences).sum(-1), validate_args=False)
@@ -198,6 +206,8 @@ class Bernoulli(Likelihood):
         >>> Bernoulli()(torch.zeros(4, 1)).mean[0]
         tensor([0.5000])
     """
+
+    discrete = True
 
     def forward(self, outputs: Tensor) -> Distribution:
         return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
-from bayesmeta.distributions import marginals, quantile
-from bayesmeta.evaluation import Predictor, seeded, statistics
+from bayesmeta.distributions import has_classes, marginals, quantile
+from bayesmeta.evaluation import Clusters, Predictor, seeded, statistics
 from bayesmeta.learner import Posterior, decompose
-from bayesmeta.metrics import ECE, PIT, Estimate, resampled
+from bayesmeta.metrics import ECE, PIT, Estimate, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def plot_predictive(
         task, target: which of the B tasks and of the entries of y.
         level: of the interval.
         draws: how many functions.
-        seed: of torch's global generator meanwhile; it is left as it was.
+        seed: of the random draws; torch's global generator is not touched.
         ax: where to draw; a new figure if None.
 
     Example:
@@ -92,7 +92,7 @@ def plot_predictive(
         )
     with torch.no_grad(), seeded(None, seed):
         predictive = posterior(inputs)
-        if predictive.support.is_discrete:  # type: ignore[union-attr]
+        if has_classes(predictive):
             raise TypeError("posterior: expected one of real targets, got classes; use plot_reliability")
         single = marginals(predictive)
         low, high = (quantile(single, 0.5 + side * level / 2)[task, :, target].cpu() for side in (-1, 1))
@@ -126,6 +126,7 @@ def plot_reliability(
     episodes: int,
     bins: int = 10,
     label: str | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
@@ -134,32 +135,32 @@ def plot_reliability(
     Below, the share of points in each bin. Bins without points are left out.
 
     Args:
-        learner, tasks, episodes, seed: as in `evaluate`; labels.
+        learner, tasks, episodes, clusters, seed: as in `evaluate`; labels.
         bins: of confidence.
         label: for the legend, which also says the ECE.
         ax: where to draw, another learner's curve too; a new figure if None.
     """
-    metrics, (rows,) = statistics(learner, tasks, episodes=episodes, metrics=[ECE(bins)], seed=seed)
-    return reliability(rows, bins, label=label, error=float(metrics[0].reduce(rows.sum(0))), ax=ax)
-
-
-def reliability(rows: Tensor, bins: int, *, label: str | None = None, error: float, ax: Axes | None = None) -> Axes:
-    """The diagram of an `ECE`'s statistics ``(T, 3 bins)``."""
+    metrics, (rows,), shared = statistics(
+        learner, tasks, episodes=episodes, metrics=[ECE(bins)], clusters=clusters, seed=seed
+    )
+    error = float(metrics[0].reduce(rows.sum(0)))
     ax = _axes(ax)
     style = _style(_curves(ax))
-    count, confidence, correct = rows.sum(0).unflatten(0, (3, bins))
+    count, confidence, _ = rows.sum(0).unflatten(0, (3, bins))
     there = (count > 0).numpy()
-    drawn = resampled(rows).unflatten(1, (3, bins))
-    share = drawn[:, 2] / drawn[:, 0].clamp(min=1e-12)
-    share = torch.where(drawn[:, 0] > 0, share, torch.nan)
-    low, high = torch.nanquantile(share, torch.tensor([0.025, 0.975], dtype=share.dtype), dim=0).numpy()[:, there]
-    at, value = (confidence / count).numpy()[there], (correct / count).numpy()[there]
+
+    def accuracy(sums: Tensor) -> Tensor:
+        number, _, right = sums.unflatten(-1, (3, bins)).unbind(-2)
+        return right / number  # NaN where a bin is empty
+
+    value, low, high = (part.numpy()[there] for part in interval(accuracy, rows, shared))
+    at = (confidence / count).numpy()[there]
     name = f"{label or 'ECE'}: {error:.3f}" if label is None else f"{label} (ECE {error:.3f})"
     _diagonal(ax)
     ax.errorbar(
         at,
         value,
-        [(value - low).clip(0), (high - value).clip(0)],
+        [value - low, high - value],
         marker="o",
         markersize=4,
         capsize=2,
@@ -190,6 +191,7 @@ def plot_calibration(
     episodes: int,
     levels: int = 20,
     label: str | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
@@ -199,12 +201,14 @@ def plot_calibration(
     steep in the middle, it is underconfident. Above or below the diagonal throughout, its predictions are too high or too low.
 
     Args:
-        learner, tasks, episodes, seed: as in `evaluate`; real targets.
+        learner, tasks, episodes, clusters, seed: as in `evaluate`; real targets.
         levels: how many steps p takes.
         label: for the legend.
         ax: where to draw, another learner's curve too; a new figure if None.
     """
-    _, (rows,) = statistics(learner, tasks, episodes=episodes, metrics=[PIT(levels)], seed=seed)
+    _, (rows,), shared = statistics(
+        learner, tasks, episodes=episodes, metrics=[PIT(levels)], clusters=clusters, seed=seed
+    )
     ax = _axes(ax)
     style = _style(_curves(ax))
     at = np.linspace(0, 1, levels + 1)
@@ -213,10 +217,10 @@ def plot_calibration(
         below = torch.cat([torch.zeros_like(sums[..., :1]), sums.cumsum(-1)], -1)
         return below / below[..., -1:]
 
-    low, high = torch.quantile(shares(resampled(rows)), torch.tensor([0.025, 0.975], dtype=rows.dtype), dim=0).numpy()
+    value, low, high = (part.numpy() for part in interval(shares, rows, shared))
     _diagonal(ax)
     ax.fill_between(at, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    ax.plot(at, shares(rows.sum(0)).numpy(), label=label or "learner", **style)
+    ax.plot(at, value, label=label or "learner", **style)
     ax.set(xlabel="quantile p of the prediction", ylabel="share of targets below", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax
@@ -229,6 +233,7 @@ def plot_pit(
     episodes: int,
     bins: int = 10,
     label: str | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
@@ -237,18 +242,19 @@ def plot_pit(
     The band is where 95 % of the bars of a calibrated learner lie, by the spread between tasks of this one.
 
     Args:
-        learner, tasks, episodes, seed: as in `evaluate`; real targets.
+        learner, tasks, episodes, clusters, seed: as in `evaluate`; real targets.
         bins: how many bars.
         label: the title.
         ax: where to draw; a new figure if None.
     """
-    _, (rows,) = statistics(learner, tasks, episodes=episodes, metrics=[PIT(bins)], seed=seed)
+    _, (rows,), shared = statistics(
+        learner, tasks, episodes=episodes, metrics=[PIT(bins)], clusters=clusters, seed=seed
+    )
     ax = _axes(ax)
-    drawn = resampled(rows)
-    spread = float((bins * drawn / drawn.sum(1, keepdim=True)).std(0).mean())
-    height = (bins * rows.sum(0) / rows.sum()).numpy()
-    ax.bar((np.arange(bins) + 0.5) / bins, height, 0.95 / bins, color=COLOURS[0], alpha=0.7)
-    ax.axhspan(1 - 1.96 * spread, 1 + 1.96 * spread, color=_GREY, alpha=0.25, linewidth=0)
+    height, low, high = interval(lambda sums: bins * sums / sums.sum(-1, keepdim=True), rows, shared)
+    reach = float((high - low).mean() / 2)
+    ax.bar((np.arange(bins) + 0.5) / bins, height.numpy(), 0.95 / bins, color=COLOURS[0], alpha=0.7)
+    ax.axhspan(1 - reach, 1 + reach, color=_GREY, alpha=0.25, linewidth=0)
     ax.axhline(1, color=_GREY, linewidth=1, linestyle=":")
     ax.set(xlabel="rank of y in its prediction", ylabel="density", xlim=(0, 1), title=label or "")
     return ax
@@ -295,6 +301,8 @@ def plot_ranks(
 ) -> Axes:
     """The rank of each learner over data sets: the area of a dot counts data sets, the bar is the mean rank, the best on top.
 
+    Learners with equal values share the mean of their ranks; a learner without a value (NaN) comes last.
+
     Args:
         values: a metric by learner, one value a data set, in the same order for all.
         highlight: learners in another colour, such as baselines.
@@ -313,7 +321,7 @@ def plot_ranks(
             f"values: expected as many values of each learner, got {[len(row) for row in values.values()]}"
         )
     table = np.array(list(values.values()), dtype=float)
-    places = (table if lower_is_better else -table).argsort(0).argsort(0) + 1
+    places = average_ranks(table if lower_is_better else -table)
     order = places.mean(1).argsort()[::-1]
     ax = _axes(ax, 7, 0.36 * len(values) + 1)
     names = [list(values)[i] for i in order]
@@ -328,3 +336,11 @@ def plot_ranks(
     ax.set(xlabel="rank", xticks=range(1, len(names) + 1))
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def average_ranks(table: Any) -> Any:
+    """Ranks along the first axis, 1 for the lowest; equal values have the mean of the ranks that they take together."""
+    table = np.where(np.isnan(table), np.inf, table)
+    below = (table[None] < table[:, None]).sum(1)
+    equal = (table[None] == table[:, None]).sum(1)
+    return below + (equal + 1) / 2

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from bayesmeta import plots
 from bayesmeta.data import Episode, check_count
-from bayesmeta.evaluation import Predictor, predict, seeded, statistics
+from bayesmeta.evaluation import Clusters, Predictor, predict, seeded, statistics
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import (
     CRPS,
@@ -96,6 +96,7 @@ def compare(
     *,
     episodes: int,
     metrics: Sequence[Metric] | None = None,
+    clusters: Clusters | None = None,
     train: Dataset[Episode] | None = None,
     steps: int = 1000,
     seed: int = 0,
@@ -110,9 +111,10 @@ def compare(
         episodes: how many of their episodes to read.
         metrics: NLL, RMSE, CRPS, 90 % coverage, quantile calibration error and sharpness, or for classes NLL, accuracy, Brier
             score, ECE, MCE, class-wise ECE and error AUROC, if None.
+        clusters: which unit to draw anew in the intervals, as in `evaluate`.
         train: meta-training tasks, on which every learner is trained by `fit`, in place; if None, learners are taken as they are.
         steps: of `fit`.
-        seed: of training and evaluation; torch's global generator is left as it was.
+        seed: of training and evaluation; torch's global generator is not touched.
         page: where to write an HTML page with table and pictures; needs matplotlib.
         progress: shows bars.
 
@@ -143,8 +145,10 @@ def compare(
             history = fit(learner, train, steps=steps, seed=seed, progress=progress)
             seconds[name]["training"] = history.seconds
         began = time.perf_counter()
-        chosen, statistic = statistics(learner, tasks, episodes=episodes, metrics=metrics, seed=seed, progress=progress)
-        found = estimates(chosen, statistic)
+        chosen, statistic, shared = statistics(
+            learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
+        )
+        found = estimates(chosen, statistic, shared)
         seconds[name]["evaluation"] = time.perf_counter() - began
         rows += [Row(name, metric.name, *found[metric.name], better=_better(metric)) for metric in chosen]
     settings = {

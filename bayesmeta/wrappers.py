@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from bayesmeta.data import Episode, Points, check, concatenate
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner, Posterior
+from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import generator
 
@@ -97,7 +98,8 @@ class Standardized(Learner):
 
     The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
     It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
-    differ from those in the user's units by a constant. Labels are left as they are.
+    differ from those in the user's units by a constant. Targets of a discrete likelihood are left as they are: labels, and the 0.0
+    and 1.0 of a `Bernoulli`.
 
     Args:
         learner: the learner to wrap.
@@ -140,7 +142,10 @@ class Standardized(Learner):
         x = torch.cat([given.x[given.mask] for given in everything])
         y = torch.cat([given.y[given.mask] for given in everything])
         self._register("x", x)
-        self._register("y", y if y.is_floating_point() else torch.zeros(1, 1))
+        self._discrete = any(isinstance(part, Likelihood) and part.discrete for part in learner.modules())
+        if self._discrete or not y.is_floating_point():
+            y = torch.zeros_like(y[:1]) if y.is_floating_point() else torch.zeros(1, 1)  # as they are
+        self._register("y", y)
 
     def _register(self, name: str, values: Tensor) -> None:
         scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
@@ -173,7 +178,8 @@ class Standardized(Learner):
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)
 
-        return Transformed(inner, support, scale, unscale if support.y.is_floating_point() else None)
+        scaled = support.y.is_floating_point() and not self._discrete
+        return Transformed(inner, support, scale, unscale if scaled else None)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(self._episode(episode))

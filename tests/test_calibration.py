@@ -159,6 +159,16 @@ PREDICTIONS: dict[str, tuple[Any, Any]] = {
 }
 
 
+def sized() -> list[Episode]:
+    """60 tasks of 4 to 200 points in one episode; the errors of a task grow with its size."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.linspace(4, 200, 60).round().long()
+    x = torch.randn(60, 200, 1, generator=generator)
+    noise = torch.randn(60, 200, 1, generator=generator) * (sizes / 50)[:, None, None]
+    given = Points(x, x + noise, torch.arange(200) < sizes[:, None])
+    return [Episode(given, given)]
+
+
 class TestConformal:
     @pytest.mark.parametrize("name", PREDICTIONS)
     def test_covers_as_promised_however_bad_the_predictions(self, name: str) -> None:
@@ -191,6 +201,36 @@ class TestConformal:
         with pytest.raises(ValueError, match=r"at least 19 calibration tasks for a level of 0\.95, got 10"):
             bm.Conformal(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=3, level=0.95)
 
+    @pytest.mark.parametrize("level", [0.5, 0.9])
+    def test_the_calibration_tasks_have_exactly_the_promise(self, level: float) -> None:
+        """Tasks of 4 to 200 points, long ones the harder: level (K + 1) / K of the mean over tasks, and the next step up at most.
+
+        A step is the weight of one point: of the K tasks' mean at most 1 / (4 K).
+        """
+        source, K = sized(), 60
+        learner: Any = Scripted(overconfident)
+        conformal = bm.Conformal(learner, source, level=level, episodes=1)  # type: ignore[arg-type]
+        support, query = source[0]
+        low, high = conformal(support).interval(query.x)
+        inside = ((low <= query.y) & (query.y <= high))[..., 0]
+        by_task = torch.stack([inside[b][query.mask[b]].double().mean() for b in range(K)])
+        found = conformal.coverage(source, episodes=1)  # type: ignore[arg-type]
+        assert found.value == pytest.approx(by_task.mean().item(), abs=1e-9)
+        assert 0 <= found.value - level * (K + 1) / K < 1 / (4 * K)
+        assert found.value - inside[query.mask].double().mean() > 0.05  # of pooled points it is another thing
+
+    @pytest.mark.parametrize("level", [0.5, 0.9])
+    def test_a_region_over_points_has_the_promise_over_points(self, level: float) -> None:
+        """level (n + 200) / n of all n points, as the task to come may have 200; and the next point up at most."""
+        source = sized()
+        conformal = bm.Conformal(Scripted(overconfident), source, level=level, over="points", episodes=1)  # type: ignore[arg-type]
+        support, query = source[0]
+        low, high = conformal(support).interval(query.x)
+        inside, n = ((low <= query.y) & (query.y <= high))[..., 0][query.mask], int(query.mask.sum())
+        found = conformal.coverage(source, episodes=1)  # type: ignore[arg-type]
+        assert found.value == pytest.approx(inside.double().mean().item(), abs=1e-9)
+        assert 0 <= found.value - level * (n + 200) / n < 1.001 / n
+
     def test_a_box_for_several_targets(self) -> None:
         def two(x: Tensor, generator: torch.Generator) -> Tensor:
             return torch.randn(*x.shape[:2], 2, generator=generator)
@@ -209,6 +249,10 @@ class TestConformal:
             bm.Conformal(learner, source, episodes=1)
         with pytest.raises(ValueError, match="level"):
             bm.Conformal(learner, source, level=90)
+        with pytest.raises(ValueError, match="over"):
+            bm.Conformal(learner, source, over="tasks alike")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="the points of the longest"):
+            bm.Conformal(learner, source, over="points", episodes=1)
         with pytest.raises(TypeError, match="use interval"):
             bm.Conformal(learner, source, episodes=9)(source[0].support).classes(source[0].query.x)
         classes = bm.LaplaceGP(nn.Identity(), RBFKernel(), classes=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.distributions import Distribution
 
+from bayesmeta.distributions import has_classes
 from bayesmeta.metrics.classification import (
     AURC,
     ECE,
@@ -14,7 +15,8 @@ from bayesmeta.metrics.classification import (
     ClasswiseECE,
     ErrorAUROC,
 )
-from bayesmeta.metrics.metric import NLL, Estimate, Metric, bootstrap, estimates, resampled, summary
+from bayesmeta.metrics.intervals import bootstrap, estimates, interval
+from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
     CRPS,
@@ -53,8 +55,8 @@ __all__ = [
     "bootstrap",
     "default_metrics",
     "estimates",
+    "interval",
     "ranks",
-    "resampled",
     "risk_coverage",
     "summary",
 ]
@@ -62,6 +64,6 @@ __all__ = [
 
 def default_metrics(distribution: Distribution) -> list[Metric]:
     """What `evaluate` reports for predictions of this type."""
-    if distribution.support is not None and distribution.support.is_discrete:
+    if has_classes(distribution):
         return [NLL(), Accuracy(), ECE()]
     return [NLL(), RMSE(), Coverage(0.9)]

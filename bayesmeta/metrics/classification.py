@@ -51,7 +51,7 @@ def _parts(sums: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
 @final
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The share of points whose most probable class is the right one."""
+    """The share of points, pooled over tasks, whose most probable class is the right one."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return total(top(distribution, given)[1], given)
@@ -100,17 +100,25 @@ class Brier(Metric):
     def reduce(self, sums: Tensor) -> Tensor:
         if self.part == "score":
             return mean(sums)
-        count, expected, happened = sums.unflatten(-1, (-1, 3, self.bins)).unbind(-2)  # (..., W, bins)
-        points = count.sum(-1, keepdim=True)
-        frequency = happened / count.clamp(min=1)
-        base = happened.sum(-1, keepdim=True) / points
-        if self.part == "reliability":
-            part = (count * (expected / count.clamp(min=1) - frequency).square()).sum(-1) / points[..., 0]
-        elif self.part == "resolution":
-            part = (count * (frequency - base).square()).sum(-1) / points[..., 0]
-        else:
-            part = (base * (1 - base))[..., 0]
-        return part.sum(-1)
+        if self.part == "uncertainty":
+            base = self._frequencies(sums)[-1].squeeze(-1)
+            return (base * (1 - base)).sum(-1)
+        return super().reduce(sums)
+
+    def gaps(self, sums: Tensor) -> Tensor | None:
+        if self.part in ("score", "uncertainty"):
+            return None
+        share, expected, frequency, base = self._frequencies(sums)
+        return (share.sqrt() * ((expected if self.part == "reliability" else base) - frequency)).flatten(-2)
+
+    def size(self, gaps: Tensor) -> Tensor:
+        return gaps.square().sum(-1)
+
+    def _frequencies(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each class and bin ``(..., W, bins)``: share of points, mean probability, frequency; and each class's frequency."""
+        count, expected, happened = sums.unflatten(-1, (-1, 3, self.bins)).unbind(-2)
+        points, there = count.sum(-1, keepdim=True), count.clamp(min=1)
+        return count / points, expected / there, happened / there, happened.sum(-1, keepdim=True) / points
 
 
 @final
@@ -119,7 +127,8 @@ class ECE(Metric):
     """Expected calibration error: the mean distance between confidence and accuracy over equal-width bins of confidence.
 
     Guo, Pleiss, Sun & Weinberger 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599,
-    equation 5. Bins pool the points of all tasks.
+    equation 5. Bins pool the points of all tasks, so that a task of many points weighs more. Noise alone makes the error larger
+    than 0: its interval, not its value, says whether a learner may be calibrated.
     """
 
     bins: int = 15
@@ -130,15 +139,18 @@ class ECE(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return _binned(*top(distribution, given), given.mask, self.bins)
 
-    def reduce(self, sums: Tensor) -> Tensor:
+    def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, self.bins)
-        return (confidence - correct).abs().sum(-1) / count.sum(-1)
+        return (confidence - correct) / count.sum(-1, keepdim=True)
 
 
 @final
 @dataclass(frozen=True)
 class MCE(Metric):
-    """Maximum calibration error: the largest distance between confidence and accuracy of a bin (Guo et al. 2017, equation 7)."""
+    """Maximum calibration error: the largest distance between confidence and accuracy of a bin (Guo et al. 2017, equation 7).
+
+    Bins pool the points of all tasks. Where a bin holds few points it is mostly noise.
+    """
 
     bins: int = 15
 
@@ -148,9 +160,12 @@ class MCE(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return _binned(*top(distribution, given), given.mask, self.bins)
 
-    def reduce(self, sums: Tensor) -> Tensor:
+    def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, self.bins)
-        return ((confidence - correct).abs() / count.clamp(min=1)).amax(-1)
+        return (confidence - correct) / count.clamp(min=1)
+
+    def size(self, gaps: Tensor) -> Tensor:
+        return gaps.abs().amax(-1)
 
 
 _FINE = 256
@@ -178,13 +193,13 @@ class AdaptiveECE(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return _binned(*top(distribution, given), given.mask, _FINE)
 
-    def reduce(self, sums: Tensor) -> Tensor:
+    def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, _FINE)
         points = count.sum(-1, keepdim=True)
         middle = (count.cumsum(-1) - count / 2) / points  # of each fine bin among all points
         bin_of = (middle * self.bins).long().clamp(0, self.bins - 1)
         gap = torch.zeros(*sums.shape[:-1], self.bins, dtype=sums.dtype).scatter_add(-1, bin_of, confidence - correct)
-        return gap.abs().sum(-1) / points[..., 0]
+        return gap / points
 
 
 @final
@@ -209,9 +224,9 @@ class ClasswiseECE(Metric):
         happened = torch.nn.functional.one_hot(labels, p.shape[-1]).to(p)
         return torch.cat([_binned(p[..., c], happened[..., c], given.mask, self.bins) for c in range(p.shape[-1])], 1)
 
-    def reduce(self, sums: Tensor) -> Tensor:
+    def gaps(self, sums: Tensor) -> Tensor:
         count, expected, happened = sums.unflatten(-1, (-1, 3, self.bins)).unbind(-2)  # (..., W, bins)
-        return ((expected - happened).abs().sum(-1) / count.sum(-1)).mean(-1)
+        return ((expected - happened) / count.sum(-1, keepdim=True) / count.shape[-2]).flatten(-2)
 
 
 @final

@@ -1,8 +1,7 @@
-"""What a metric is: a per-task statistic that adds up and a reduction of the sum, with intervals by a bootstrap over tasks."""
+"""What a metric is: a per-task statistic that adds up, and a reduction of the sum."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.likelihoods import nll
 
-__all__ = ["NLL", "Estimate", "Metric", "bootstrap", "estimates", "resampled", "summary"]
+__all__ = ["NLL", "Estimate", "Metric", "summary"]
 
 
 class Estimate(NamedTuple):
-    """A metric's value over all tasks, and its 95 % interval by the bootstrap."""
+    """A metric's value over all tasks, and a 95 % interval of what infinitely many of them would give (see `bootstrap`)."""
 
     value: float
     low: float
@@ -33,7 +32,8 @@ class Metric(ABC):
     """A figure of merit of predictions.
 
     `statistic` gives a row of K sums a task, `reduce` turns the sum of rows over tasks into the figure. So evaluation
-    streams over tasks, points pool as they should, and every metric is bootstrapped in the same way.
+    streams over tasks, and every metric is bootstrapped in the same way. All metrics here pool the points of all tasks: a task of
+    200 points weighs ten times as much as one of 20, and what is estimated is the figure of a point, not that of a task.
     """
 
     @property
@@ -44,9 +44,25 @@ class Metric(ABC):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         """Sums over each task's observed points, ``(B, K)``, of predictions of batch ``(B, M)``."""
 
-    @abstractmethod
     def reduce(self, sums: Tensor) -> Tensor:
-        """Sums over tasks ``(..., K)`` to the figure ``(...)``."""
+        """Sums over tasks ``(..., K)`` to the figure ``(...)``; implemented here for metrics that have `gaps`."""
+        gaps = self.gaps(sums)
+        if gaps is None:
+            raise NotImplementedError(f"{type(self).__name__}: implement reduce, or gaps")
+        return self.size(gaps)
+
+    def gaps(self, sums: Tensor) -> Tensor | None:
+        """Of a metric that measures a distance from perfection: the signed differences ``(..., G)`` whose `size` the figure is.
+
+        Noise makes such a figure larger, and never smaller: the ECE of a perfectly calibrated learner is above 0 on every finite
+        set of tasks, and that of resampled tasks is larger still, so that no quantile of resamples may come down to the truth.
+        Given the gaps, `bootstrap` finds an interval that does. None for metrics that are not of this kind.
+        """
+        return None
+
+    def size(self, gaps: Tensor) -> Tensor:
+        """The figure ``(...)`` of gaps ``(..., G)``: the sum of their absolute values, if not overridden."""
+        return gaps.abs().sum(-1)
 
 
 def total(values: Tensor, given: Points) -> Tensor:
@@ -70,70 +86,6 @@ class NLL(Metric):
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
-
-
-def estimates(
-    metrics: Sequence[Metric], rows: Sequence[Tensor], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Estimate]:
-    """Several metrics over the same tasks, by name: the same resamples of tasks for all, so that they can be compared.
-
-    Args:
-        metrics: each turns sums over tasks into a figure.
-        rows: the statistic of each metric, one row a task, ``(T, K)``.
-        resamples: how often the T tasks are drawn anew, with replacement.
-        seed: of the resampling.
-    """
-    if len(rows[0]) == 0:
-        raise ValueError("rows: expected the statistics of at least one task, got none; evaluate on more episodes")
-    distinct: list[Tensor] = []
-    for row in rows:  # metrics of the same bins have the same statistic
-        if not any(torch.equal(row, other) for other in distinct):
-            distinct.append(row)
-    drawn = resampled(torch.cat(distinct, 1), resamples=resamples, seed=seed).split(
-        [row.shape[1] for row in distinct], 1
-    )
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    found = {}
-    for metric, row in zip(metrics, rows, strict=True):
-        value = metric.reduce(row.double().cpu().sum(0)).item()
-        low = high = math.nan  # a single task says nothing of the spread between tasks
-        if len(row) > 1:
-            sums = next(sums for sums, other in zip(drawn, distinct, strict=True) if torch.equal(row, other))
-            low, high = torch.nanquantile(metric.reduce(sums), edges).tolist()
-        found[metric.name] = Estimate(value, low, high)
-    return found
-
-
-def resampled(rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Tensor:
-    """The sums of rows ``(T, K)`` over T tasks that are drawn anew, with replacement: ``(resamples, K)``, float64."""
-    tasks, rows = len(rows), rows.double().cpu()
-    used = rows.any(0).nonzero()[:, 0]  # most fine bins are empty
-    generator = torch.Generator().manual_seed(seed)
-    at_once, sums = max(1, 4_000_000 // tasks), []
-    once = torch.ones((), dtype=torch.float64)
-    for first in range(0, resamples, at_once):
-        drawn = torch.randint(tasks, (min(at_once, resamples - first), tasks), generator=generator)
-        counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once.expand(drawn.shape))
-        sums.append(rows.new_zeros(len(counts), rows.shape[1]).index_copy_(1, used, counts @ rows[:, used]))
-    return torch.cat(sums)
-
-
-def bootstrap(metric: Metric, rows: Tensor, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """The metric over tasks, with the 95 % percentile interval of resampling tasks with replacement.
-
-    Args:
-        metric: turns sums over tasks into a figure.
-        rows: its statistic, one row a task, ``(T, K)``.
-        resamples: how often the T tasks are drawn anew.
-        seed: of the resampling.
-
-    With a single task the interval is NaN.
-
-    Example:
-        >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
-        Estimate(value=1.0, low=1.0, high=1.0)
-    """
-    return estimates([metric], [rows], resamples=resamples, seed=seed)[metric.name]
 
 
 def summary(estimates: dict[str, dict[str, Estimate]], names: Sequence[str] | None = None) -> str:

@@ -12,11 +12,21 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import cdf, marginals, quantile
+from bayesmeta.distributions import cdf, has_classes, marginals, quantile, sample
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
 __all__ = ["CRPS", "PIT", "RMSE", "Coverage", "EnergyScore", "QuantileCalibrationError", "Sharpness", "Width", "ranks"]
+
+
+def _check_numbers(distribution: Distribution, y: Tensor) -> None:
+    """Raises a TypeError for predictions of classes, a ValueError where the targets ``(B, M, *Y)`` have another shape."""
+    if has_classes(distribution):
+        raise TypeError(
+            "distribution: expected one of numbers for RMSE and its kin (for intervals and ranks, one with a cumulative "
+            f"distribution function), got {type(distribution).__name__}, which is of classes; use NLL, Accuracy, Brier or ECE"
+        )
+    check_event(distribution.event_shape, y.shape[2:])
 
 
 def _entries(values: Tensor, given: Points) -> Tensor:
@@ -30,9 +40,7 @@ class RMSE(Metric):
     """Root of the mean square difference between the predictive mean and y, in y's unit; pooled over points and entries of y."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        if isinstance(distribution, torch.distributions.Categorical):
-            raise TypeError("distribution: expected one of numbers for RMSE, got Categorical; use Accuracy, NLL or ECE")
-        check_event(distribution.event_shape, given.y.shape[2:])
+        _check_numbers(distribution, given.y)
         square = (distribution.mean - given.y).square()
         return _entries(square, given)
 
@@ -50,7 +58,7 @@ class CRPS(Metric):
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        check_event(distribution.event_shape, given.y.shape[2:])
+        _check_numbers(distribution, given.y)
         single: Any = marginals(distribution)
         if isinstance(single, torch.distributions.Normal):
             score = _absolute(given.y - single.loc, single.scale) - single.scale / math.sqrt(math.pi)
@@ -140,7 +148,7 @@ def ranks(distribution: Distribution, y: Tensor) -> Tensor:
 
     Dawid 1984; Gneiting, Balabdaoui & Raftery 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x.
     """
-    check_event(distribution.event_shape, y.shape[2:])
+    _check_numbers(distribution, y)
     return cdf(marginals(distribution), y)
 
 
@@ -152,7 +160,10 @@ def _check_level(level: float) -> None:
 @final
 @dataclass(frozen=True)
 class Coverage(Metric):
-    """The share of targets inside the central interval of the given level; a calibrated predictive's is the level."""
+    """The share of targets inside the central interval of the given level; a calibrated predictive's is the level.
+
+    Points of all tasks and entries of y are pooled: tasks of many points weigh more (`Conformal.coverage` weighs tasks alike).
+    """
 
     level: float = 0.9
 
@@ -186,7 +197,7 @@ class Width(Metric):
         return f"{100 * self.level:g}% width"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        check_event(distribution.event_shape, given.y.shape[2:])
+        _check_numbers(distribution, given.y)
         single = marginals(distribution)
         low, high = (quantile(single, 0.5 + side * self.level / 2) for side in (-1, 1))
         return _entries(high - low, given)
@@ -201,7 +212,7 @@ class Sharpness(Metric):
     """The root of the mean predictive variance, in y's unit: comparable with `RMSE`, to which it is equal if calibrated."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        check_event(distribution.event_shape, given.y.shape[2:])
+        _check_numbers(distribution, given.y)
         return _entries(distribution.variance, given)
 
     def reduce(self, sums: Tensor) -> Tensor:
@@ -229,10 +240,11 @@ class QuantileCalibrationError(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return _histogram(ranks(distribution, given.y), given, self.levels)
 
-    def reduce(self, sums: Tensor) -> Tensor:
-        share = sums.cumsum(-1) / sums.sum(-1, keepdim=True)
-        wanted = torch.arange(1, self.levels + 1).to(sums) / self.levels
-        return (share - wanted)[..., :-1].abs().mean(-1)
+    def gaps(self, sums: Tensor) -> Tensor:
+        return _shares_below(sums)[..., :-1]
+
+    def size(self, gaps: Tensor) -> Tensor:
+        return gaps.abs().mean(-1)
 
 
 @final
@@ -251,10 +263,17 @@ class PIT(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return _histogram(ranks(distribution, given.y), given, self.bins)
 
-    def reduce(self, sums: Tensor) -> Tensor:
-        share = sums.cumsum(-1) / sums.sum(-1, keepdim=True)
-        wanted = torch.arange(1, self.bins + 1).to(sums) / self.bins
-        return (share - wanted).abs().amax(-1)
+    def gaps(self, sums: Tensor) -> Tensor:
+        return _shares_below(sums)
+
+    def size(self, gaps: Tensor) -> Tensor:
+        return gaps.abs().amax(-1)
+
+
+def _shares_below(sums: Tensor) -> Tensor:
+    """By how much the shares of ranks up to 1/K, ..., 1 exceed these levels, from counts in K bins ``(..., K)``."""
+    bins = sums.shape[-1]
+    return sums.cumsum(-1) / sums.sum(-1, keepdim=True) - torch.arange(1, bins + 1).to(sums) / bins
 
 
 def _histogram(rank: Tensor, given: Points, bins: int) -> Tensor:
@@ -284,8 +303,8 @@ class EnergyScore(Metric):
         return "energy score"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        check_event(distribution.event_shape, given.y.shape[2:])
-        drawn = distribution.sample(torch.Size([self.draws]))
+        _check_numbers(distribution, given.y)
+        drawn = sample(distribution, self.draws)
         drawn, y = drawn.reshape(*drawn.shape[:3], -1), given.y.reshape(*given.y.shape[:2], -1)
         error = (drawn - y).norm(dim=-1).mean(0)
         pairs = sum((drawn[k + 1 :] - drawn[k]).norm(dim=-1).sum(0) for k in range(self.draws - 1))

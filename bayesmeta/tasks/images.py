@@ -122,9 +122,16 @@ class ImageTasks(TaskSource):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.classes} classes, ways={self.ways}, shots={self.shots})"
 
+    def clusters(self, index: int) -> Tensor:
+        """The classes that each task is made of, ``(B, W)``: tasks that share one are not independent. Turned classes are one."""
+        return self._chosen(self._generator(index)) % len(self._table)
+
+    def _chosen(self, generator: torch.Generator) -> Tensor:
+        return torch.rand(self.batch, self.classes, generator=generator).topk(self.ways).indices
+
     def draw(self, generator: torch.Generator) -> Episode:
         size = (self.batch, self.ways)
-        chosen = torch.rand(self.batch, self.classes, generator=generator).topk(self.ways).indices
+        chosen = self._chosen(generator)
         one, turns = chosen % len(self._table), chosen // len(self._table)
         lots = torch.rand(*size, self._table.shape[1], generator=generator)
         lots[torch.arange(lots.shape[-1]) >= self._counts[one][..., None]] = -1.0  # padding is drawn last

@@ -56,6 +56,13 @@ class TaskSource(Dataset[Episode], ABC):
         """
         return None
 
+    def clusters(self, index: int) -> Tensor | None:
+        """What `evaluate` draws anew for its intervals: the unit of each task ``(B,)``, or the W units it is made of, ``(B, W)``.
+
+        The task itself (`members`), if not overridden by a source that knows what its tasks have in common.
+        """
+        return self.members(index)
+
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(self.length))
 
