@@ -81,7 +81,7 @@ def statistics(
     with evaluating(module), seeded(module, seed), torch.no_grad():
         for index in tqdm(range(episodes), disable=not progress, unit="episode"):
             episode = tasks[index]
-            check(episode)
+            check(episode, like=module)
             if module is not None:
                 check_padding(module, episode.query.mask, "query")
                 episode = move(episode, module)
