@@ -84,7 +84,8 @@ class ArrayTasks(TaskSource):
 
     def _chosen(self, generator: torch.Generator) -> Tensor:
         tasks = len(self.names)
-        order = torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)
+        with torch.device("cpu"):
+            order = torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)
         return order[: self.batch]
 
     def draw(self, generator: torch.Generator) -> Episode:

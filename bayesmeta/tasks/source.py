@@ -66,12 +66,11 @@ class TaskSource(Dataset[Episode], ABC):
         for base in type(self).__mro__[: type(self).__mro__.index(TaskSource)]:
             for name, parameter in inspect.signature(base).parameters.items():
                 value = getattr(self, name, parameter.default)
-                if parameter.default is not parameter.empty and _short(value) != _short(parameter.default):
+                if parameter.default is parameter.empty:
+                    shown = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and hasattr(self, name)
+                    data += [_short(value)] if shown and type(value) not in (list, tuple) else []
+                elif _short(value) != _short(parameter.default):
                     settings.setdefault(name, _short(value))
-                elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and isinstance(
-                    value, (Points, Tensor, nn.Module)
-                ):
-                    data.append(_short(value))
         said = ", ".join(data + [f"{name}={value}" for name, value in settings.items()])
         return f"{self.title}: {said}" if self.title else f"{type(self).__name__}({said})"
 
@@ -99,7 +98,9 @@ def _short(value: Any) -> str:
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, nn.Module):  # a kernel, of which the hyperparameters count
         own = [name.removeprefix("raw_") for name, _ in value.named_parameters(recurse=False)]
-        held = [f"{name}={[float(f'{one:.4g}') for one in getattr(value, name).flatten()]}" for name in own]
+        held = [
+            f"{name}={reprlib.repr([round(v, 4) for v in getattr(value, name).flatten()[:7].tolist()])}" for name in own
+        ]
         inner = [_short(child) for child in value.children() if any(True for _ in child.parameters())]
         return f"{type(value).__name__}({', '.join(inner + held)})"
     return reprlib.repr(value)
