@@ -1,4 +1,4 @@
-"""Points and episodes: what learners read. Every check on users' values happens here, at the border.
+"""Points and episodes: what learners read.
 
 Shapes, here and everywhere: B tasks, N support points, M query points, S draws, R task-encoding size,
 W ways (classes); ``*X``, ``*Y``, ``*O`` are the event shapes of inputs, targets and network outputs.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+
+from bayesmeta.border import as_tensor, check_bytes, check_values, convert
 
 __all__ = ["Episode", "Points", "check", "check_count", "check_positive", "concatenate", "move", "points", "split"]
 
@@ -64,7 +65,9 @@ def points(
 
     Raises:
         ValueError: x and y differ in tasks or points, tasks differ in their event shapes, a value is NaN
-            or infinite, a label is outside 0 to W - 1, or x holds pictures as bytes.
+            or infinite, a label is outside 0 to W - 1, x holds pictures as bytes, something is not a number (dates,
+            categories, text: see `tasks_from_frame`), or the floating type cannot hold the values or tell those of one
+            task apart.
 
     Example:
         >>> support = points([0.0, 1.0, 2.0], [0.1, 0.9, 2.1])
@@ -74,12 +77,24 @@ def points(
         >>> ragged.mask.sum(1)
         tensor([3, 5])
     """
-    if classes is not None and (not isinstance(classes, (int, np.integer)) or isinstance(classes, bool) or classes < 1):
-        raise ValueError(f"classes: expected the number of classes, at least 1, got {classes}; None means regression")
+    return assemble(_tasks(x, "x"), _tasks(y, "y"), classes=classes, dtype=dtype, device=device)
+
+
+def assemble(
+    xs: Sequence[Tensor],
+    ys: Sequence[Tensor],
+    *,
+    classes: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    names: Sequence[str] | None = None,
+) -> Points:
+    """`points` of tasks that are tensors already; messages call the tasks by their names, or by number."""
+    if classes is not None:
+        check_count("classes", classes)
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating type, got {dtype}; labels are given as such by classes=W")
-    xs, ys = _tasks(x, "x"), _tasks(y, "y")
     if len(xs) != len(ys):
         raise ValueError(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
@@ -87,14 +102,11 @@ def points(
         )
     for task in xs:
         check_bytes(task, dimensions=2)
-    _check_precision(xs, dtype, "x")
+    xs = [_column(a).to(device) for a in convert(xs, dtype, "x", names)]
     if classes is None:
-        _check_precision(ys, dtype, "y")
-    xs = [_column(a.to(device=device, dtype=dtype)) for a in xs]
-    ys = [
-        _labels(a, classes, b).to(device) if classes is not None else _column(a.to(device=device, dtype=dtype))
-        for b, a in enumerate(ys)
-    ]
+        ys = [_column(a).to(device) for a in convert(ys, dtype, "y", names)]
+    else:
+        ys = [_labels(a, classes, b).to(device) for b, a in enumerate(ys)]
     for b, (a, t) in enumerate(zip(xs, ys, strict=True)):
         if len(a) != len(t):
             raise ValueError(
@@ -109,61 +121,12 @@ def points(
 def _tasks(value: Any, name: str) -> list[Tensor]:
     """One task, or a list of them, as a list of tensors with at least one dimension."""
     ragged = isinstance(value, (list, tuple)) and len(value) > 0 and all(_dimensions(v) > 0 for v in value)
-    try:
-        tensors = [as_tensor(v) for v in value] if ragged else [as_tensor(value)]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name}: expected numbers, an array, a tensor, or a list of these (one a task), got {type(value).__name__} "
-            f"that does not convert ({error}); convert its columns to numbers first"
-        ) from error
+    tensors = [as_tensor(v, name) for v in value] if ragged else [as_tensor(value, name)]
     if tensors[0].dim() == 0:
         raise ValueError(
             f"{name}: expected at least one dimension (the points), got a single number; pass a list of numbers"
         )
-    if any(t.is_complex() for t in tensors):
-        raise ValueError(
-            f"{name}: expected real numbers, got complex ones; pass real and imaginary parts as two features"
-        )
     return tensors
-
-
-def _check_precision(tasks: Sequence[Tensor], dtype: torch.dtype, name: str) -> None:
-    """Raises a ValueError where the conversion to dtype rounds away what distinguishes the points."""
-    if (
-        len({task.shape[1:] for task in tasks}) > 1
-        or tasks[0].element_size() <= torch.empty((), dtype=dtype).element_size()
-    ):
-        return
-    values = torch.cat([task.detach().double() for task in tasks])
-    if len(values) < 2 or not torch.isfinite(values).all():
-        return
-    spread, size = values.std(0), values.abs().amax(0)
-    lost = (values - values.to(dtype)).abs().amax(0)
-    if ((lost > 0.05 * spread) & (spread > 1e-13 * size)).any():
-        raise ValueError(
-            f"{name}: expected values that {dtype} can tell apart, got a standard deviation of {spread.min():.3g} around "
-            f"values up to {size.max():.3g}; subtract an offset first (the earliest date, say), change the unit, "
-            "or pass dtype=torch.float64"
-        )
-
-
-def check_bytes(x: Tensor, dimensions: int) -> None:
-    """Raises a ValueError if x holds pictures as bytes: of more than so many dimensions."""
-    if x.dtype == torch.uint8 and x.dim() > dimensions:
-        raise ValueError(
-            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with its pictures"
-        )
-
-
-def as_tensor(value: Any) -> Tensor:
-    """An array, series, frame or list as a tensor."""
-    if isinstance(value, np.ma.MaskedArray):
-        if np.ma.getmaskarray(value).any():
-            raise ValueError("a masked array hides some of its entries; drop those points first")
-        value = value.data
-    if hasattr(value, "__array__") and not isinstance(value, Tensor):  # arrays, series, frames; copied, as they may be
-        return torch.from_numpy(np.array(value))  # read-only or run backwards, which torch does not take
-    return torch.as_tensor(value)
 
 
 def _dimensions(value: Any) -> int:
@@ -206,13 +169,19 @@ def _pad(tasks: Sequence[Tensor], name: str) -> Tensor:
 
 
 def _mask(lengths: Sequence[int]) -> Tensor:
-    return torch.arange(max(1, *lengths)) < torch.tensor(lengths)[:, None]
+    ends = torch.tensor(lengths, device="cpu")
+    return torch.arange(max(1, *lengths), device="cpu") < ends[:, None]
 
 
-def check(given: Points | Episode, name: str = "points") -> None:
+def check(given: Points | Episode, name: str = "points", like: nn.Module | None = None) -> None:
     """Raises a ValueError that names what is wrong with the shapes, types or values of points or an episode.
 
     It reads every value, so it stands where data enter (`points`, the first episode of `fit` and `evaluate`).
+
+    Args:
+        given: the points.
+        name: of the argument, for messages.
+        like: the module to whose floating type `move` will take the values; it must be able to tell them apart.
 
     Example:
         >>> check(Points(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1), torch.ones(2, 4, dtype=torch.bool)))
@@ -221,8 +190,8 @@ def check(given: Points | Episode, name: str = "points") -> None:
         ValueError: points.x: expected shape (B, N, ...) = (2, 4, ...) as the mask has, got (2, 3, 1); ...
     """
     if isinstance(given, Episode):
-        check(given.support, "support")
-        check(given.query, "query")
+        check(given.support, "support", like)
+        check(given.query, "query", like)
         if given.support.mask.shape[0] != given.query.mask.shape[0]:
             raise ValueError(
                 f"episode: expected as many tasks in support and query, got {given.support.mask.shape[0]} and "
@@ -238,13 +207,20 @@ def check(given: Points | Episode, name: str = "points") -> None:
     check_shapes(given, name)
     for field, value in (("x", given.x), ("y", given.y)):
         for leaf in tree_leaves(value):
-            bad = ~torch.isfinite(leaf).flatten(2).all(-1) if leaf.dim() > 2 else ~torch.isfinite(leaf)
-            if bad.any():
-                task, point = bad.nonzero()[0].tolist()
-                raise ValueError(
-                    f"{name}.{field}: expected finite numbers, got NaN or infinity at task {task}, point {point}; "
-                    "drop the point or fill it in (missing points are expressed by the mask, over zeros)"
-                )
+            check_values(leaf, f"{name}.{field}")
+    if like is not None:
+        check_type(given, like, name)
+
+
+def check_type(given: Points, like: nn.Module, name: str = "points") -> None:
+    """Raises a ValueError if the module's floating type cannot tell the points apart, for example of a learner in float32."""
+    reference = _reference(like)
+    if reference is None or torch.compiler.is_compiling():
+        return
+    for field, value in (("x", given.x), ("y", given.y)):
+        for leaf in tree_leaves(value):
+            if leaf.is_floating_point() and leaf.dtype != reference.dtype:
+                convert(leaf, reference.dtype, f"{name}.{field}")
 
 
 def check_shapes(given: Points, name: str = "points") -> None:
@@ -301,19 +277,20 @@ def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Ge
             f"{int(observed[task])} points of task {task}; lower shots or drop the task, so that a query point is left"
         )
     # A random order of each task's observed points, unobserved ones last.
-    order = torch.rand(given.mask.shape, generator=generator).masked_fill(~given.mask, 2.0).argsort(1)
+    order = torch.rand(given.mask.shape, generator=generator, dtype=torch.float32, device=generator.device)
+    order = order.masked_fill(~given.mask, 2.0).argsort(1)
     left = observed - shots if queries is None else (observed - shots).clamp(max=queries)
     return Episode(_take(given, order, shots * 0, shots), _take(given, order, shots, left))
 
 
 def _take(given: Points, order: Tensor, start: Tensor, count: Tensor) -> Points:
     """The points ``order[b, start[b] : start[b] + count[b]]`` of each task, padded with zeros."""
-    slots = torch.arange(max(1, int(count.max())))
+    slots = torch.arange(max(1, int(count.max())), device=count.device)
     mask = slots < count[:, None]
     chosen = order.gather(1, (start[:, None] + slots).clamp(max=order.shape[1] - 1))
 
     def take(leaf: Tensor) -> Tensor:
-        rows = leaf[torch.arange(len(leaf))[:, None], chosen]
+        rows = leaf[torch.arange(len(leaf), device=chosen.device)[:, None], chosen]
         return rows * mask.reshape(mask.shape + (1,) * (leaf.dim() - 2)).to(rows.dtype)
 
     return Points(tree_map(take, given.x), take(given.y), mask)
@@ -321,7 +298,7 @@ def _take(given: Points, order: Tensor, start: Tensor, count: Tensor) -> Points:
 
 def move(tree: T, like: nn.Module) -> T:
     """The tree's tensors on the module's device, floating ones in the module's floating type."""
-    reference = next((p for p in like.parameters() if p.is_floating_point()), None)
+    reference = _reference(like)
     if reference is None:
         return tree
 
@@ -331,6 +308,10 @@ def move(tree: T, like: nn.Module) -> T:
         return leaf.to(reference.device, reference.dtype if leaf.is_floating_point() else None)
 
     return tree_map(to, tree)
+
+
+def _reference(module: nn.Module) -> Tensor | None:
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

@@ -169,7 +169,7 @@ def reading(
     def each() -> Iterator[tuple[int, Episode]]:
         for index in tqdm(range(episodes), disable=not progress, unit="episode"):
             episode = tasks[index]
-            check(episode)
+            check(episode, like=module)
             if module is not None:
                 check_padding(module, episode.query.mask, "query")
                 episode = move(episode, module)

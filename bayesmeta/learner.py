@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, as_tensor, check_bytes, check_shapes, move
+from bayesmeta.border import queries
+from bayesmeta.data import Episode, Points, check_shapes, check_type, move
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import nll
@@ -57,36 +58,7 @@ class Posterior(ABC):
         return aleatoric, draws.mean.var(0, correction=0)
 
     def _inputs(self, x: Any) -> Any:
-        return tree_map(_like, self.support.x, x)
-
-
-def _like(support: Tensor, x: Any) -> Tensor:
-    """x as ``(B, M, *X)``, given the support's ``(B, N, *X)``."""
-    batch, event = support.shape[0], support.shape[2:]
-    try:
-        given = as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"x: expected numbers, an array or a tensor, got {type(x).__name__} that does not convert ({error}); "
-            "convert its columns to numbers first"
-        ) from error
-    shape_given = tuple(given.shape)
-    if given.is_complex():
-        raise ValueError("x: expected real numbers, got complex ones; pass real and imaginary parts as two features")
-    if support.is_floating_point() and len(event) > 1:
-        check_bytes(given, dimensions=len(event))
-    given = given.to(support.device, support.dtype if support.is_floating_point() else None)
-    if given.dim() == 1 and event == (1,):
-        given = given[:, None]
-    if given.dim() == 1 + len(event):
-        given = given[None]
-    if given.dim() != 2 + len(event) or given.shape[0] != batch or given.shape[2:] != event:
-        shape = ", ".join(["B", "M", *map(str, event)])
-        raise ValueError(
-            f"x: expected shape ({shape}) with B = {batch} as the support has, got {shape_given}; "
-            "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
-        )
-    return given
+        return tree_map(queries, self.support.x, x)
 
 
 def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +100,7 @@ class Learner(Mapped, ABC):
     def __call__(self, support: Points) -> Posterior:
         """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
         check_shapes(support, "support")
+        check_type(support, self, "support")
         posterior: Posterior = super().__call__(move(support, self))
         return posterior
 

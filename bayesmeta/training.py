@@ -296,7 +296,7 @@ def _check_arguments(
 
 def _preflight(learner: Learner, episode: Episode, slices: int, threads: int, processes: Processes) -> None:
     """Fails early and clearly if the first episode is broken or does not fit the learner."""
-    check(episode)
+    check(episode, like=learner)
     batch = len(processes.share(episode).query.mask)
     if slices < 1 or batch % slices:
         divisors = [k for k in range(1, batch + 1) if batch % k == 0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
+from bayesmeta.border import check_spread
 from bayesmeta.data import Episode, Points, check, concatenate
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner, Posterior
@@ -107,7 +108,8 @@ class Standardized(Learner):
         episodes: how many of their episodes to compute the scaling from.
 
     Raises:
-        ValueError: x is not a tensor ``(B, N, D)``: only plain features can be scaled.
+        ValueError: x is not a tensor ``(B, N, D)``: only plain features can be scaled; or the tasks' unit is so small that their
+            floating type cannot hold variances, in which the answers are.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1)
@@ -148,6 +150,7 @@ class Standardized(Learner):
         self._register("y", y)
 
     def _register(self, name: str, values: Tensor) -> None:
+        check_spread(values, values.dtype, f"tasks: {name}")
         scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
         self.register_buffer(f"{name}_loc", values.mean(0))
         self.register_buffer(f"{name}_scale", torch.where(varies, scale, 1.0))  # a constant is only centred

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -144,6 +145,10 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a date column": (lambda: from_frame(frame(age=list(np.array(["2020-01-01"] * 4, dtype="datetime64[D]")))), "age: expected a numeric column, got datetime64"),
     "the target among the inputs": (lambda: from_frame(frame(), x=["age", "height"]), "x: expected inputs beside the target"),
     "no such column": (lambda: from_frame(frame(), y="weight"), "y: expected a column of the frame, got 'weight'.*id, age, height"),
+    "a panel's index": (
+        lambda: bm.tasks_from_frame(pd.DataFrame(frame()).set_index(["id", "age"]), task="id", x="age", y="height", shots=1),
+        r"task: expected a column of the frame, got 'id'; its columns are height; .*frame\.reset_index\(\)",
+    ),
     "no such task column": (lambda: from_frame(frame(), task="boy"), "task: expected a column of the frame, got 'boy'"),
     "text column": (lambda: from_frame(frame(age=["one", "two", "one", "two"])), "age: expected a numeric column"),
     "unknown family": (lambda: bm.Longitudinal("pigs"), "family: expected one of.*dietox.*got 'pigs'"),

@@ -85,6 +85,15 @@ def test_points_reads_an_array_that_may_not_be_written_without_a_warning():
     assert points(column, column).x[0, :, 0].tolist() == [1, 2]
 
 
+def test_points_live_on_the_cpu_unless_told() -> None:
+    with torch.device("meta"):
+        given = points([[1.0], [2.0, 3.0]], [[0], [1, 2]], classes=3)
+        assert given.mask.sum().item() == 3
+        assert {leaf.device.type for leaf in given} == {"cpu"}
+        parts = split(points(range(3), range(3)), torch.tensor([1], device="cpu"), None, torch.Generator())
+        assert {leaf.device.type for part in parts for leaf in part} == {"cpu"}
+
+
 def test_points_does_not_share_memory_with_its_input():
     x = torch.tensor([[1.0], [2.0]])
     p = points(x, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,33 @@ class TestImageTasks:
         tasks = bm.ImageTasks(torch.rand(42, 1, 4, 6), pictures()[1], ways=3, queries=2)
         assert tasks[0].support.x.shape == (4, 3, 1, 4, 6)
 
+    def test_an_episode_does_not_depend_on_torchs_defaults(self) -> None:
+        tasks = bm.ImageTasks(np.full((42, 4, 4), 255, np.uint8), pictures()[1].tolist(), queries=2)
+        wanted = tasks[3].query
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                again = bm.ImageTasks(
+                    np.full((42, 4, 4), 255, np.uint8), [10 + i % CLASSES for i in range(42)], queries=2
+                )
+                found = (tasks[3].query, again[3].query)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for query in found:
+            assert query.x.dtype == torch.float32
+            assert torch.equal(query.x, wanted.x)
+            assert torch.equal(query.y, wanted.y)
+
+    def test_its_repr_says_its_settings(self) -> None:
+        tasks = bm.ImageTasks(*pictures(), subset=[10, 11, 12], ways=3, queries=2, rotations=True)
+        assert (
+            repr(tasks) == "ImageTasks(float32 (42, 1, 4, 4), subset=[10, 11, 12], ways=3, queries=2, rotations=True)"
+        )
+
     def test_labels_of_any_integer_type(self) -> None:
         images, labels = pictures()
         wanted = bm.ImageTasks(images, labels, subset=[10, 11], ways=2, queries=2)[0].query.x
-        for dtype in (np.uint8, np.uint16, np.int32):
+        for dtype in (np.uint8, np.uint16, np.uint64, np.int32, ">i4"):
             given = labels.numpy().astype(dtype)
             found = bm.ImageTasks(images, given, subset=[10, 11], ways=2, queries=2)[0].query.x
             assert torch.equal(found, wanted)
@@ -183,6 +207,48 @@ class TestOmniglot:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         with pytest.raises(FileNotFoundError, match=r"cache/bayesmeta/omniglot, found neither"):
             bm.Omniglot()
+
+    def test_a_blank_file_is_refused(self, tmp_path: Path) -> None:
+        part = np.repeat([0, 1, 2], [1028, 172, 423])
+        for ink in (0, 255):
+            images = np.full((1623, 20, 28, 28), ink, np.uint8)
+            np.savez_compressed(tmp_path / "omniglot28.npz", images=images, split_vinyals=part)
+            with pytest.raises(ValueError, match="expected ink and paper in every drawing, got 32460 without; copy it"):
+                bm.Omniglot(tmp_path)
+
+    @pytest.mark.parametrize(
+        "head", [("|u1", (20_000_000, 784)), ("|u1", (1623, 20, 28, 280)), ("|U9999999", (1623, 20, 28, 28))]
+    )
+    def test_an_array_of_another_size_is_refused_by_its_head(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: tuple[str, tuple[int, ...]]
+    ) -> None:
+        """Nothing of what it would unpack to is read."""
+        raw = io.BytesIO()
+        np.lib.format.write_array_header_1_0(raw, {"descr": head[0], "fortran_order": False, "shape": head[1]})
+        small = io.BytesIO()
+        np.save(small, np.repeat([0, 1, 2], [1028, 172, 423]))
+        with zipfile.ZipFile(tmp_path / "omniglot28.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("images.npy", raw.getvalue() + bytes(1000))
+            archive.writestr("split_vinyals.npy", small.getvalue())
+        monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was read"))
+        with pytest.raises(
+            ValueError, match=r"omniglot28\.npz: expected (images \(1623, 20|a NumPy archive).*copy it anew"
+        ):
+            bm.Omniglot(tmp_path)
+
+    def test_a_member_that_says_it_is_huge_is_refused_unread(self, tmp_path: Path) -> None:
+        with (
+            zipfile.ZipFile(tmp_path / "omniglot28.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("images.npy", "w") as member,
+        ):
+            for _ in range(2**8 + 1):
+                member.write(bytes(2**20))
+        with pytest.raises(ValueError, match=r"images of \d+ bytes"):
+            bm.Omniglot(tmp_path)
+
+    def test_its_repr_says_its_settings(self, data_root: Path) -> None:
+        found = repr(bm.Omniglot(data_root / "omniglot", split="validation", ways=20, seed=2))
+        assert found == "Omniglot(split='validation'): uint8 (3440, 1, 28, 28), ways=20, seed=2"
 
 
 class TestPrototypicalNetwork:
@@ -262,6 +328,56 @@ class TestImageFolder:
         whole = (tmp_path / "dog" / "1.png").read_bytes()
         (tmp_path / "dog" / "1.png").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=r"dog.1\.png: expected a picture, got one that does not read"):
+            bm.image_folder(tmp_path, size=4)
+
+    def test_damaged_pictures_are_counted_and_may_be_left_out(self, tmp_path: Path) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / name).mkdir()
+            for i in range(3):
+                Image.new("L", (8, 8), 100 * label + i).save(tmp_path / name / f"{i}.png")
+        for place in ("cat/1.png", "dog/2.png"):
+            whole = (tmp_path / place).read_bytes()
+            (tmp_path / place).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r'cat.1\.png: .*\(2 of 6 pictures do not read; damaged="skip" leaves'):
+            bm.image_folder(tmp_path, size=4)
+        with pytest.warns(UserWarning, match=r"cat.1\.png: .*\(2 of 6 pictures do not read and are left out\)"):
+            images, labels, names = bm.image_folder(tmp_path, size=4, damaged="skip")
+        assert images[:, 0, 0, 0].tolist() == [0, 2, 100, 101]
+        assert labels.tolist() == [0, 0, 1, 1]
+        assert names == ["cat", "dog"]
+        for i in (0, 2):
+            (tmp_path / "cat" / f"{i}.png").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"cat: expected pictures .*, got none that reads"):
+            bm.image_folder(tmp_path, size=4, damaged="skip")
+        with pytest.raises(ValueError, match=r'damaged: expected "raise" or "skip", got True'):
+            bm.image_folder(tmp_path, size=4, damaged=True)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "exif", [b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0", b"Exif\0\0II*\0\xff\xff", b"Exif\0\0"]
+    )
+    def test_damaged_exif_is_said_with_the_files_name_or_ignored(self, tmp_path: Path, exif: bytes) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        (tmp_path / "cat").mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / "cat" / "1.jpg", exif=exif)
+        try:
+            assert len(bm.image_folder(tmp_path, size=4)[0]) == 1
+        except ValueError as error:
+            assert "1.jpg: expected a picture" in str(error)  # noqa: PT017 (either is right)
+
+    @pytest.mark.parametrize("fault", [struct.error, TypeError, KeyError, ZeroDivisionError, OverflowError])
+    def test_whatever_a_decoder_raises_names_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+    ) -> None:
+        Image = pytest.importorskip("PIL.Image")
+        (tmp_path / "cat").mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / "cat" / "1.png")
+
+        def broken(image: object) -> None:
+            raise fault("damage")
+
+        monkeypatch.setattr("PIL.ImageOps.exif_transpose", broken)
+        with pytest.raises(ValueError, match=r"cat.1\.png: expected a picture, got one that does not read \(.*damage"):
             bm.image_folder(tmp_path, size=4)
 
     def test_hidden_files_are_passed_over(self, tmp_path: Path) -> None:

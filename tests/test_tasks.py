@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,27 @@ SOURCES = {
 }
 
 
+REPRS = {
+    "sinusoids": r"Sinusoids\(noise=0\.1, batch=4, shots=\(1, 5\), support_range=\(-5\.0, 5\.0\)\)",
+    "linear": r"LinearGaussian\(inputs=2, batch=4, shots=\(0, 5\)\)",
+    "gaussian process": r"GaussianProcessTasks\(RBFKernel\(lengthscale=\[0\.6931\]\), batch=4, shots=\(0, 5\), .*\)",
+    "arrays": r"ArrayTasks\(5 tasks of 6 to 6 points, batch=4, shots=\(1, 4\)\)",
+    "oxboys": r"Longitudinal\('oxboys', split='train', .*\): 16 tasks of 9 to 9 points, batch=4, shots=\(1, 3\)",
+}
+
+
+@contextmanager
+def defaults(dtype: torch.dtype, device: str) -> Iterator[None]:
+    """Torch's default types and device for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def equal(a: bm.Episode, b: bm.Episode) -> bool:
     return all(torch.equal(u, v) for p, q in zip(a, b, strict=True) for u, v in zip(p, q, strict=True))
 
@@ -49,6 +74,26 @@ class TestSource:
         assert not equal(tasks[7], SOURCES[name](seed=1)[7])
         check(tasks[7])
 
+    def test_an_episode_does_not_depend_on_torchs_defaults(self, name: str) -> None:
+        tasks = SOURCES[name]()
+        wanted = tasks[7]
+        with defaults(torch.float64, "meta"):
+            assert equal(tasks[7], wanted)
+            members = tasks.members(7)
+        assert members is None or members.device.type == "cpu"
+        if name == "gaussian process":  # its kernel is an argument, and made with the defaults
+            return
+        with defaults(torch.float64, "meta"):
+            again = SOURCES[name]()[7]
+        for ours, theirs in zip(again, wanted, strict=True):  # the type of given points is that of their construction
+            assert torch.equal(ours.x.to(theirs.x.dtype), theirs.x)
+            assert torch.equal(ours.y.to(theirs.y.dtype), theirs.y)
+
+    def test_its_repr_says_its_settings(self, name: str) -> None:
+        assert re.fullmatch(REPRS[name], repr(SOURCES[name]()))
+        assert repr(SOURCES[name](seed=3)).removesuffix(")").endswith("seed=3")
+        assert repr(copy.deepcopy(SOURCES[name](seed=3))) == repr(SOURCES[name](seed=3))
+
     def test_reading_leaves_the_global_generator_alone(self, name: str) -> None:
         tasks = SOURCES[name]()
         before = torch.get_rng_state()
@@ -61,6 +106,60 @@ class TestSource:
         assert len(list(tasks)) == len(tasks) == 2
         with pytest.raises(IndexError, match="expected 0 to 1, got 2"):
             tasks[2]
+
+
+def test_an_oracle_is_told_apart_by_its_source() -> None:
+    assert "Sinusoids(noise=0.3," in repr(bm.Sinusoids(noise=0.3).oracle)
+
+
+class Mine(bm.TaskSource):
+    """A user's source, which says nothing of its repr."""
+
+    def __init__(self, width: float, *, hue: str = "red", seed: int = 0) -> None:
+        super().__init__(seed=seed, length=10)
+        self.width, self.hue = width, hue
+
+    def draw(self, generator: torch.Generator) -> bm.Episode:
+        return bm.Episode(bm.points([0.0], torch.rand(1, generator=generator)), bm.points([0.0], [0.0]))
+
+
+def test_a_users_source_has_the_same_repr_and_device() -> None:
+    assert repr(Mine(2.0, hue="blue", seed=1)) == "Mine(2.0, hue='blue', seed=1)"
+    with torch.device("meta"):
+        assert Mine(2.0)[0].support.y.device.type == "cpu"
+
+
+def test_seeds_and_indices_of_any_size_are_streams_of_their_own() -> None:
+    seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**64, 2**64 + 1, 2**96, 2**128, 2**200]
+    indices = [0, 1, 2, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**63 - 1]
+    firsts = {}
+    for seed in seeds:
+        tasks = bm.Sinusoids(batch=1, seed=seed, length=2**63)
+        for index in indices:
+            firsts[seed, index] = tuple(tasks[index].query.x.flatten().tolist())
+    assert len(set(firsts.values())) == len(seeds) * len(indices)
+
+
+@pytest.mark.parametrize(("seeds", "indices"), [(1, 4000), (4000, 1)])
+def test_streams_are_independent(seeds: int, indices: int) -> None:
+    """First numbers of episodes: uniform (Kolmogorov-Smirnov), and uncorrelated with the next's, at 1e-4 each."""
+    from scipy.stats import kstest
+
+    first = [
+        bm.Sinusoids(batch=1, shots=1, queries=1, support_range=(0.0, 1.0), seed=seed)[index].support.x.item()
+        for seed in range(seeds)
+        for index in range(indices)
+    ]
+    assert kstest(first, "uniform").pvalue > 1e-4
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 3.9 / math.sqrt(len(first))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "0", None, 2.0])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(ValueError, match="seed: expected a whole number of at least 0, got"):
+        bm.Sinusoids(seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="split_seed: expected a whole number of at least 0, got"):
+        bm.Longitudinal("oxboys", split_seed=seed)  # type: ignore[arg-type]
 
 
 def test_data_loader_workers_yield_the_same_episodes() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, points, split
+from bayesmeta.border import as_numbers, as_tensor, check_spread, stack
+from bayesmeta.data import Episode, Points, assemble, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
 __all__ = ["ArrayTasks", "Division", "tasks_from_arrays", "tasks_from_frame"]
@@ -31,7 +32,7 @@ class ArrayTasks(TaskSource):
     """Episodes from the points of T given tasks: each task's points are divided anew into support and query.
 
     Args:
-        given: all points of the T tasks (ragged tasks are padded).
+        points: all points of the T tasks (ragged tasks are padded).
         names: the tasks' names, T of them.
         batch: B, tasks in an episode, drawn without replacement; None for all T, always in the same order.
         shots: support points a task, or a range (low, high) from which each task's number is drawn, and lowered where a
@@ -45,7 +46,7 @@ class ArrayTasks(TaskSource):
 
     def __init__(
         self,
-        given: Points,
+        points: Points,
         names: Sequence[str],
         *,
         batch: int | None = None,
@@ -55,7 +56,7 @@ class ArrayTasks(TaskSource):
         length: int = 1_000_000,
     ) -> None:
         super().__init__(seed=seed, length=length)
-        tasks = len(given.mask)
+        tasks = len(points.mask)
         if batch is not None and not 1 <= batch <= tasks:
             raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch}; None takes all tasks")
         if queries is not None and (isinstance(queries, float) or queries < 1):
@@ -64,15 +65,15 @@ class ArrayTasks(TaskSource):
             )
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         fewest = shots[0] if isinstance(shots, (tuple, list)) else shots
-        short = (given.mask.sum(1) <= fewest).nonzero()
+        short = (points.mask.sum(1) <= fewest).nonzero()
         if len(short):
             task = int(short[0, 0])
             raise ValueError(
                 f"shots: expected fewer support points than every task has, got {fewest} shots and "
-                f"{int(given.mask[task].sum())} points in task {names[task]!r} (and {len(short) - 1} more such tasks); "
+                f"{int(points.mask[task].sum())} points in task {names[task]!r} (and {len(short) - 1} more such tasks); "
                 "lower shots, give a range as in shots=(1, 5), or drop its rows, so that a query point is left"
             )
-        self.points = given
+        self.points = points
         self.names = list(names)
         self.batch = batch
         self.shots = shots
@@ -83,17 +84,15 @@ class ArrayTasks(TaskSource):
 
     def _chosen(self, generator: torch.Generator) -> Tensor:
         tasks = len(self.names)
-        return torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)[: self.batch]
+        with torch.device("cpu"):
+            order = torch.arange(tasks) if self.batch is None else torch.randperm(tasks, generator=generator)
+        return order[: self.batch]
 
     def draw(self, generator: torch.Generator) -> Episode:
         chosen = self._chosen(generator)
         given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
         shots = shots_per_task(self.shots, len(chosen), generator).minimum(given.mask.sum(1) - 1)
         return split(given, shots, self.queries, generator)
-
-    def __repr__(self) -> str:
-        counts = self.points.mask.sum(1)
-        return f"ArrayTasks({len(self.names)} tasks of {int(counts.min())} to {int(counts.max())} points, shots={self.shots})"
 
 
 def tasks_from_arrays(
@@ -102,6 +101,7 @@ def tasks_from_arrays(
     task_ids: Any,
     *,
     classes: int | None = None,
+    dtype: torch.dtype | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from one row a point and a task id a row.
@@ -112,21 +112,24 @@ def tasks_from_arrays(
         task_ids: ``(rows,)``, numbers or strings; rows of a task need not stand together. Tasks keep the order in
             which they first appear.
         classes: W if y holds labels 0 to W - 1; None for regression.
+        dtype: floating type of the episodes; torch's default type at this call if None.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
-        ValueError: x, y and task_ids differ in length, a value is not finite, a task has a single row.
+        ValueError: x, y and task_ids differ in length, a value is not a number (see `tasks_from_frame`) or not finite, the
+            floating type cannot hold the values, their squares or their variances, or tell those of one task apart, or a task
+            has a single row.
 
     Example:
         >>> tasks = tasks_from_arrays([0.0, 1.0, 2.0, 3.0], [0, 1, 2, 3], ["a", "a", "b", "b"], shots=1)
         >>> tasks
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
-    x, y, ids = _array(x, "x"), _array(y, "y"), _ids(task_ids)
+    x, y, ids = _rows(x, "x"), _rows(y, "y"), _ids(task_ids)
     if not len(x) == len(y) == len(ids) or ids.ndim != 1:
         raise ValueError(
-            f"x, y and task_ids: expected the same number of rows, got shapes {x.shape}, {y.shape} and {ids.shape}; "
-            "give every row an input, a target and a task id"
+            f"x, y and task_ids: expected the same number of rows, got shapes {tuple(x.shape)}, {tuple(y.shape)} and "
+            f"{ids.shape}; give every row an input, a target and a task id"
         )
     if len(ids) == 0:
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
@@ -137,49 +140,36 @@ def tasks_from_arrays(
                 f"task_ids: expected a task for every row, got {task} in row {row}; drop the row or fill in its task"
             )
         groups.setdefault(task, []).append(row)
-    names, rows = list(groups), [np.array(mine) for mine in groups.values()]
+    names, rows = [str(name) for name in groups], list(groups.values())
     for name, mine in zip(names, rows, strict=True):
         if len(mine) < 2:
             raise ValueError(
                 f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
-                f"{str(name)!r} (row {mine[0]}); drop the row or merge the task with another"
+                f"{name!r} (row {mine[0]}); drop the row or merge the task with another"
             )
+    dtype = dtype or torch.get_default_dtype()
     for field, values in (("x", x), ("y", y)):
-        bad = ~np.isfinite(values.reshape(len(values), -1).astype(float)).all(1)
+        bad = ~values.isfinite().reshape(len(values), -1).all(1)
         if bad.any():
-            row = int(np.flatnonzero(bad)[0])
+            row = int(bad.nonzero()[0, 0])
             raise ValueError(
                 f"{field}: expected finite numbers, got NaN or infinity in row {row} (task {str(ids[row])!r}); "
                 "drop the row or fill it in"
             )
-    given = points([x[mine] for mine in rows], [y[mine] for mine in rows], classes=classes)
-    return ArrayTasks(given, [str(name) for name in names], **division)
+        if field == "x" or classes is None:
+            check_spread(values, dtype, field)
+    xs, ys = [x[mine] for mine in rows], [y[mine] for mine in rows]
+    return ArrayTasks(assemble(xs, ys, classes=classes, dtype=dtype, names=names), names, **division)
 
 
-def _array(values: Any, name: str) -> Any:
+def _rows(values: Any, name: str) -> Tensor:
     """Numbers, a row a point."""
-    try:
-        if isinstance(values, Tensor):
-            values = (values.double() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
-        if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
-            raise ValueError("a masked array hides some of its entries; drop those rows")
-        array = np.asarray(values)
-        if array.dtype.kind not in "biuf":
-            if array.dtype.kind in "mMc":
-                raise ValueError(
-                    f"its type is {array.dtype}; say which number counts, such as days since the first date"
-                )
-            array = array.astype(float)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name}: expected numbers, one row a point, got {type(values).__name__} that does not convert ({error}); "
-            "encode it as numbers first"
-        ) from error
-    if array.ndim == 0:
+    rows = as_tensor(values, name).detach().cpu()
+    if rows.dim() == 0:
         raise ValueError(
             f"{name}: expected one row a point, got a single {type(values).__name__}; pass a list or an array"
         )
-    return array
+    return rows
 
 
 def _ids(task_ids: Any) -> Any:
@@ -204,16 +194,27 @@ def tasks_from_frame(
     x: Sequence[str] | str,
     y: Sequence[str] | str,
     classes: int | None = None,
+    dtype: torch.dtype | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from a data frame (pandas, polars, or a mapping of columns) with one row a point.
 
+    What is a number, here as in `tasks_from_arrays`, `points` and a posterior's queries:
+
+    - Whole and floating numbers, ``Decimal`` and ``Fraction`` are; true and false are 1 and 0.
+    - NaN, None, NA and infinity are refused, by row.
+    - Dates, with a time zone or without, and periods are refused: an origin and a unit make numbers of them, such as hours since
+      the first, ``(t - t.min()) / np.timedelta64(1, "h")``. Durations lack the unit: ``t / np.timedelta64(1, "h")``.
+    - Categories are refused, also those of numbers: ``.cat.codes`` are labels, ``.astype(float)`` amounts.
+    - Text is refused, also of digits: to Python ``"1_000"`` is 1000. ``pd.to_numeric`` decides.
+
     Args:
         frame: the data.
-        task: the column that names each row's task.
+        task: the column that names each row's task, by values of any type.
         x: the columns of inputs.
         y: the column of targets, or several.
         classes: see `tasks_from_arrays`.
+        dtype: see `tasks_from_arrays`.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
@@ -225,6 +226,7 @@ def tasks_from_frame(
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
     columns = list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
+    levels = list(getattr(getattr(frame, "index", None), "names", []))  # of a panel's rows
     inputs = [x] if isinstance(x, str) or x in columns else list(x)  # a MultiIndex names a column by a tuple
     targets = [y] if isinstance(y, str) or y in columns else list(y)
     if not inputs or not targets or (classes is not None and len(targets) > 1):
@@ -242,30 +244,19 @@ def tasks_from_frame(
                     f"x: expected inputs beside the target and the task, got {name!r} as both; leave it out of x"
                 )
             if name not in columns:
-                raise ValueError(
-                    f"{argument}: expected a column of the frame, got {name!r}; its columns are {', '.join(map(str, columns))}"
+                remedy = (
+                    "it is a level of the index: pass frame.reset_index()" if name in levels else "choose one of them"
                 )
-    numeric = {name: _numeric(frame[name], name) for name in [*inputs, *targets]}
-    labels = numeric[targets[0]] if len(targets) == 1 else np.stack([numeric[n] for n in targets], 1)
+                raise ValueError(
+                    f"{argument}: expected a column of the frame, got {name!r}; its columns are "
+                    f"{', '.join(map(str, columns))}; {remedy}"
+                )
+    numeric = {name: as_numbers(frame[name], name, "a numeric column") for name in [*inputs, *targets]}
     return tasks_from_arrays(
-        np.stack([numeric[name] for name in inputs], 1),
-        labels,
+        stack([numeric[name] for name in inputs], "x"),
+        numeric[targets[0]] if len(targets) == 1 else stack([numeric[name] for name in targets], "y"),
         np.asarray(frame[task]),
         classes=classes,
+        dtype=dtype,
         **division,
     )
-
-
-def _numeric(column: Any, name: str) -> Any:
-    kind = getattr(np.asarray(column).dtype, "kind", "O")
-    if kind in "mMc":
-        raise ValueError(
-            f"{name}: expected a numeric column, got {np.asarray(column).dtype}; say which number counts, such as "
-            "days since the first date: (column - column.min()).dt.days"
-        )
-    try:
-        return np.asarray(column, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: expected a numeric column, got one that does not convert ({error}); encode it as numbers first"
-        ) from error

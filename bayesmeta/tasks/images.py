@@ -6,16 +6,18 @@ Shape letters of images: n images, C channels, H rows and columns.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bayesmeta.border import as_tensor
 from bayesmeta.data import Episode, Points, check_count
-from bayesmeta.tasks.source import TaskSource
+from bayesmeta.tasks.source import TaskSource, uniform
 
 __all__ = ["EpisodeShape", "ImageTasks", "image_folder"]
 
@@ -113,31 +115,29 @@ class ImageTasks(TaskSource):
             )
         self.images, self.classes, self._turns = images, len(names) * turns, turns
         self.ways, self.shots, self.queries, self.batch = ways, shots, queries, batch
+        self.subset, self.rotations = subset, rotations
         order = labels.argsort(stable=True)
         self._table = torch.nn.utils.rnn.pad_sequence(  # (classes, most images of one): places in `images`
             list(places[order].split(counts.tolist())), batch_first=True
         )
         self._counts = counts
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.classes} classes, ways={self.ways}, shots={self.shots})"
-
     def clusters(self, index: int) -> Tensor:
         """The classes that each task is made of, ``(B, W)``: tasks that share one are not independent. Turned classes are one."""
         return self._chosen(self._generator(index)) % len(self._table)
 
     def _chosen(self, generator: torch.Generator) -> Tensor:
-        return torch.rand(self.batch, self.classes, generator=generator).topk(self.ways).indices
+        return uniform(self.batch, self.classes, generator=generator).topk(self.ways).indices
 
     def draw(self, generator: torch.Generator) -> Episode:
         size = (self.batch, self.ways)
         chosen = self._chosen(generator)
         one, turns = chosen % len(self._table), chosen // len(self._table)
-        lots = torch.rand(*size, self._table.shape[1], generator=generator)
+        lots = uniform(*size, self._table.shape[1], generator=generator)
         lots[torch.arange(lots.shape[-1]) >= self._counts[one][..., None]] = -1.0  # padding is drawn last
         drawn = self._table[one].gather(-1, lots.topk(self.shots + self.queries).indices)
         x = self.images[drawn.to(self.images.device)]
-        x = x / 255 if x.dtype == torch.uint8 else x
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
         for turn in range(1, self._turns):
             turned = (turns == turn).to(x.device)
             x[turned] = torch.rot90(x[turned], turn, (-2, -1))
@@ -151,8 +151,10 @@ class ImageTasks(TaskSource):
 
 def _tensor(name: str, value: Any, remedy: str) -> Tensor:
     try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
+            raise ValueError("its elements are tensors")
+        return as_tensor(value, name)
+    except ValueError as error:
         raise ValueError(
             f"{name}: expected an array or tensor of numbers, got {type(value).__name__} that does not convert "
             f"({error}); {remedy}"
@@ -194,7 +196,12 @@ def _members(labels: Tensor, subset: Sequence[int] | Tensor) -> Tensor:
 
 
 def image_folder(
-    root: str | os.PathLike[str], size: int, *, channels: int = 1, invert: bool = False
+    root: str | os.PathLike[str],
+    size: int,
+    *,
+    channels: int = 1,
+    invert: bool = False,
+    damaged: Literal["raise", "skip"] = "raise",
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Pictures from a folder that holds one folder a class, such as ``root/cat/1.png``; deeper folders belong to the class.
 
@@ -206,6 +213,8 @@ def image_folder(
         size: H, rows and columns.
         channels: 1 for grey, 3 for colours.
         invert: whether to turn light into dark: networks like ink to be 1 and paper 0.
+        damaged: what happens to pictures that do not read: "raise" an error once all have been tried, or "skip" them with a
+            warning; either says how many they are.
 
     Returns:
         Images ``(n, C, H, H)`` of bytes, labels ``(n,)``, and the classes' names in the order of their labels, which is the
@@ -213,8 +222,8 @@ def image_folder(
 
     Raises:
         FileNotFoundError: there is no such folder, or no class in it.
-        ValueError: a class without pictures, a picture that does not read, or one of more than 8 bits that would be cut off; the
-            message names it.
+        ValueError: a class without pictures that read, a picture that does not read, or one of more than 8 bits that would be
+            cut off; the message names the first and counts them.
         ImportError: Pillow is not installed.
 
     Example:
@@ -223,6 +232,8 @@ def image_folder(
     """
     if channels not in (1, 3):
         raise ValueError(f"channels: expected 1 (grey) or 3 (colours), got {channels}; choose one of them")
+    if damaged not in ("raise", "skip"):
+        raise ValueError(f'damaged: expected "raise" or "skip", got {damaged!r}; choose one of them')
     check_count("size", size)
     folder = Path(root)
     inside = [one for one in folder.iterdir() if one.is_dir() and one.name[0] != "."] if folder.is_dir() else []
@@ -231,17 +242,30 @@ def image_folder(
         raise FileNotFoundError(
             f"root: expected a folder that holds one folder a class, got {folder}; e.g. {folder}/cat/1.png"
         )
-    images, labels = [], []
+    images: list[np.ndarray[Any, Any]] = []
+    labels: list[int] = []
+    errors: list[ValueError] = []
+    tried = 0
     for label, name in enumerate(names):
-        files = sorted(one for one in (folder / name).rglob("*") if _is_picture(one, folder))
-        if not files:
+        before = len(images)
+        for file in sorted(one for one in (folder / name).rglob("*") if _is_picture(one, folder)):
+            tried += 1
+            try:
+                images.append(read_picture(file, str(file), size, channels))
+            except ValueError as error:
+                errors.append(error)
+        labels += [label] * (len(images) - before)
+        if len(images) == before and not (errors and damaged == "raise"):
             raise ValueError(
-                f"{folder / name}: expected pictures ({', '.join(PICTURES)}), got none; add some, or remove it"
+                f"{folder / name}: expected pictures ({', '.join(PICTURES)}), got none that reads; add some, or remove it"
             )
-        images += [read_picture(one, str(one), size, channels) for one in files]
-        labels += [label] * len(files)
+    if errors:
+        said = f"{errors[0]} ({len(errors)} of {tried} pictures do not read"
+        if damaged == "raise":
+            raise ValueError(f'{said}; damaged="skip" leaves them out)') from errors[0]
+        warnings.warn(f"{said} and are left out)", stacklevel=2)
     stacked = np.stack(images)
-    return torch.as_tensor(255 - stacked if invert else stacked), torch.as_tensor(labels), names
+    return torch.from_numpy(255 - stacked if invert else stacked), torch.tensor(labels, device="cpu"), names
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -268,7 +292,7 @@ def read_picture(file: Any, name: str, size: int, channels: int) -> np.ndarray[A
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             upright = upright.convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damage shows in many ways: OSError, SyntaxError, struct.error, ... of EXIF too
         raise ValueError(
             f"{name}: expected a picture, got one that does not read ({error}); replace or remove it"
         ) from error

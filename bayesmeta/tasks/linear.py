@@ -11,7 +11,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.posteriors import BayesianLinear
-from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, normal
 
 __all__ = ["LinearGaussian"]
 
@@ -49,7 +49,7 @@ class LinearGaussian(SyntheticTasks):
         self.weight_scale = weight_scale
 
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        weights = self.weight_scale * torch.randn(self.batch, self.inputs + 1, 1, generator=generator)
+        weights = self.weight_scale * normal(self.batch, self.inputs + 1, 1, generator=generator)
         return with_bias(x) @ weights
 
     def oracle(self, support: Points) -> Posterior:

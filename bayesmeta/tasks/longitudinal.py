@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
+from bayesmeta.data import check_count
 from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_frame
 
 __all__ = ["FAMILIES", "Family", "Longitudinal"]
@@ -122,7 +123,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
 
     Example:
         >>> Longitudinal("oxboys", split="test")
-        ArrayTasks(5 tasks of 9 to 9 points, shots=(1, 3))
+        Longitudinal('oxboys', split='test', fractions=(0.6, 0.2), split_seed=0): 5 tasks of 9 to 9 points, shots=(1, 3)
     """
     if family not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
@@ -130,6 +131,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
         raise ValueError(f"split: expected train, validation, test or all, got {split!r}")
     if not (min(fractions) >= 0 and sum(fractions) <= 1):
         raise ValueError(f"fractions: expected the shares of train and validation, at most 1 together, got {fractions}")
+    check_count("split_seed", split_seed, least=0)
     about = FAMILIES[family]
     frame = _read(about)
     frame = frame[[about.task, *about.x, about.y]].dropna()
@@ -139,7 +141,9 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     mine = names if split == "all" else _part(names, split, fractions, split_seed)
     frame = frame[frame[about.task].astype(str).isin(mine)]
     division.setdefault("shots", (1, 3))
-    return tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, **division)
+    tasks = tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, **division)
+    tasks.title = f"Longitudinal({family!r}, split={split!r}, fractions={fractions}, split_seed={split_seed})"
+    return tasks
 
 
 def _part(names: list[str], split: str, fractions: tuple[float, float], seed: int) -> list[str]:

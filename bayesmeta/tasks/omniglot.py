@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Unpack
@@ -84,7 +85,9 @@ def Omniglot(  # noqa: N802 (a source, named like the others)
     arrays = _read(path, part)
     kept = arrays["images"][arrays[part] == number]
     turned = split in ("train", "background") if rotations is None else rotations
-    return ImageTasks(kept.reshape(-1, 28, 28), np.arange(len(kept)).repeat(20), rotations=turned, **shape)
+    tasks = ImageTasks(kept.reshape(-1, 28, 28), np.arange(len(kept)).repeat(20), rotations=turned, **shape)
+    tasks.title = f"Omniglot(split={split!r})"
+    return tasks
 
 
 def _folder(root: str | os.PathLike[str] | None) -> Path:
@@ -97,17 +100,20 @@ def _folder(root: str | os.PathLike[str] | None) -> Path:
 
 def _read(path: Path, part: str) -> Arrays:
     remedy = "copy it anew, or remove it and call Omniglot(download=True)"
+    shapes = {"images": (1623, 20, 28, 28), part: (1623,)}
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            arrays = {name: file[name] for name in ("images", part)}
+        with zipfile.ZipFile(path) as archive:
+            found_shapes = {name: _shape(archive, name) for name in shapes}
+            fits = found_shapes == shapes  # before anything of another size is read
+            arrays = {name: _array(archive, name) for name in shapes if fits}
     except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, tokenize.TokenError, ...
         raise ValueError(
             f"{path}: expected a NumPy archive of images and {part}, got one that does not read ({error}); {remedy}"
         ) from error
-    if arrays["images"].shape != (1623, 20, 28, 28) or arrays[part].shape != (1623,):
+    if not fits:
         raise ValueError(
-            f"{path}: expected images (1623, 20, 28, 28) and {part} (1623,), got {arrays['images'].shape} and "
-            f"{arrays[part].shape}; {remedy}"
+            f"{path}: expected images {shapes['images']} and {part} {shapes[part]}, got {found_shapes['images']} and "
+            f"{found_shapes[part]}; {remedy}"
         )
     found = [int((arrays[part] == number).sum()) for number in range(len(SIZES[part]))]
     if arrays["images"].dtype != np.uint8 or found != SIZES[part]:
@@ -115,7 +121,30 @@ def _read(path: Path, part: str) -> Arrays:
             f"{path}: expected images of uint8 and a {part} of {SIZES[part]} characters, got {arrays['images'].dtype} and "
             f"{found}; {remedy}"
         )
+    drawings = arrays["images"].reshape(-1, 28 * 28)
+    blank = int(((drawings.max(1) < 64) | (drawings.min(1) > 64)).sum())
+    if blank:
+        raise ValueError(f"{path}: expected ink and paper in every drawing, got {blank} without; {remedy}")
     return arrays
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """An array's shape, by the head of its member of the archive."""
+    if archive.getinfo(f"{name}.npy").file_size > 2**28:
+        raise ValueError(f"{name} of {archive.getinfo(f'{name}.npy').file_size} bytes")
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # others are for long headers, which arrays of numbers have not
+            raise ValueError(f"{name} in another version of NumPy's format than 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.itemsize > 8:
+        raise ValueError(f"{name} of {dtype}")
+    return shape
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    with archive.open(f"{name}.npy") as file:
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def _make(folder: Path, download: bool) -> None:
@@ -135,10 +164,13 @@ def _make(folder: Path, download: bool) -> None:
                 "it, and fetch it anew (download=True)"
             )
     arrays = from_archives([folder / name for name in ARCHIVES])
-    fresh = folder / f"{FILE}.{os.getpid()}.new"
-    with fresh.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    fresh.replace(folder / FILE)  # whole at every moment
+    fresh = folder / f".{FILE}.{secrets.token_hex(8)}.new"
+    try:
+        with fresh.open("xb") as file:  # nobody else's, and no link
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        fresh.replace(folder / FILE)  # whole at every moment
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _fetch(folder: Path, name: str, checksum: str) -> None:

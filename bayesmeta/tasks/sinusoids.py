@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.learner import Posterior
 from bayesmeta.posteriors import Particles
-from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, uniform
 
 __all__ = ["Sinusoids"]
 
@@ -57,7 +57,7 @@ class Sinusoids(SyntheticTasks):
 
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:
         amplitude, phase = (
-            low + (high - low) * torch.rand(self.batch, 1, 1, generator=generator)
+            low + (high - low) * uniform(self.batch, 1, 1, generator=generator)
             for low, high in (self.amplitudes, self.phases)
         )
         return amplitude * torch.sin(x - phase)
@@ -137,4 +137,4 @@ def _enough(needed: Tensor) -> int:
 def _legendre(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1], in float64."""
     node, weight = np.polynomial.legendre.leggauss(nodes)
-    return torch.as_tensor((node + 1) / 2).to(like.device), torch.as_tensor(weight / 2).to(like.device)
+    return torch.from_numpy((node + 1) / 2).to(like.device), torch.from_numpy(weight / 2).to(like.device)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, check_count
 from bayesmeta.learner import Posterior
 
-__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "shots_per_task"]
+__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "normal", "shots_per_task", "uniform"]
 
 
 class TaskSource(Dataset[Episode], ABC):
@@ -22,18 +25,23 @@ class TaskSource(Dataset[Episode], ABC):
 
     So resuming is to start at another index, sharding is to stride it, two learners that read the same indices see the
     same tasks, and ``torch.utils.data.DataLoader(tasks, batch_size=None, num_workers=4)`` gives the same episodes in
-    the same order. A new source implements `draw`.
+    the same order. Its ``repr`` says its settings: what its constructor takes and it keeps as an attribute of that name.
+
+    A new source implements `draw`, on the CPU, with `uniform` and `normal`.
 
     Args:
-        seed: sources with different seeds give independent streams of episodes.
+        seed: a whole number from 0, of any size; sources with different seeds give independent streams of episodes. (Two
+            episodes of whatever seeds and indices agree by chance with probability 2⁻³²: torch's generator is seeded by 32 bits.)
         length: the number of episodes, where iteration ends.
     """
+
+    title = ""
+    """What stands for the class's name in the ``repr``, if a function built the source."""
 
     def __init__(self, *, seed: int, length: int) -> None:
         if length < 1:
             raise ValueError(f"length: expected at least 1 episode, got {length}; it only bounds the index")
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed: expected a whole number, at least 0, got {seed!r}")
+        check_count("seed", seed, least=0)
         self.seed = int(seed)
         self.length = length
 
@@ -43,11 +51,28 @@ class TaskSource(Dataset[Episode], ABC):
     def __getitem__(self, index: int) -> Episode:
         if not 0 <= index < self.length:
             raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}; raise the source's length")
-        return self.draw(self._generator(index))
+        with torch.device("cpu"):  # whatever torch's default device is
+            return self.draw(self._generator(index))
 
     def _generator(self, index: int) -> torch.Generator:
-        state = np.random.SeedSequence([self.seed, index]).generate_state(2, np.uint32)
+        # One place for each 32 bits of index and seed, whose rest comes last: no two pairs are spelled alike.
+        index, low, high = operator.index(index), self.seed % 2**32, self.seed >> 32
+        state = np.random.SeedSequence([low, index % 2**32, index >> 32, high]).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+    def __repr__(self) -> str:
+        data: list[str] = []
+        settings: dict[str, str] = {}
+        for base in type(self).__mro__[: type(self).__mro__.index(TaskSource)]:
+            for name, parameter in inspect.signature(base).parameters.items():
+                value = getattr(self, name, parameter.default)
+                if parameter.default is parameter.empty:
+                    shown = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and hasattr(self, name)
+                    data += [_short(value)] if shown and type(value) not in (list, tuple) else []
+                elif _short(value) != _short(parameter.default):
+                    settings.setdefault(name, _short(value))
+        said = ", ".join(data + [f"{name}={value}" for name, value in settings.items()])
+        return f"{self.title}: {said}" if self.title else f"{type(self).__name__}({said})"
 
     def members(self, index: int) -> Tensor | None:
         """Which of the source's tasks episode `index` holds, ``(B,)``; None where every episode's tasks are new.
@@ -71,6 +96,33 @@ class TaskSource(Dataset[Episode], ABC):
         """One episode, with all of its randomness from the generator."""
 
 
+def _short(value: Any) -> str:
+    """A setting's or an argument's value in a few words."""
+    if isinstance(value, Points):
+        counts = value.mask.sum(1)
+        return f"{len(counts)} tasks of {int(counts.min())} to {int(counts.max())} points"
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, nn.Module):  # a kernel, of which the hyperparameters count
+        own = [name.removeprefix("raw_") for name, _ in value.named_parameters(recurse=False)]
+        held = [
+            f"{name}={reprlib.repr([round(v, 4) for v in getattr(value, name).flatten()[:7].tolist()])}" for name in own
+        ]
+        inner = [_short(child) for child in value.children() if any(True for _ in child.parameters())]
+        return f"{type(value).__name__}({', '.join(inner + held)})"
+    return reprlib.repr(value)
+
+
+def uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    """Numbers from 0 to 1: in float32 and on the generator's device, whatever torch's defaults are."""
+    return torch.rand(*shape, generator=generator, dtype=torch.float32, device=generator.device)
+
+
+def normal(*shape: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers: in float32 and on the generator's device, whatever torch's defaults are."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device=generator.device)
+
+
 def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Generator) -> Tensor:
     """``(B,)`` support sizes: the same for all, or uniform between two bounds, both included."""
     bounds: list[Any] = list(shots) if isinstance(shots, (tuple, list)) else [shots, shots]
@@ -80,7 +132,7 @@ def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Ge
         raise ValueError(
             f"shots: expected a count >= 0 or a range (low, high) with low <= high, got {shots}; e.g. (1, 10)"
         )
-    return torch.randint(low, high + 1, (tasks,), generator=generator)
+    return torch.randint(low, high + 1, (tasks,), generator=generator, device=generator.device)
 
 
 class EpisodeOptions(TypedDict, total=False):
@@ -138,7 +190,7 @@ class SyntheticTasks(TaskSource):
         self.shots = shots
         self.queries = queries
         self.support_range = support_range
-        self.query_range = query_range or support_range
+        self.query_range = query_range
         self.inputs = inputs
         self.noise = noise
 
@@ -157,12 +209,12 @@ class SyntheticTasks(TaskSource):
         x = torch.cat(
             [
                 self._uniform(self.support_range, size, generator),
-                self._uniform(self.query_range, self.queries, generator),
+                self._uniform(self.query_range or self.support_range, self.queries, generator),
             ],
             1,
         )
         y = self.targets(x, generator)
-        y = y + self.noise * torch.randn(y.shape, generator=generator)
+        y = y + self.noise * normal(*y.shape, generator=generator)
         observed = mask[..., None]
         support = Points(x[:, :size] * observed, y[:, :size] * observed, mask)
         query = Points(x[:, size:], y[:, size:], torch.ones(self.batch, self.queries, dtype=torch.bool))
@@ -170,4 +222,4 @@ class SyntheticTasks(TaskSource):
 
     def _uniform(self, interval: tuple[float, float], points: int, generator: torch.Generator) -> Tensor:
         low, high = interval
-        return low + (high - low) * torch.rand(self.batch, points, self.inputs, generator=generator)
+        return low + (high - low) * uniform(self.batch, points, self.inputs, generator=generator)
