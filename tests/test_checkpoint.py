@@ -192,7 +192,7 @@ class TestFiles:
         with pytest.raises(ValueError, match="expected a learner with its state, got a file without"):
             bm.load(build("MAML"), tmp_path / "a")
         checkpoint.write(tmp_path / FILE, {"kind": "checkpoint", "settings": {}})
-        with pytest.raises(ValueError, match="expected a checkpoint with its cuda and generators and"):
+        with pytest.raises(ValueError, match="expected a checkpoint with its episodes and generators and"):
             bm.fit(build(), bm.Sinusoids(batch=4), steps=1, progress=False, checkpoint=tmp_path)
 
 
