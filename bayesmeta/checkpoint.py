@@ -34,13 +34,11 @@ _RUN = {
     "seconds": float,
 }
 
-_RECIPES = {
-    "steps": (
-        ". The default rate falls to 0 at the last step: to train for longer, repeat the call with the old steps, which gives the "
-        "trained learner, and fit that in another folder; or begin with an optimizer whose rate does not depend on steps, e.g. "
-        "torch.optim.Adam(learner.parameters(), lr=1e-3), and any call may ask for more of them"
-    )
-}
+_LONGER = (
+    ". The default rate falls to 0 at the last step: to train for longer, repeat the call with the old steps, which gives the "
+    "trained learner, and fit that in another folder; or begin with an optimizer whose rate does not depend on steps, e.g. "
+    "torch.optim.Adam(learner.parameters(), lr=1e-3), and any call may ask for more of them"
+)
 
 
 def _cuda_states() -> Tensor:
@@ -175,7 +173,8 @@ class Checkpoint:
             if name not in moved and self.settings.get(name) != theirs.get(name):
                 raise ValueError(
                     f"checkpoint: expected the run of {folder} to go on, whose {name} is {theirs.get(name)!r}, got "
-                    f"{self.settings.get(name)!r}; use the same settings, or another folder{_RECIPES.get(name, '')}"
+                    f"{self.settings.get(name)!r}; use the same settings, or another folder"
+                    + (_LONGER if name == "steps" else "")
                 )
         last = (len(content["losses"]) - 1) % len(tasks)  # type: ignore[arg-type]
         if digest(tasks[last]) != content["episodes"].get("last"):

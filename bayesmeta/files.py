@@ -16,7 +16,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -35,11 +35,17 @@ if sys.platform == "win32":
     def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
+    def _unlock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
 else:
     import fcntl
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 __all__ = ["alone", "check_state", "check_target", "load", "read", "save", "unusable", "write", "write_atomically"]
@@ -124,7 +130,8 @@ def alone(folder: Path) -> Iterator[None]:
         ValueError: another holds it.
     """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    try:
+    with ExitStack() as held:
+        held.callback(os.close, descriptor)
         try:
             _lock(descriptor)
         except OSError as error:
@@ -139,11 +146,12 @@ def alone(folder: Path) -> Iterator[None]:
                 stacklevel=2,
             )
         else:
+            held.callback(
+                _unlock, descriptor
+            )  # closing is not enough: forked children, such as workers, have it open too
             for left in folder.glob(f"{_HALF}{'[0-9a-f]' * 16}{_ENDING}"):
                 left.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -46,7 +46,10 @@ class History:
 
 
 class Diverged(FloatingPointError):
-    """The loss or a gradient was not finite. The learner is as it was before that step; `history` ends there too."""
+    """The loss, a gradient or an updated weight was not finite; `history` ends there.
+
+    The learner is as it was before that step, unless the message says that an update broke it. No checkpoint is written then.
+    """
 
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
@@ -78,7 +81,11 @@ def fit(
     """Meta-trains a learner in place: step i descends the loss of episode ``tasks[i]``.
 
     Ctrl-C ends the run after the step in hand, and the history so far is returned. With a checkpoint the same call goes on from
-    there, and on a CPU ends with the very bits of a run that was never interrupted.
+    there, and on a CPU ends with the very bits of a run that was never interrupted. A second Ctrl-C breaks the step off, but
+    neither an update nor a write. Signals that are ignored (``nohup``) stay so.
+
+    The learner trains in training mode, but for parts that are in evaluation mode while the learner itself is not, and is left in
+    evaluation mode, ready to answer. Gradients are taken within ``torch.no_grad()`` and ``torch.inference_mode()`` too.
 
     Args:
         learner: what to train; tasks are moved to its device and floating type.
@@ -95,22 +102,30 @@ def fit(
             seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
             each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
             rounding.
-        seed: of torch's global generator during training; the generator itself is left as it was.
+        seed: of the random numbers of training, a whole number of at least 0. They are others than those that follow
+            ``torch.manual_seed(seed)``, and torch's global generator is left as it was.
         progress: shows a bar with the loss and the number of tasks per second.
         checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
             written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
-            not at all. A call with a folder that holds a run of the same settings resumes it.
+            not at all. A call with a folder that holds a run of the same settings resumes it. Compared are the arguments here;
+            numbers, texts and names of functions of learner, optimiser and scheduler, but not what training moves, such as a rate
+            with a schedule; which parameters are trained; the first episode, and the last one trained on. More steps may be asked
+            for where the schedule does not depend on them. While a run lasts, its folder is locked; the file ``lock`` stays.
         checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
         fabric: a ``lightning_fabric.Fabric``, whose devices share each episode's tasks, and whose device and precision the
             learner is taken to. The run is then that of one process with all tasks, but for the order of sums, and for random
             draws: each process has its own. The first one shows the bar and writes the checkpoint. It is launched if need be.
+            Before the first step all processes compare their settings and the first episode.
 
     Raises:
-        ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, or of a
-            run with other settings; before any update.
+        ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, of a
+            run with other settings, or in use by another; the fabric's processes differ; before any update. Also where a later
+            episode has other tasks in its support than in its query, or a query without a point.
         NotImplementedError: ``torch.compile`` takes no part of this learner's loss; before any update.
         ConnectionError: another process of the fabric has ended; the message says how to go on.
-        Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
+        TimeoutError: another process of the fabric is slower than its timeout.
+        KeyboardInterrupt: at a second Ctrl-C, while a gradient is taken; the learner is as it was before that step.
+        Diverged: a loss, a gradient or an updated weight is NaN or infinite; the message names step and parameter, or the data.
 
     Example:
         >>> learner = MAML(MLP(1, 1), Gaussian())
