@@ -4,12 +4,12 @@
 """
 
 from bayesmeta.calibration import Calibrated, Conformal, Tempered
-from bayesmeta.checkpoint import load, save
 from bayesmeta.data import Episode, Points, check, concatenate, move, points
 from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.distributions import quantile
 from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
+from bayesmeta.files import load, save
 from bayesmeta.functional import Strategy
 from bayesmeta.hyper_posterior import Bound, HyperPosterior
 from bayesmeta.learner import Learner, Posterior, decompose

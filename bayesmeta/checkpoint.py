@@ -1,188 +1,65 @@
-"""Files that survive: written whole or not at all, checked when read, and never executed.
-
-A file is a line that says what it is, the SHA-256 of the rest, and the rest as ``torch.save`` writes it, which is read with
-``weights_only=True``: tensors, numbers and texts, and no code.
-"""
+"""Where a run of `fit` is, on disk: all that the rest of it depends on, and what it was asked to do."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import pickle
-from collections.abc import Mapping
-from copy import deepcopy
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, check_shapes
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.data import Episode
+from bayesmeta.files import alone, check_state, check_target, read, write
+from bayesmeta.learner import Learner
 
-__all__ = ["Checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "describe", "digest", "generator_states"]
 
-_MAGIC = b"bayesmeta file 1\n"
-_DIGEST = 32
-_RUN = ("settings", "states", "generators", "cuda", "losses", "gradient_norms", "seconds")
+_RUN = {
+    "settings": dict,
+    "moved": list,
+    "episodes": dict,
+    "states": dict,
+    "generators": dict,
+    "losses": list,
+    "gradient_norms": list,
+    "seconds": float,
+}
 
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file atomically: after a crash at any moment there is the old one or the new one, whole."""
-    payload = io.BytesIO()
-    torch.save(dict(content), payload)
-    data = payload.getvalue()
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(_MAGIC + hashlib.sha256(data).digest() + data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+_LONGER = (
+    ". The default rate falls to 0 at the last step: to train for longer, repeat the call with the old steps, which gives the "
+    "trained learner, and fit that in another folder; or begin with an optimizer whose rate does not depend on steps, e.g. "
+    "torch.optim.Adam(learner.parameters(), lr=1e-3), and any call may ask for more of them"
+)
 
 
-def read(path: Path, kind: str, *names: str) -> dict[str, Any]:
-    """What `write` wrote.
-
-    Raises:
-        ValueError: the file is truncated, changed, not one of ours, or not of this kind with these names.
-    """
-    if path.is_dir():
-        raise ValueError(
-            f"{path}: expected a file, got a folder; a folder of fit(checkpoint=) is for fit to go on from"
-        )
-    data = path.read_bytes()
-    if not data.startswith(_MAGIC):
-        raise ValueError(f"{path}: expected a file that this library wrote, got another or a damaged one")
-    digest, payload = data[len(_MAGIC) :][:_DIGEST], data[len(_MAGIC) + _DIGEST :]
-    if hashlib.sha256(payload).digest() != digest:
-        raise ValueError(
-            f"{path}: expected the checksum it was written with, got another; the file is truncated or changed"
-        )
-    try:
-        content: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected tensors, numbers and texts, got content that is not safe to read ({error})"
-        ) from error
-    found = content.get("kind") if isinstance(content, dict) else None
-    if found != kind:
-        raise ValueError(f"{path}: expected a saved {kind}, got {f'a {found}' if found else 'a file of another kind'}")
-    if missing := set(names) - content.keys():
-        raise ValueError(f"{path}: expected a {kind} with its {' and '.join(sorted(missing))}, got a file without")
-    return content
+def _cuda_states() -> Tensor:
+    return torch.stack(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else torch.empty(0, 16).byte()
 
 
-def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | None = None) -> None:
-    """Saves a learner, or what it made of a support, atomically: names, shapes, the library's version, and a checksum.
-
-    A posterior is a learner and a support: the file then holds both, and `load` gives the same answers, bit by bit.
-
-    Args:
-        learner: any learner, wrapped or not.
-        path: of the file, whose folder exists.
-        support: of B tasks, to keep the posterior ``learner(support)``. x is a tensor, or dicts, lists and tuples of tensors.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: the support is not one, or its x holds what a file that never runs code cannot.
-
-    Example:
-        >>> import tempfile
-        >>> path = f"{tempfile.mkdtemp()}/child.bayesmeta"
-        >>> save(MAML(MLP(1, 1), Gaussian()), path, support=points([2.0, 3.5], [87.1, 99.0]))
-        >>> load(MAML(MLP(1, 1), Gaussian()), path)([8.0]).mean.shape
-        torch.Size([1, 1, 1])
-    """
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"path: expected a file in a folder that exists, got {path}; make the folder first")
-    state = learner.state_dict()
-    described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
-    given = None
-    if support is not None:
-        check_shapes(support, "support")
-        _check_plain(support.x)
-        given = tree_map(
-            lambda leaf: leaf.detach().cpu().clone(), tuple(support)
-        )  # a view would keep all it is a view of
-    write(Path(path), {**described, "state": state, "support": given})
+def _set_cuda_states(states: Tensor) -> None:
+    for device, state in enumerate(states.reshape(len(states) // 16, 16)[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state.clone(), device)
 
 
-def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
-    """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
-
-    The file has weights and buffers. Settings such as ``steps`` and ``rate`` are those of the learner it is loaded into.
-
-    Args:
-        learner: built with the same arguments as the one that was saved.
-        path: of the file.
-
-    Returns:
-        The posterior, if the file was saved with a support, else None. A copy of the learner adapts to the support again; where
-        adaptation draws random numbers (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names, other shapes or another
-            floating type.
-
-    Example:
-        >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
-    """
-    content = read(Path(path), "learner", "type", "version", "state")
-    if content["type"] != type(learner).__name__:
-        raise ValueError(
-            f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
-        )
-    state = content["state"]
-    wanted, found = _shapes(learner.state_dict()), _shapes(state)
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"{path}: expected {name!r} of shape {wanted.get(name, 'none')}, got {found.get(name, 'none')}; build the "
-                f"learner with the arguments of the one that was saved (by version {content['version']})"
-            )
-    for name, value in learner.state_dict().items():
-        if name in wanted and value.dtype != state[name].dtype:
-            raise ValueError(
-                f"{path}: expected {name!r} in {value.dtype}, as the learner has it, got {state[name].dtype}; convert the "
-                f"learner first, learner.to({state[name].dtype}), and back after it is loaded if need be"
-            )
-    posterior: Posterior | None = None
-    if (support := content.get("support")) is not None:
-        adapting = deepcopy(learner)  # if the support does not fit, the learner stays as it was
-        adapting.load_state_dict(state)
-        posterior = adapting(Points(*support))
-    learner.load_state_dict(state)
-    return posterior
+_GENERATORS: Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {
+    "cpu": (torch.get_rng_state, lambda state: torch.set_rng_state(state.clone())),  # which crashes on views
+    "cuda": (_cuda_states, _set_cuda_states),
+}
+"""How to take and to set the state of each generator that a run draws from, as bytes."""
 
 
-def _check_plain(x: Any) -> None:
-    """Raises a ValueError where x holds anything but tensors in dicts, lists and tuples."""
-    if type(x) in (dict, list, tuple):
-        for part in x.values() if isinstance(x, dict) else x:
-            _check_plain(part)
-    elif not isinstance(x, Tensor):
-        raise ValueError(
-            f"support.x: expected tensors in dicts, lists and tuples, got {type(x).__name__}, which a file that never runs code "
-            "cannot hold; make a dict of it"
-        )
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
-    return {name: list(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+def generator_states() -> dict[str, Tensor]:
+    """The states of this process's random generators by name, each a row of bytes."""
+    return {name: take().flatten() for name, (take, _) in _GENERATORS.items()}
 
 
 class Checkpoint:
@@ -191,8 +68,11 @@ class Checkpoint:
     Args:
         folder: of the run; it is made where there is none.
         learner, optimizer, scheduler: of the run.
-        settings: the arguments that decide its result.
-        episode: the first, which stands for the tasks.
+        settings: what `describe` says of them before the first step, and the arguments that decide the result.
+        first: the digest of the first episode.
+
+    Raises:
+        ValueError, PermissionError: the folder's file cannot be written.
     """
 
     def __init__(
@@ -202,80 +82,153 @@ class Checkpoint:
         optimizer: Optimizer,
         scheduler: LRScheduler | None,
         settings: Mapping[str, Any],
-        episode: Episode,
+        first: str,
     ) -> None:
         self.path = Path(folder) / "checkpoint.bayesmeta"
-        self.parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer}
-        if scheduler is not None:
-            self.parts["scheduler"] = scheduler
-        self.settings = {**settings, **_describe(learner, optimizer, scheduler), "first episode": _digest(episode)}
+        self.learner, self.optimizer, self.scheduler = learner, optimizer, scheduler
+        self.settings = dict(settings)
+        self.moved: set[str] = set()
+        self.first = first
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_target(self.path, "checkpoint")
 
-    def write(self, generators: Tensor, **progress: Any) -> None:
-        """Writes the run's state, with torch's generators of each process, and its progress."""
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps other runs from the folder.
+
+        Raises:
+            ValueError: one is at work there.
+        """
+        return alone(self.path.parent)
+
+    def write(self, generators: Mapping[str, Tensor], episode: Episode, **progress: Any) -> None:
+        """Writes the run's state after the step that `episode` was for.
+
+        Args:
+            generators: the states of each process's generators by name, ``(processes, bytes)``.
+            episode: of the last step.
+            progress: ``losses`` and ``gradient_norms``, a number a step, and ``seconds``.
+        """
+        now = describe(self.learner, self.optimizer, self.scheduler)
+        self.moved |= {name for name in now if now[name] != self.settings.get(name)}
         write(
             self.path,
             {
                 "kind": "checkpoint",
                 "settings": self.settings,
-                "states": {name: part.state_dict() for name, part in self.parts.items()},
-                "generators": generators,
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "moved": sorted(self.moved),
+                "episodes": {"first": self.first, "last": digest(episode)},
+                "states": {name: part.state_dict() for name, part in self._parts()},
+                "generators": dict(generators),
                 **progress,
             },
         )
 
-    def resume(self, rank: int = 0) -> dict[str, Any] | None:
+    def resume(self, tasks: Dataset[Episode], rank: int = 0) -> dict[str, Any] | None:
         """Takes learner, optimiser, scheduler and generators to where the run was, and returns its progress; None for a new run.
+
+        A setting that training itself moves, such as a rate with a schedule, is progress and not compared.
+
+        Args:
+            tasks: of the run, of which the last episode that it trained on is read again.
+            rank: this process's.
 
         Raises:
             ValueError: the file is damaged, or belongs to a run of other settings. Nothing is changed then.
         """
-        for left in self.path.parent.glob(f"{self.path.name}.*.new"):  # of processes that were killed while they wrote
-            left.unlink(missing_ok=True)
         if not self.path.exists():
             return None
         content = read(self.path, "checkpoint", *_RUN)
-        theirs = content["settings"]
-        if self.settings["first episode"] != theirs.get("first episode"):
+        if wrong := [name for name, kind in _RUN.items() if not isinstance(content[name], kind)]:
             raise ValueError(
-                f"checkpoint: expected the tasks of the run of {self.path.parent}, got others, whose first episode differs; use "
-                "the same tasks, or another folder"
+                f"{self.path}: expected what a run of this library left, got another {wrong[0]}; use another folder"
             )
-        for name in self.settings | theirs:
-            if self.settings.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"checkpoint: expected the run of {self.path.parent} to go on, whose {name} is {theirs.get(name)!r}, got "
-                    f"{self.settings.get(name)!r}; use the same settings, or another folder"
-                )
-        for name, part in self.parts.items():
-            part.load_state_dict(content["states"][name])
-        torch.set_rng_state(content["generators"][rank].clone())  # torch crashes on a view that begins later
-        if content["cuda"]:
-            torch.cuda.set_rng_state_all(content["cuda"])
+        self._check(content, tasks)
+        try:
+            for name, part in self._parts():
+                part.load_state_dict(content["states"][name])
+            for name, (_, put) in _GENERATORS.items():
+                put(content["generators"][name][rank])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: expected states that fit the run, got others ({error}); use another folder"
+            ) from error
+        self.settings, self.moved = content["settings"], set(content["moved"])
         return content
 
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """What has a state: the learner last, so that it is as it was where the others refuse theirs."""
+        yield "optimizer", self.optimizer
+        if self.scheduler is not None:
+            yield "scheduler", self.scheduler
+        yield "learner", self.learner
 
-def _describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
-    """Everything but the weights that tells one learner and optimiser from another, as numbers and texts."""
+    def _check(self, content: Mapping[str, Any], tasks: Dataset[Episode]) -> None:
+        folder, theirs, moved = self.path.parent, content["settings"], set(content["moved"])
+        remedy = "use the same tasks, whose episodes depend on their index alone, or another folder"
+        if self.first != content["episodes"].get("first"):
+            raise ValueError(
+                f"checkpoint: expected the tasks of the run of {folder}, got others, whose first episode differs; {remedy}"
+            )
+        for name in self.settings | theirs:
+            if name not in moved and self.settings.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"checkpoint: expected the run of {folder} to go on, whose {name} is {theirs.get(name)!r}, got "
+                    f"{self.settings.get(name)!r}; use the same settings, or another folder"
+                    + (_LONGER if name == "steps" else "")
+                )
+        last = (len(content["losses"]) - 1) % len(tasks)  # type: ignore[arg-type]
+        if digest(tasks[last]) != content["episodes"].get("last"):
+            raise ValueError(
+                f"checkpoint: expected the tasks of the run of {folder}, got others, whose episode {last}, the last that "
+                f"it trained on, differs; {remedy}"
+            )
+        check_state(self.learner, content["states"].get("learner"), str(self.path))
+
+
+def describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """All but the weights that tells one learner, optimiser and scheduler from others, as numbers and texts by name.
+
+    Functions are described by their names alone.
+    """
     described: dict[str, Any] = {"learner": type(learner).__name__, "torch": str(torch.__version__)}
     for path, module in learner.named_modules(prefix="learner"):  # the prefix keeps its steps apart from those of fit
         described[f"type of {path}"] = type(module).__name__
         for name, value in vars(module).items():
-            if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name != "training":
-                described[f"{path}.{name}"] = value
+            if not name.startswith("_") and name != "training":
+                described |= _plain(f"{path}.{name}", value)
     for name, value in learner.state_dict().items():
         if isinstance(value, Tensor):
             described |= {f"shape of {name}": list(value.shape), f"floating type of {name}": str(value.dtype)}
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    for name, parameter in learner.named_parameters():
+        described[f"requires_grad of {name}"] = parameter.requires_grad
     described["optimizer"] = type(optimizer).__name__
-    described |= {f"optimizer's {name}": repr(value) for name, value in optimizer.defaults.items()}
+    for place, group in enumerate(optimizer.param_groups):
+        trained = [names.get(id(parameter), "another tensor") for parameter in group["params"]]
+        described |= _plain(f"optimizer.param_groups[{place}]", {**group, "params": trained})
     described["scheduler"] = type(scheduler).__name__
-    return described
+    return described | (_plain("scheduler", scheduler.state_dict()) if scheduler is not None else {})
 
 
-def _digest(episode: Episode) -> str:
-    digest = hashlib.sha256()
+def _plain(name: str, value: Any) -> dict[str, Any]:
+    """The numbers, texts and functions in a setting, by name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {name: value}
+    if isinstance(value, Mapping):
+        parts = [_plain(f"{name}.{key}", part) for key, part in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [_plain(f"{name}[{place}]", part) for place, part in enumerate(value)]
+    elif (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.generic):
+        return {name: value.item()}
+    else:
+        return {name: value.__qualname__} if hasattr(value, "__qualname__") else {}
+    return {key: found for part in parts for key, found in part.items()}
+
+
+def digest(episode: Episode) -> str:
+    """A checksum of an episode's types, shapes and values."""
+    checksum = hashlib.sha256()
     for leaf in tree_leaves(episode):
-        digest.update(repr((leaf.dtype, tuple(leaf.shape))).encode())
-        digest.update(leaf.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        checksum.update(repr((leaf.dtype, tuple(leaf.shape))).encode())
+        checksum.update(leaf.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return checksum.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import copy_context
 from copy import deepcopy
 from functools import partial, reduce
 from typing import TypeAlias
@@ -74,14 +75,16 @@ class MetaGradient:
         ]
         threads = len(self.gradients)
         shares = [(self.gradients[t], pieces[t::threads]) for t in range(threads)]
-        results = (
-            list(self.pool.map(self._share, *zip(*shares, strict=True))) if self.pool else [self._share(*shares[0])]
-        )
+        if self.pool:  # each thread goes on in the caller's context
+            futures = [self.pool.submit(partial(copy_context().run, self._share, *share)) for share in shares]
+            results = [future.result() for future in futures]
+        else:
+            results = [self._share(*shares[0])]
         return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
 
     def _share(self, gradient: _Gradient, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
         """One thread's part: a graph and a backward pass a slice, one after the other."""
-        total = torch.zeros(())
+        total = torch.zeros((), device="cpu")
         slopes: Gradient = [None] * len(self.parameters)
         for piece in pieces:
             value, more = gradient(piece)

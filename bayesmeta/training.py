@@ -5,31 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from bayesmeta.checkpoint import Checkpoint
-from bayesmeta.data import Episode, check, move
-from bayesmeta.distributed import Processes
-from bayesmeta.evaluation import predict, seeded
+from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
+from bayesmeta.data import Episode, move
+from bayesmeta.distributed import Processes, stream
+from bayesmeta.evaluation import seeded
+from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_update, preflight
 from bayesmeta.functional import chosen_strategy
+from bayesmeta.interruption import Interruption
 from bayesmeta.learner import Learner
-from bayesmeta.likelihoods import check_targets
 from bayesmeta.meta_gradient import MetaGradient
-from bayesmeta.networks import check_padding
 
 __all__ = ["Diverged", "History", "fit"]
 
@@ -49,7 +46,10 @@ class History:
 
 
 class Diverged(FloatingPointError):
-    """The loss or a gradient was not finite. The learner is as it was before that step; `history` ends there too."""
+    """The loss, a gradient or an updated weight was not finite; `history` ends there.
+
+    The learner is as it was before that step, unless the message says that an update broke it. No checkpoint is written then.
+    """
 
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
@@ -59,6 +59,8 @@ class Diverged(FloatingPointError):
         return type(self), (str(self), self.history)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     learner: Learner,
     tasks: Dataset[Episode],
@@ -79,7 +81,11 @@ def fit(
     """Meta-trains a learner in place: step i descends the loss of episode ``tasks[i]``.
 
     Ctrl-C ends the run after the step in hand, and the history so far is returned. With a checkpoint the same call goes on from
-    there, and on a CPU ends with the very bits of a run that was never interrupted.
+    there, and on a CPU ends with the very bits of a run that was never interrupted. A second Ctrl-C breaks the step off, but
+    neither an update nor a write. Signals that are ignored (``nohup``) stay so.
+
+    The learner trains in training mode, but for parts that are in evaluation mode while the learner itself is not, and is left in
+    evaluation mode, ready to answer. Gradients are taken within ``torch.no_grad()`` and ``torch.inference_mode()`` too.
 
     Args:
         learner: what to train; tasks are moved to its device and floating type.
@@ -96,22 +102,30 @@ def fit(
             seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
             each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
             rounding.
-        seed: of torch's global generator during training; the generator itself is left as it was.
+        seed: of the random numbers of training, a whole number of at least 0. They are others than those that follow
+            ``torch.manual_seed(seed)``, and torch's global generator is left as it was.
         progress: shows a bar with the loss and the number of tasks per second.
         checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
             written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
-            not at all. A call with a folder that holds a run of the same settings resumes it.
+            not at all. A call with a folder that holds a run of the same settings resumes it. Compared are the arguments here;
+            numbers, texts and names of functions of learner, optimiser and scheduler, but not what training moves, such as a rate
+            with a schedule; which parameters are trained; the first episode, and the last one trained on. More steps may be asked
+            for where the schedule does not depend on them. While a run lasts, its folder is locked; the file ``lock`` stays.
         checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
         fabric: a ``lightning_fabric.Fabric``, whose devices share each episode's tasks, and whose device and precision the
             learner is taken to. The run is then that of one process with all tasks, but for the order of sums, and for random
             draws: each process has its own. The first one shows the bar and writes the checkpoint. It is launched if need be.
+            Before the first step all processes compare their settings and the first episode.
 
     Raises:
-        ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, or of a
-            run with other settings; before any update.
+        ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, of a
+            run with other settings, or in use by another; the fabric's processes differ; before any update. Also where a later
+            episode has other tasks in its support than in its query, or a query without a point.
         NotImplementedError: ``torch.compile`` takes no part of this learner's loss; before any update.
         ConnectionError: another process of the fabric has ended; the message says how to go on.
-        Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
+        TimeoutError: another process of the fabric is slower than its timeout.
+        KeyboardInterrupt: at a second Ctrl-C, while a gradient is taken; the learner is as it was before that step.
+        Diverged: a loss, a gradient or an updated weight is NaN or infinite; the message names step and parameter, or the data.
 
     Example:
         >>> learner = MAML(MLP(1, 1), Gaussian())
@@ -120,79 +134,94 @@ def fit(
         2
     """
     processes = Processes(fabric)
-    _check_arguments(learner, tasks, steps, optimizer, scheduler, clip, slices, threads, seed, checkpoint_every)
-    if not isinstance(compile, bool):
-        raise ValueError(f"compile: expected True or False, got {compile!r}")
-    if compile and threads > 1:
-        raise ValueError(f"threads: expected 1 with compile=True, which torch allows one thread only, got {threads}")
+    check_arguments(
+        learner,
+        tasks,
+        steps=steps,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        slices=slices,
+        threads=threads,
+        compile=compile,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+    )
     processes.place(learner)
-    with seeded(learner, seed):
-        _preflight(learner, tasks[0], slices, threads, processes)
     length = len(tasks)  # type: ignore[arg-type]
+    with seeded(learner, stream(seed)):
+        first = tasks[0]
+        preflight(learner, first, slices, threads, processes)
+    settings = {"clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length, "compile": compile}
+    settings["processes"] = processes.count
     if optimizer is None:
+        settings["steps"] = steps  # which another schedule may not depend on
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    settings |= describe(learner, optimizer, scheduler)
+    plan = {"steps": steps, "checkpoint": checkpoint is not None, "checkpoint_every": checkpoint_every}
+    processes.compare({**settings, **plan, "the first episode": digest(first)})
+    disk = (
+        Checkpoint(checkpoint, learner, optimizer, scheduler, settings, digest(first))
+        if checkpoint is not None
+        else None
+    )
 
     def say(line: str) -> None:
         if progress and processes.rank == 0:
             tqdm.write(line, file=sys.stderr)
-
-    meta_gradient = MetaGradient(
-        learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile
-    )
-    settings = {"steps": steps, "clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length}
-    settings |= {"compile": compile, "processes": processes.count}
-    disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, tasks[0]) if checkpoint is not None else None
 
     say(_explain_strategy(learner, slices))
     if compile:
         say(
             "compile: the first step takes until all is compiled, seconds to minutes; the bar's rate is wrong until then"
         )
-    history = History()
-    learner.train()
     with (
-        seeded(learner, processes.stream(seed)),
-        _interruptible(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interrupted,
+        seeded(learner, stream(seed, processes.rank)),
+        Interruption(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interruption,
+        _begun(disk, processes, tasks, steps) as history,
+        _training(learner),
         tqdm(total=steps, disable=not progress or processes.rank > 0, unit="step") as bar,
     ):
+        began = time.perf_counter() - history.seconds
+        bar.initial = bar.n = len(history.losses)  # which took none of this call's time
+        if history.losses:
+            say(f"goes on after step {bar.n} of {steps}, which {checkpoint} holds")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        meta_gradient = MetaGradient(
+            learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile
+        )
         try:
-            if disk and (saved := disk.resume(processes.rank)):
-                history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
-                bar.initial = bar.n = len(history.losses)  # which took none of this call's time
-                say(f"goes on after step {bar.n} of {steps}, which {checkpoint} holds")
-            processes.agree(len(history.losses))
-            began = time.perf_counter() - history.seconds
             for step in range(len(history.losses), steps):
-                episode = move(processes.share(tasks[step % length]), learner)
+                interruption.breakable = True
+                index = step % length
+                episode = tasks[index]
+                check_episode(episode, index)
                 optimizer.zero_grad(set_to_none=True)
-                loss, gradient = meta_gradient(episode)
-                loss, gradient, history.interrupted = processes.mean(loss, gradient, interrupted())
+                loss, gradient = meta_gradient(move(processes.share(episode), learner))
+                loss, gradient, history.interrupted = processes.mean(
+                    loss, gradient, bool(interruption), meta_gradient.parameters
+                )
+                interruption.breakable = False
                 for parameter, slope in zip(meta_gradient.parameters, gradient, strict=True):
                     parameter.grad = slope
                 norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")).item()
                 if not (torch.isfinite(loss) and norm < float("inf")):
-                    raise Diverged(_explain(learner, loss, step), history)
+                    raise Diverged(explain(learner, loss, step, episode, index), history)
                 optimizer.step()
                 if scheduler is not None:
                     scheduler.step()
                 history.losses.append(loss.item())
                 history.gradient_norms.append(norm)
                 history.seconds = time.perf_counter() - began
-                rate = (step + 1) * processes.count * len(episode.query.mask) / history.seconds
+                rate = (step + 1) * len(episode.query.mask) / history.seconds
                 bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
                 bar.update()
-                if disk and (history.interrupted or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
-                    generators = processes.generators()
-                    if processes.rank == 0:
-                        disk.write(
-                            generators,
-                            losses=history.losses,
-                            gradient_norms=history.gradient_norms,
-                            seconds=history.seconds,
-                        )
-                    processes.agree(step + 1)
+                if history.interrupted or (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                    if broken := explain_update(learner, step):
+                        raise Diverged(broken, history)
+                    if disk:
+                        _write(disk, processes, episode, history)
                 if history.interrupted:
                     kept = (
                         f"the same call goes on from there, with {checkpoint}"
@@ -201,12 +230,56 @@ def fit(
                     )
                     say(f"interrupted after step {step + 1} of {steps}: {kept}")
                     break
-        except KeyboardInterrupt:  # only where signals are not ours to handle: not in the main thread
-            history.interrupted = True
+        except KeyboardInterrupt as error:  # the second, while a gradient was taken
+            kept = f" {checkpoint} holds the run as it was last written." if disk else ""
+            raise KeyboardInterrupt(
+                f"step {len(history.losses)} was broken off, and the learner is as it was before it.{kept}"
+            ) from error
         finally:
             optimizer.zero_grad(set_to_none=True)
             meta_gradient.close()
     return history
+
+
+@contextmanager
+def _begun(disk: Checkpoint | None, processes: Processes, tasks: Dataset[Episode], steps: int) -> Iterator[History]:
+    """The history of a run whose folder is held meanwhile, at the same step in all processes: a new one is empty."""
+    history = History()
+    with ExitStack() as held:
+        reached = -1  # then the others do not wait for this process
+        try:
+            if disk and processes.rank == 0:
+                held.enter_context(disk.alone())
+            if disk and (saved := disk.resume(tasks, processes.rank)):
+                history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
+            if len(history.losses) > steps:
+                raise ValueError(
+                    f"steps: expected at least the {len(history.losses)} that the run of the checkpoint has made, got {steps}; "
+                    "ask for more, or use another folder"
+                )
+            reached = len(history.losses)
+        finally:
+            processes.agree(reached)
+        yield history
+
+
+@contextmanager
+def _training(learner: Learner) -> Iterator[None]:
+    """Training mode within, but for parts in evaluation mode of a learner in training mode; then ready to answer."""
+    if not learner.training:
+        learner.train()
+    try:
+        yield
+    finally:
+        learner.eval()
+
+
+def _write(disk: Checkpoint, processes: Processes, episode: Episode, history: History) -> None:
+    generators = {name: processes.gather(state) for name, state in generator_states().items()}
+    if processes.rank == 0:
+        progress = {"losses": history.losses, "gradient_norms": history.gradient_norms, "seconds": history.seconds}
+        disk.write(generators, episode, **progress)
+    processes.agree(len(history.losses))
 
 
 def _explain_strategy(learner: Learner, slices: int) -> str:
@@ -222,122 +295,3 @@ def _explain_strategy(learner: Learner, slices: int) -> str:
         else ""
     )
     return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides{more}'
-
-
-def _explain(learner: nn.Module, loss: Tensor, step: int) -> str:
-    named = [(name, p) for name, p in learner.named_parameters() if p.grad is not None]
-    bad_weight = next((name for name, p in learner.named_parameters() if not torch.isfinite(p).all()), None)
-    bad = next((name for name, p in named if not torch.isfinite(p.grad).all()), None)  # type: ignore[arg-type]
-    if bad_weight is not None:
-        what = f"parameter {bad_weight!r} is not finite: the update before this step broke it"
-    elif not torch.isfinite(loss):
-        what = f"the loss is {loss.item()} though all parameters are finite"
-    elif bad is not None:
-        what = f"the loss is {loss.item():.4g} but the gradient of parameter {bad!r} is not finite"
-    else:
-        largest = max(named, key=lambda pair: float(pair[1].grad.abs().max()))[0]  # type: ignore[union-attr]
-        what = f"the loss is {loss.item():.4g} and the norm of its gradient overflows, most in parameter {largest!r}"
-    return (
-        f"step {step}: {what}; the learner is as it was before this step. Lower the optimizer's or the inner rate, "
-        "standardise the data (Standardized), or clip harder (clip=0.1)"
-    )
-
-
-def _check_arguments(
-    learner: Learner,
-    tasks: Dataset[Episode],
-    steps: int,
-    optimizer: Optimizer | None,
-    scheduler: LRScheduler | None,
-    clip: float | None,
-    slices: int,
-    threads: int,
-    seed: int,
-    checkpoint_every: int,
-) -> None:
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
-    if optimizer is None and scheduler is not None:
-        raise ValueError(
-            "optimizer: expected the scheduler's optimizer beside a scheduler, got None; pass both or neither"
-        )
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
-    for name, value in (("steps", steps), ("slices", slices), ("threads", threads), ("seed", seed)):
-        if not hasattr(value, "__index__") or isinstance(value, bool):
-            raise ValueError(f"{name}: expected a whole number, got {value!r}")
-    if not isinstance(learner, Learner):
-        raise TypeError(
-            f"learner: expected a learner, got {learner if isinstance(learner, type) else type(learner).__name__}; "
-            "e.g. MAML(MLP(1, 1), Gaussian())"
-        )
-    if not (hasattr(tasks, "__getitem__") and hasattr(tasks, "__len__")):
-        raise TypeError(
-            f"tasks: expected a task source or a map-style dataset of episodes, got {type(tasks).__name__}; "
-            "pass the data set itself rather than a loader, or a list of episodes"
-        )
-    if len(tasks) == 0:
-        raise ValueError("tasks: expected at least one episode, got none")
-    mine = {id(p) for p in learner.parameters() if p.requires_grad}
-    if not mine:
-        raise ValueError("learner: expected parameters to train, got none that require a gradient; unfreeze some")
-    if optimizer is not None and not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(
-            "optimizer: expected one that holds parameters of the learner, got one of other tensors, which would train "
-            "nothing; build it from learner.parameters(), after any copy of the learner"
-        )
-    if scheduler is not None and scheduler.optimizer is not optimizer:
-        raise ValueError(
-            "scheduler: expected the scheduler of the given optimizer, got another's; build it from optimizer"
-        )
-
-
-def _preflight(learner: Learner, episode: Episode, slices: int, threads: int, processes: Processes) -> None:
-    """Fails early and clearly if the first episode is broken or does not fit the learner."""
-    check(episode, like=learner)
-    batch = len(processes.share(episode).query.mask)
-    if slices < 1 or batch % slices:
-        divisors = [k for k in range(1, batch + 1) if batch % k == 0]
-        raise ValueError(
-            f"slices: expected a divisor of the {batch} tasks in an episode, got {slices}; one of {divisors}"
-        )
-    if not 1 <= threads <= slices:
-        raise ValueError(
-            f"threads: expected 1 to {slices}, the slices that they share, got {threads}; e.g. slices={batch} gives each task "
-            "a slice"
-        )
-    one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
-    check_padding(learner, episode.query.mask, "query")
-    with torch.no_grad():
-        prediction = predict(learner, one)
-    episode = move(episode, learner)
-    for part in episode:
-        check_targets(prediction, part)
-
-
-@contextmanager
-def _interruptible(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Turns the first signal into a flag, read between steps; a second Ctrl-C interrupts at once.
-
-    A signal that asks the process to end does so afterwards.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if signal.SIGINT in seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    before = {one: signal.signal(one, note) for one in signals}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-        if signal.SIGTERM in seen:
-            signal.raise_signal(signal.SIGTERM)

@@ -1,22 +1,18 @@
-"""Runs that survive interruption, and files that are whole or refused."""
+"""Runs that survive interruption, and go on only as what they were."""
 
 from __future__ import annotations
 
-import copy
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import bayesmeta as bm
 from bayesmeta import checkpoint
-from bayesmeta.posteriors import Transformed
 
 FILE = "checkpoint.bayesmeta"
 
@@ -127,186 +123,189 @@ print("went on")
             bm.fit(learner, tasks, **options | change)
         assert all(torch.equal(a, b) for a, b in zip(before, learner.state_dict().values(), strict=True))
 
-
-class TestFiles:
-    def test_a_learner_comes_back(self, tmp_path: Path) -> None:
-        trained, other = build(), build()
-        bm.fit(trained, bm.Sinusoids(batch=4), steps=2, progress=False)
-        bm.save(trained, tmp_path / "a")
-        assert not same(trained, other)
-        assert bm.load(other, tmp_path / "a") is None  # there was no support
-        assert same(trained, other)
-        assert list(tmp_path.iterdir()) == [tmp_path / "a"]
-
-    def test_every_truncation_is_refused(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a")
-        data = (tmp_path / "a").read_bytes()
-        learner = build("MAML")
-        for length in range(len(data)):
-            (tmp_path / "b").write_bytes(data[:length])
-            with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
-
-    def test_every_flipped_byte_is_refused(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a", support=bm.points([0.0, 1.0], [1.0, 2.0]))
-        data = (tmp_path / "a").read_bytes()
-        learner, numbers = build("MAML"), np.random.default_rng(0)
-        for place, flip in zip(numbers.integers(0, len(data), 500), numbers.integers(1, 256, 500), strict=True):
-            changed = bytearray(data)
-            changed[place] ^= flip
-            (tmp_path / "b").write_bytes(changed)
-            with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
-
-    def test_code_is_not_run(self, tmp_path: Path) -> None:
-        """A file with a right checksum whose content would run a command when unpickled."""
-
-        class Command:
-            def __reduce__(self) -> Any:
-                return os.system, (f"touch {tmp_path / 'ran'}",)
-
-        checkpoint.write(tmp_path / "a", {"kind": "learner", "state": Command()})
-        with pytest.raises(ValueError, match="not safe to read"):
-            bm.load(build(), tmp_path / "a")
-        assert not (tmp_path / "ran").exists()
-
-    def test_another_learner_is_refused(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a")
-        with pytest.raises(ValueError, match="expected a saved ABML, got a MAML"):
-            bm.load(build(), tmp_path / "a")
-        wide = bm.MAML(bm.MLP(1, 1, hidden=(9,)), bm.Gaussian())
-        with pytest.raises(ValueError, match=r"'network.features.0.bias' of shape \[9\], got \[8\]"):
-            bm.load(wide, tmp_path / "a")
-        checkpoint.write(tmp_path / "b", {"kind": "checkpoint"})
-        with pytest.raises(ValueError, match="expected a saved learner, got a checkpoint"):
-            bm.load(wide, tmp_path / "b")
-        with pytest.raises(FileNotFoundError):
-            bm.load(wide, tmp_path / "c")
-        with pytest.raises(ValueError, match="expected a file, got a folder"):
-            bm.load(wide, tmp_path)
-        with pytest.raises(FileNotFoundError, match=r"path: expected a file in a folder that exists, got .*none/c"):
-            bm.save(wide, tmp_path / "none" / "c")
-
-    def test_files_that_hold_something_else_are_refused(self, tmp_path: Path) -> None:
-        checkpoint.write(tmp_path / "a", {"kind": "learner", "type": "MAML", "version": "1"})
-        with pytest.raises(ValueError, match="expected a learner with its state, got a file without"):
-            bm.load(build("MAML"), tmp_path / "a")
+    def test_files_of_something_else_are_refused(self, tmp_path: Path) -> None:
         checkpoint.write(tmp_path / FILE, {"kind": "checkpoint", "settings": {}})
-        with pytest.raises(ValueError, match="expected a checkpoint with its cuda and generators and"):
+        with pytest.raises(ValueError, match="expected a checkpoint with its episodes and generators and"):
             bm.fit(build(), bm.Sinusoids(batch=4), steps=1, progress=False, checkpoint=tmp_path)
 
+    @pytest.mark.parametrize("name", ["settings", "moved", "episodes", "states", "generators", "losses", "seconds"])
+    def test_odd_content_with_a_right_checksum_is_refused(self, tmp_path: Path, name: str) -> None:
+        options: dict[str, Any] = {"steps": 3, "progress": False, "checkpoint": tmp_path}
+        bm.fit(build(), bm.Sinusoids(batch=4), **options)
+        content = checkpoint.read(tmp_path / FILE, "checkpoint")
+        for odd in (None, {}, {"learner": 1}):
+            checkpoint.write(tmp_path / FILE, content | {name: odd})
+            learner = build()
+            with pytest.raises(ValueError, match="expected"):
+                bm.fit(learner, bm.Sinusoids(batch=4), **options)
+            assert same(learner, build()) or name == "generators"
 
-class Named(NamedTuple):
-    a: torch.Tensor
+
+class Edited(torch.utils.data.Dataset[bm.Episode]):
+    """Sinusoids of which some episodes are others."""
+
+    def __init__(self, *changed: int) -> None:
+        self.tasks, self.others, self.changed = bm.Sinusoids(batch=4), bm.Sinusoids(batch=4, seed=9), changed
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> bm.Episode:
+        return (self.others if index in self.changed else self.tasks)[index]
 
 
-class Joined(bm.Learner):
-    """A learner whose x is a tree of tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = bm.PrototypicalNetwork(torch.nn.Linear(2, 2), classes=2)
+class TestSettings:
+    """Of optimiser, scheduler, frozen parameters and tasks: those of a run in a folder go on, others are refused."""
 
     @staticmethod
-    def join(x: Any) -> torch.Tensor:
-        return torch.cat([x["a"], *x["more"][0]], -1)
-
-    def forward(self, support: bm.Points) -> bm.Posterior:
-        return Transformed(self.inner(support._replace(x=self.join(support.x))), support, self.join)
-
-
-def moved(learner: bm.Learner) -> tuple[bm.Learner, bm.Learner]:
-    """The learner with other weights than it was built with, and a copy of it."""
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter.add_(1.0)
-    return learner, copy.deepcopy(learner)
-
-
-class TestPosteriors:
-    """What `load` gives for a file with a support; the answers of every learner are in test_contract.py."""
-
-    support = bm.points([0.0, 1.0], [1.0, 2.0])
-
-    def test_inputs_may_be_a_tree(self, tmp_path: Path) -> None:
-        learner, other = Joined(), Joined()
-        x = {"a": torch.rand(1, 3, 1), "more": [(torch.rand(1, 3, 1),)]}
-        support = bm.Points(x, torch.tensor([[0, 1, 1]]), torch.ones(1, 3, dtype=torch.bool))
-        bm.save(learner, tmp_path / "a", support=support)
-        posterior = bm.load(other, tmp_path / "a")
-        assert posterior is not None
-        assert same(learner, other)
-        assert torch.equal(posterior(x).logits, learner(support)(x).logits)  # type: ignore[attr-defined]
-        with pytest.raises(ValueError, match=r"support\.x: expected tensors in dicts, lists and tuples, got Named"):
-            bm.save(learner, tmp_path / "b", support=support._replace(x={"a": Named(x["a"])}))  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="support: expected Points, got list"):
-            bm.save(learner, tmp_path / "b", support=[1.0])  # type: ignore[arg-type]
-        assert not (tmp_path / "b").exists()
-
-    def test_it_stays_where_the_learner_goes_on(self, tmp_path: Path) -> None:
+    def run(folder: Path | None, tasks: Any = None, steps: int = 8, **change: Any) -> tuple[bm.Learner, bm.History]:
         learner = build("MAML")
-        bm.save(learner, tmp_path / "a", support=self.support)
-        posterior = bm.load(learner, tmp_path / "a")
-        assert posterior is not None
-        before = posterior([0.5]).mean
-        bm.fit(learner, bm.Sinusoids(batch=4), steps=2, progress=False)
-        assert torch.equal(posterior([0.5]).mean, before)
-
-    def test_of_a_view_only_the_support_is_kept(self, tmp_path: Path) -> None:
-        everything = torch.rand(1, 100_000, 1, requires_grad=True)
-        given = bm.Points(everything[:, :2], everything[:, :2], torch.ones(1, 2, dtype=torch.bool))
-        bm.save(build("MAML"), tmp_path / "a", support=given)
-        assert (tmp_path / "a").stat().st_size < 20_000
-
-    def test_truncations_are_refused(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a", support=self.support)
-        data, learner = (tmp_path / "a").read_bytes(), build("MAML")
-        for length in range(0, len(data), 7):
-            (tmp_path / "b").write_bytes(data[:length])
-            with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
-
-    def test_code_in_the_support_is_not_run(self, tmp_path: Path) -> None:
-        class Command:
-            def __reduce__(self) -> Any:
-                return os.system, (f"touch {tmp_path / 'ran'}",)
-
-        bm.save(build("MAML"), tmp_path / "a", support=self.support)
-        checkpoint.write(
-            tmp_path / "b", checkpoint.read(tmp_path / "a", "learner") | {"support": (Command(), *self.support[1:])}
+        change = {"lr": 0.01, "second": 0.02, "momentum": 0.5, "size": 3, "frozen": False, "groups": 2, **change}
+        learner.network.features[0].weight.requires_grad_(not change["frozen"])
+        parts = ((learner.network, 0.01), (learner.likelihood, change["second"]))[: change["groups"]]
+        described = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+        optimizer = torch.optim.SGD(described, lr=change["lr"], momentum=change["momentum"])
+        schedule = change.get("schedule", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, change["size"]))
+        history = bm.fit(
+            learner,
+            tasks or bm.Sinusoids(batch=4),
+            steps=steps,
+            optimizer=optimizer,
+            scheduler=schedule(optimizer) if schedule else None,
+            progress=False,
+            checkpoint=folder,
+            checkpoint_every=2,
         )
-        with pytest.raises(ValueError, match="not safe to read"):
-            bm.load(build("MAML"), tmp_path / "b")
-        assert not (tmp_path / "ran").exists()
+        return learner, history
 
-    @pytest.mark.parametrize("support", [None, support], ids=["learner", "posterior"])
-    def test_another_floating_type_is_refused(self, tmp_path: Path, support: bm.Points | None) -> None:
-        """It would be rounded in silence."""
-        saved = build("MAML").double()
-        bm.save(saved, tmp_path / "a", support=support)
-        learner, before = moved(build("MAML"))
-        with pytest.raises(ValueError, match=r"in torch.float32, as the learner has it, got torch.float64"):
-            bm.load(learner, tmp_path / "a")
-        assert same(learner, before)
-        bm.load(learner.double(), tmp_path / "a")
-        assert same(learner, saved)
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"second": 0.5}, r"optimizer\.param_groups\[1\]\.initial_lr is 0\.02, got 0\.5"),
+            ({"momentum": 0.9}, r"optimizer\.param_groups\[0\]\.momentum is 0\.5, got 0\.9"),
+            ({"groups": 1}, r"optimizer\.param_groups\[1\]"),
+            ({"size": 1000}, r"scheduler\.step_size is 3, got 1000"),
+            ({"schedule": None}, r"scheduler is 'StepLR', got 'NoneType'"),
+            ({"schedule": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9)}, r"'StepLR', got 'ExponentialLR'"),
+            ({"frozen": True}, r"requires_grad of network\.features\.0\.weight is True, got False"),
+            ({"tasks": Edited(0)}, "whose first episode differs"),
+            ({"tasks": Edited(5)}, "whose episode 5, the last that it trained on, differs"),
+        ],
+    )
+    def test_others_are_refused(self, tmp_path: Path, change: dict[str, Any], named: str) -> None:
+        with pytest.raises(RuntimeError, match="power cut"):
+            self.run(tmp_path, Stopping(7, None))
+        with pytest.raises(ValueError, match=f"checkpoint: expected.*{named}"):
+            self.run(tmp_path, **change)
 
-    def test_a_support_that_does_not_fit_leaves_the_learner_alone(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a", support=bm.points(torch.rand(3, 2), torch.rand(3)))
-        learner, before = moved(build("MAML"))
-        with pytest.raises(ValueError, match="x: expected 1 features"):
-            bm.load(learner, tmp_path / "a")
-        assert same(learner, before)
+    @pytest.mark.parametrize(
+        "schedule",
+        [
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 8),  # moves the momentum too
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 5]),
+            lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+            lambda o: torch.optim.lr_scheduler.SequentialLR(
+                o,
+                [torch.optim.lr_scheduler.LinearLR(o, 0.1), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+                milestones=[3],
+            ),
+            None,
+        ],
+    )
+    def test_the_same_go_on_whatever_the_schedule(self, tmp_path: Path, schedule: Any) -> None:
+        whole, expected = self.run(None, schedule=schedule)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="power cut"):
+                self.run(tmp_path, Stopping(7, None), schedule=schedule)
+        parts, history = self.run(tmp_path, schedule=schedule)
+        assert history.losses == expected.losses
+        assert same(whole, parts)
 
-    def test_weights_of_other_shapes_leave_the_learner_alone(self, tmp_path: Path) -> None:
-        bm.save(build("MAML"), tmp_path / "a")
-        content = checkpoint.read(tmp_path / "a", "learner")
-        content["state"][list(content["state"])[-1]] = torch.zeros(7, 7)
-        checkpoint.write(tmp_path / "b", content)
-        learner, before = moved(build("MAML"))
-        with pytest.raises(ValueError, match=r"got \[7, 7\]"):
-            bm.load(learner, tmp_path / "b")
-        assert same(learner, before)
+    def test_the_very_optimizer_of_an_interrupted_run_goes_on(self, tmp_path: Path) -> None:
+        """As in a notebook, whose cell is run again: its rate is where the schedule left it."""
+        learner = build("MAML")
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        options: dict[str, Any] = {"steps": 8, "optimizer": optimizer, "scheduler": schedule, "progress": False}
+        for tasks in (Stopping(3, signal.SIGINT), Stopping(6, signal.SIGINT), bm.Sinusoids(batch=4)):
+            history = bm.fit(learner, tasks, checkpoint=tmp_path, **options)
+        assert len(history.losses) == 8
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**8)
+
+    def test_more_steps_are_as_if_asked_at_once_where_the_schedule_does_not_depend_on_them(
+        self, tmp_path: Path
+    ) -> None:
+        whole, expected = self.run(None, steps=9)
+        self.run(tmp_path, steps=5)
+        parts, history = self.run(tmp_path, steps=9)
+        assert history.losses == expected.losses
+        assert same(whole, parts)
+        with pytest.raises(
+            ValueError, match="steps: expected at least the 9 that the run of the checkpoint has made, got 5"
+        ):
+            self.run(tmp_path, steps=5)
+
+    def test_more_steps_of_the_default_schedule_come_with_a_recipe(self, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"progress": False, "checkpoint": tmp_path}
+        bm.fit(build(), bm.Sinusoids(batch=4), steps=3, **options)
+        with pytest.raises(ValueError, match=r"whose steps is 3, got 4; .*repeat the call with the old steps"):
+            bm.fit(build(), bm.Sinusoids(batch=4), steps=4, **options)
+
+
+class TestFolder:
+    def test_a_second_run_is_refused_and_the_first_goes_on(self, tmp_path: Path) -> None:
+        """Whether it has other settings or the same: each would overwrite the other's checkpoints."""
+        said: list[str] = []
+
+        class Meeting(Stopping):
+            def __getitem__(self, index: int) -> bm.Episode:
+                if index == 2:
+                    for kind in ("ABML", "MAML"):
+                        with pytest.raises(ValueError, match=f"no other run uses, got {tmp_path}") as error:
+                            bm.fit(build(kind), self.tasks, steps=4, progress=False, checkpoint=tmp_path)
+                        said.append(str(error.value))
+                return super().__getitem__(index)
+
+        learner = build()
+        bm.fit(learner, Meeting(-1, None), steps=4, progress=False, checkpoint=tmp_path)
+        assert len(said) == 2
+        again = build()
+        bm.fit(again, bm.Sinusoids(batch=4), steps=4, progress=False, checkpoint=tmp_path)
+        assert same(learner, again)
+
+    def test_a_file_that_cannot_be_written_is_refused_before_training(self, tmp_path: Path) -> None:
+        (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
+        learner = build()
+        with pytest.raises(ValueError, match=r"checkpoint: expected a file, got .*a link to"):
+            bm.fit(learner, bm.Sinusoids(batch=4), steps=2, progress=False, checkpoint=tmp_path)
+        assert same(learner, build())
+
+
+def test_weights_that_an_update_broke_never_replace_a_checkpoint(tmp_path: Path) -> None:
+    """They may show only in the next step's loss, after the last good weights are overwritten."""
+
+    class Breaking(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == 4:
+                self.param_groups[0]["params"][0].data.fill_(torch.inf)
+
+    for checkpoint_every, steps in ((2, 9), (99, 4)):  # at a write, and at the end
+        learner, folder = build("MAML"), tmp_path / str(steps)
+        options: dict[str, Any] = {"optimizer": Breaking(learner.parameters(), lr=0.01), "progress": False}
+        with pytest.raises(bm.Diverged, match=r"step 3: its update made parameter '.*' NaN or infinite") as error:
+            bm.fit(
+                learner,
+                bm.Sinusoids(batch=4),
+                steps=steps,
+                checkpoint=folder,
+                checkpoint_every=checkpoint_every,
+                **options,
+            )
+        assert len(error.value.history.losses) == 4
+        if checkpoint_every == 2:
+            assert len(checkpoint.read(folder / FILE, "checkpoint")["losses"]) == 2
 
 
 @pytest.mark.slow
@@ -329,8 +328,7 @@ class Deadly(type(tasks)):
 
 def halfway(path, content):
     if seed and not seed % 2 and len(seen) >= kill:
-        path.with_name(f"{path.name}.{os.getpid()}.new").write_bytes(b"bayesmeta file 1")  # half a file, then the end
-        os.kill(os.getpid(), 9)
+        os.fsync = lambda descriptor: os.kill(os.getpid(), 9)  # before the file has its name
     write(path, content)
 
 checkpoint.write = halfway
@@ -355,4 +353,4 @@ print(sum(float(p.double().sum()) for p in learner.parameters()).hex())
     assert steps == sorted(steps)
     assert expected
     assert run("parts", 0).stdout == expected
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [FILE]  # nor are halves of files left
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {FILE, "lock"}  # nor are halves of files left

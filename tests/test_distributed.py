@@ -56,7 +56,7 @@ def gradient(name: str, likelihood: str, fabric: Fabric | None = None) -> tuple[
     episode.support.mask[1, -1] = episode.query.mask[2, 0] = False
     meta_gradient = MetaGradient(learner, list(learner.parameters()), slices=1, threads=1)
     torch.manual_seed(3)
-    loss, slopes, _ = processes.mean(*meta_gradient(processes.share(episode)), False)
+    loss, slopes, _ = processes.mean(*meta_gradient(processes.share(episode)), False, meta_gradient.parameters)
     return loss, torch.cat([slope.flatten() for slope in slopes if slope is not None])
 
 
