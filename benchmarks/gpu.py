@@ -15,12 +15,15 @@ Results go to results/gpu.json after each entry, under the card's name.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -30,6 +33,8 @@ from typing import Any
 from store import keep
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
+START = 90.0
+"""Seconds until a process has imported all it needs."""
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Section:
     budget: float
     """Seconds of all entries."""
     limit: float
-    """Seconds of one entry; the first one's include the start of the process."""
+    """Seconds of one entry."""
 
 
 SECTIONS = {
@@ -50,21 +55,22 @@ SECTIONS = {
     "serving": Section("gpu_serving", 50, 25),
     "memory": Section("gpu_memory", 25, 20),
     "graphs": Section("gpu_graphs", 60, 45),
-    "processes": Section("gpu_processes", 60, 55),
+    "processes": Section("gpu_processes", 90, 80),
     "jax": Section("gpu_jax", 60, 40),
 }
 
 
-def work(connection: Connection, module: str, names: list[str] | None, device: str) -> None:
-    """A section's process: sends the entries' names, or runs those asked for and sends each one's result."""
+def work(connection: Connection, module: str, done: list[str], device: str) -> None:
+    """A section's process: sends the names of the entries that are not done, then each one's result."""
+    os.setpgrp()  # what it starts ends with it
     import torch
 
-    entries = import_module(module).entries(device)
-    connection.send(list(entries) if names is None else "ready")
-    for name in names or []:
+    entries = {name: entry for name, entry in import_module(module).entries(device).items() if name not in done}
+    connection.send(list(entries))
+    for name, entry in entries.items():
         began = time.perf_counter()
         try:
-            result: dict[str, Any] = entries[name]()
+            result: dict[str, Any] = entry()
         except Exception as error:
             result = {"failed": message(error)}
         connection.send((name, {**result, "took": time.perf_counter() - began}))
@@ -81,10 +87,10 @@ def message(error: BaseException) -> str:
 class Worker:
     """A process that works on a section's entries."""
 
-    def __init__(self, module: str, names: list[str] | None, device: str) -> None:
+    def __init__(self, module: str, done: list[str], device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.results, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=work, args=(theirs, module, names, device))
+        self.process = context.Process(target=work, args=(theirs, module, done, device))
         self.process.start()
         theirs.close()
 
@@ -104,33 +110,32 @@ class Worker:
             raise EOFError(f"its process ended with code {self.process.exitcode}") from None
 
     def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.kill()
         self.process.join(10)
 
 
-def run(section: Section, device: str, seconds: float, finished: Any) -> list[str]:
+def run(section: Section, device: str, seconds: float, finished: Callable[[str, dict[str, Any]], None]) -> list[str]:
     """Runs a section's entries, and calls `finished` with the name and result of each; the names of those left out."""
     deadline = time.monotonic() + seconds
-    try:
-        worker = Worker(section.module, None, device)
+    done: list[str] = []
+    left = ["all"]
+    while left and (remaining := deadline - time.monotonic()) > 0:
+        worker = Worker(section.module, done, device)
+        current = "start"
         try:
-            left: list[str] = worker.receive(min(section.limit, seconds))
-        finally:
-            worker.stop()
-    except (TimeoutError, EOFError) as error:
-        finished("start", {"failed": message(error)})
-        return []
-    while left and time.monotonic() < deadline:
-        worker = Worker(section.module, left, device)
-        try:
-            worker.receive(min(section.limit, deadline - time.monotonic()))
+            left = worker.receive(min(START, remaining))
             while left:
+                current = left[0]
                 name, result = worker.receive(min(section.limit, deadline - time.monotonic()))
-                left = left[1:]
                 finished(name, result)
+                done.append(name)
+                left = left[1:]
         except (TimeoutError, EOFError) as error:
-            if time.monotonic() < deadline:
-                finished(left[0], {"failed": message(error)})
+            if current == "start" or time.monotonic() < deadline:
+                finished(current, {"failed": message(error)})
+                done.append(current)
                 left = left[1:]
         finally:
             worker.stop()
