@@ -55,7 +55,7 @@ SECTIONS = {
     "serving": Section("gpu_serving", 50, 25),
     "memory": Section("gpu_memory", 25, 20),
     "graphs": Section("gpu_graphs", 60, 45),
-    "processes": Section("gpu_processes", 90, 80),
+    "processes": Section("gpu_processes", 110, 75),
     "jax": Section("gpu_jax", 60, 40),
 }
 
@@ -132,6 +132,7 @@ def run(section: Section, device: str, seconds: float, finished: Callable[[str, 
                 finished(name, result)
                 done.append(name)
                 left = left[1:]
+            worker.process.join(3)  # by itself, if it can
         except (TimeoutError, EOFError) as error:
             if current == "start" or time.monotonic() < deadline:
                 finished(current, {"failed": message(error)})
