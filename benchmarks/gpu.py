@@ -157,6 +157,8 @@ def machine(device: str) -> dict[str, Any]:
         card = torch.cuda.get_device_properties(0)
         about |= {"card": card.name, "GiB": card.total_memory / 2**30, "CUDA": torch.version.cuda}
         about |= {"cuDNN": torch.backends.cudnn.version(), "capability": f"{card.major}.{card.minor}"}
+        about |= {"TF32 of products": torch.backends.cuda.matmul.allow_tf32}
+        about |= {"TF32 of convolutions": torch.backends.cudnn.allow_tf32}
     return about
 
 

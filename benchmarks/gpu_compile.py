@@ -18,12 +18,12 @@ def compiled(name: str, strategy: Any, device: str, dry: bool) -> dict[str, Any]
 def entries(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
     dry = device == "cpu"
     names = list(settings(device))
-    first, many, conv, more, resnet, dkt, cnp, abml, platipus, prototypes = names
+    first, many, conv, more, resnet, dkt, cnp, abml, platipus, prototypes, group = names
     chosen = {
         f"{name}; vmap": partial(compiled, name, "vmap", device, dry)
-        for name in (first, conv, many, dkt, cnp, more, abml, platipus, prototypes, resnet)
+        for name in (first, group, conv, many, dkt, cnp, more, abml, platipus, prototypes, resnet)
     }
-    chosen[f"{conv}; loop"] = partial(compiled, conv, "loop", device, dry)
+    chosen[f"{group}; loop"] = partial(compiled, group, "loop", device, dry)
     for name in (first, dkt, cnp):
         chosen[f"{name}; auto; CPU"] = partial(compiled, name, "auto", "cpu", dry)
     return chosen

@@ -88,10 +88,11 @@ def captured(name: str, device: str) -> dict[str, Any]:
 
 
 def entries(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    first, many, conv, more, resnet, dkt, cnp, *_ = settings(device)
+    first, many, conv, _, resnet, dkt, cnp, *_, group = settings(device)
     return {
         **{
-            f"{name}; captured": partial(captured, name, device) for name in (first, many, conv, more, resnet, dkt, cnp)
+            f"{name}; captured": partial(captured, name, device)
+            for name in (first, many, group, conv, resnet, dkt, cnp)
         },
-        **{f"{name}; compiled": partial(trees, name, device) for name in (first, conv, cnp, many)},
+        **{f"{name}; compiled": partial(trees, name, device) for name in (first, cnp, group, many)},
     }

@@ -108,6 +108,10 @@ def settings(device: str) -> dict[str, tuple[Callable[[], bm.Learner], Callable[
             lambda: bm.PrototypicalNetwork(bm.Conv4(outputs=5, width=width).features, classes=5),
             lambda: images(more),
         ),
+        f"MAML, Conv4-{width} group norm, {few} tasks, 1 step": (
+            lambda: bm.MAML(bm.Conv4(outputs=5, width=width), bm.Categorical(), steps=1, rate=0.4),
+            lambda: images(few),
+        ),
     }
 
 
