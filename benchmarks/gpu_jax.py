@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -96,7 +97,7 @@ def update(name: str, precision: str, device: str) -> dict[str, Any]:
         return params, first, second, value
 
     with jax.default_matmul_precision(precision):
-        ours = learner.loss(episode).item()
+        ours = learner.loss(episode).item() - (0 if convolves else 0.5 * math.log(2 * math.pi))  # of the density
         theirs = float(jax.jit(loss)(params, *data))
         state: Any = (params, jax.tree.map(jax.numpy.zeros_like, params), jax.tree.map(jax.numpy.zeros_like, params))
         count = 0.0

@@ -18,7 +18,12 @@ FILLS = {getattr(torch.Tensor, f"{name}_") for name in ("normal", "uniform", "ex
 
 
 class SameDraws(TorchFunctionMode):
-    """Draws on the CPU in float32, from the global generator, whatever the device and type: so that all draw the same."""
+    """Draws on the CPU in float32, from torch's generator, which it seeds, whatever the device, type and generator asked for."""
+
+    def __enter__(self) -> SameDraws:
+        torch.manual_seed(3)
+        super().__enter__()
+        return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

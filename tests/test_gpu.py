@@ -36,7 +36,6 @@ def pair(name: str, likelihood: str) -> tuple[tuple[Learner, Episode], tuple[Lea
 
 
 def seeded(function: Callable[[], Any]) -> Any:
-    torch.manual_seed(3)
     with SameDraws():
         return function()
 
