@@ -18,20 +18,21 @@ import numpy as np
 import pyro
 import torch
 from gpytorch.kernels import Kernel
-from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.quasirandom import SobolEngine
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.distributions import mixture, uncertainty
-from bayesmeta.functional import call, frozen, snapshot
-from bayesmeta.gaussian_process import GaussianProcess, check_inputs, check_kernel, cholesky, covariance
+from bayesmeta.functional import call, frozen, snapshot, standard_normal
+from bayesmeta.gaussian_process import GaussianProcess, JointNormal, cholesky, drawn
+from bayesmeta.kernel_learner import KernelLearner
+from bayesmeta.kernels import check_inputs, covariance
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import Objective
 
 __all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "signs"]
 
@@ -125,12 +126,12 @@ class ClassProcess(Posterior):
         chains = len(self.sites.weights)
         rounds = -(-samples // chains)
         together = torch.cat([self.x, inputs], 1)
-        root = cholesky(self.kernel(together, together), self.name)
-        noise = torch.randn(rounds, chains, *together.shape[:2], ways).to(inputs)
-        prior = root @ noise  # (rounds, C, B, N + M, W)
+        normal = standard_normal(rounds, chains, *together.shape[:2], ways, like=together)
+        scale = self.kernel(together.detach(), together.detach(), True).detach().amax(1)
+        prior = drawn(self.kernel, together, scale, normal, self.name)  # (rounds, C, B, N + M, W)
         cross, factor = self._cross(inputs), self.sites.factor
         seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, prior[..., :count, :]).flatten(2, 3)
-        surprise = seen + torch.randn(seen.shape).to(inputs)
+        surprise = seen + standard_normal(*seen.shape, like=seen)
         solved = torch.cholesky_solve(surprise, self.cholesky).unflatten(2, factor.shape[2::2])
         lesson = self.sites.weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)
         values = prior[..., count:, :] + cross.mT @ lesson
@@ -228,7 +229,7 @@ def check_classes(support: Points, classes: int) -> None:
         )
 
 
-class GPClassifier(VariationalLearner, ABC):
+class GPClassifier(KernelLearner, ABC):
     """Latent functions of a learned kernel with a likelihood of classes: a method adds `sites`, `evidence` and `log_likelihood`.
 
     The Pyro model draws the functions' values f, ``(N W,)`` a task, at the task's points, and observes the labels; the guide
@@ -238,12 +239,10 @@ class GPClassifier(VariationalLearner, ABC):
     def __init__(
         self, features: nn.Module, kernel: Kernel, likelihood: Likelihood, *, classes: int, objective: Objective
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=64, kl_weight=1.0)
+        super().__init__(kernel, None, likelihood, objective=objective, draws=64)
         check_stateless(features)
-        check_kernel(kernel)
         check_count("classes", classes, least=2)
         self.features = features
-        self.kernel = kernel
         self.classes = classes
 
     @abstractmethod
@@ -280,11 +279,12 @@ class GPClassifier(VariationalLearner, ABC):
         name = type(self.kernel).__name__
         identity = torch.eye(points.mask.shape[1]).to(points.x.device)
         root = cholesky(torch.where(_pairs(points.mask), self._gram(points), identity.double()), name)
-        normal: Any = MultivariateNormal
+        normal: Any = JointNormal
         with pyro.plate("tasks", len(points.mask), dim=-1):
             zeros = root.new_zeros(root.shape[0], root.shape[1] * self.classes)
             values = pyro.sample("f", normal(zeros, scale_tril=_kron(root, self.classes), validate_args=False))
             pyro.factor("y", self.log_likelihood(values.unflatten(-1, (-1, self.classes)), points))
+            pyro.factor("prior", self.log_prior())
 
     def guide(self, episode: Episode) -> None:
         points = self._embedded(self.observed(episode))
@@ -292,7 +292,7 @@ class GPClassifier(VariationalLearner, ABC):
         observed = points.mask.repeat_interleave(self.classes, 1)
         identity = torch.eye(observed.shape[1]).to(spread)
         root = cholesky(torch.where(_pairs(observed), spread, identity), type(self.kernel).__name__)
-        normal: Any = MultivariateNormal
+        normal: Any = JointNormal
         with pyro.plate("tasks", len(points.mask), dim=-1):
             pyro.sample("f", normal(mean * observed, scale_tril=root, validate_args=False))
 

@@ -25,18 +25,19 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.functional import frozen
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.gp_classification import OneVsRest, check_classes, signs
+from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import Objective
 
 __all__ = ["DKT", "DKTClassifier"]
 
 
-class _DeepKernel(VariationalLearner, ABC):
+class _DeepKernel(KernelLearner, ABC):
     """A Gaussian process on learned features, observed with Gaussian noise in closed form."""
 
     likelihood: Gaussian
@@ -44,13 +45,10 @@ class _DeepKernel(VariationalLearner, ABC):
     def __init__(
         self, features: nn.Module, kernel: Kernel, likelihood: Gaussian, mean: Mean | None, objective: Objective
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
+        super().__init__(kernel, mean, likelihood, objective=objective)
         check_stateless(features)
         check_gaussian(likelihood)
-        check_kernel(kernel)
         self.features = features
-        self.kernel = kernel
-        self.mean = mean
 
     @abstractmethod
     def _targets(self, given: Points) -> Tensor:
@@ -66,13 +64,14 @@ class _DeepKernel(VariationalLearner, ABC):
         return concatenate(*episode)
 
     def evidence(self, episode: Episode) -> Tensor:
-        return self._process(self.observed(episode)).log_marginal_likelihood()
+        return self._process(self.observed(episode)).log_marginal_likelihood() + self.log_prior()
 
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)
         process = self._process(points)
         with pyro.plate("tasks", len(points.mask), dim=-1):
             process.observe("y")
+            pyro.factor("prior", self.log_prior())
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""

@@ -24,8 +24,9 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select
 from bayesmeta.functional import Params, call, map_tasks, named, unravel
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
+from bayesmeta.kernels import check_kernel, priors
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_padding, check_stateless
@@ -75,6 +76,11 @@ class PACOH(HyperPosteriorLearner):
     ) -> None:
         check_gaussian(likelihood)
         check_kernel(kernel)
+        if named_priors := priors(kernel):
+            raise ValueError(
+                f"kernel: expected one without priors, as the hyper-prior is the prior of all of its parameters, got "
+                f"{named_priors[0][0]}; leave it out and choose the parameter's value and hyper_scale, or use DKT"
+            )
         parts: dict[str, nn.Module] = {"features": features, "kernel": kernel, "likelihood": likelihood}
         if mean is not None:
             parts["mean"] = mean

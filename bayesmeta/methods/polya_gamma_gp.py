@@ -162,7 +162,7 @@ class PolyaGammaGP(GPClassifier):
         omega, _, c, log_normaliser = self._mean_field(self._gram(points), points)
         observed = points.mask.repeat_interleave(self.classes - 1, 1)
         local = (F.logsigmoid(c) - c / 2 + omega * c.square() / 2) * observed
-        return (local.sum(1) + log_normaliser).to(points.x.dtype)
+        return (local.sum(1) + log_normaliser).to(points.x.dtype) + self.log_prior()
 
 
 _TERMS = 32
