@@ -29,7 +29,7 @@ from bayesmeta.gaussian_process import GaussianProcess, JointNormal, cholesky, d
 from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.kernels import check_inputs, covariance
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Categorical, Likelihood
+from bayesmeta.likelihoods import Categorical, Likelihood, at_once
 from bayesmeta.networks import check_padding, check_stateless
 from bayesmeta.posteriors import Transformed
 from bayesmeta.variational import Objective
@@ -201,11 +201,14 @@ def largest(mean: Tensor, scale: Tensor) -> Distribution:
         tensor(0.8413)
     """
     nodes, weights = (torch.as_tensor(part).to(mean) for part in np.polynomial.hermite_e.hermegauss(32))
-    distance = (mean[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., W, W)
-    log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., W, W, nodes)
-    others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
-    logits = (others + weights.log()).logsumexp(-1)
-    return Categorical()(logits)
+
+    def of(some: Tensor) -> Tensor:
+        distance = (some[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., some of W, W)
+        log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., some of W, W, nodes)
+        others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
+        return (others + weights.log()).logsumexp(-1)
+
+    return Categorical()(torch.cat([of(some) for some in mean.split(at_once(mean.numel() * len(nodes)), -1)], -1))
 
 
 def signs(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -226,6 +229,21 @@ def check_classes(support: Points, classes: int) -> None:
         raise ValueError(
             f"y: expected labels 0 to {classes - 1}, got {lowest if lowest < 0 else highest}; number the labels from 0, and "
             "build the learner with as many classes, or set learner.classes"
+        )
+
+
+_LARGEST = 2**34
+"""Bytes of a task's matrices of all points and classes, for all tasks at once."""
+
+
+def check_size(tasks: int, count: int, classes: int) -> None:
+    """Raises a ValueError where the W functions' joint covariance at N points is out of reach of memory and of patience."""
+    size = 8 * tasks * (count * classes) ** 2
+    if size > _LARGEST:
+        raise ValueError(
+            f"classes: expected matrices of all points and classes of at most {_LARGEST / 2**30:.0f} GiB, got {tasks} tasks of "
+            f"{count} points in {classes} classes, {size / 2**30:,.0f} GiB; use DKTClassifier, whose matrices do not grow with the "
+            "classes, or fewer classes, points or tasks at a time"
         )
 
 
@@ -264,6 +282,7 @@ class GPClassifier(KernelLearner, ABC):
     def _gram(self, points: Points) -> Tensor:
         """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
         check_inputs(points.x)
+        check_size(*points.mask.shape, self.classes)
         x = points.x.double()
         return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
 

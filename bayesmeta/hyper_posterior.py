@@ -109,6 +109,12 @@ class HyperPosteriorLearner(VariationalLearner):
         draws = self.draws if draws is None else draws
         return first + self.log_spread.exp() * standard_normal(draws, len(first), like=first)
 
+    def shift(self, change: Tensor) -> None:
+        """Follows a change ``(P,)`` of the prior's values since construction: the hyper-prior's centre and all particles move."""
+        self.centre += change
+        if self.hyper_posterior == "svgd":
+            self.others += change
+
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
 

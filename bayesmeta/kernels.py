@@ -89,7 +89,7 @@ def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[...
     evaluate = _double(_Dense(kernel), {f"kernel.{name}": value for name, value in (parameters or {}).items()})
 
     def between(first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
-        if not torch.compiler.is_compiling() and (found := _ASKED.get()) is not None:
+        if not (diag or torch.compiler.is_compiling()) and (found := _ASKED.get()) is not None:
             found.append(Asked(kernel, first.detach(), second.detach()))
         values = evaluate(first, second, diag)
         expected = first.shape[:2] if diag else (*first.shape[:2], second.shape[1])

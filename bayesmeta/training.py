@@ -26,6 +26,7 @@ from bayesmeta.data import Episode, check, move
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict, seeded
 from bayesmeta.functional import chosen_strategy
+from bayesmeta.kernel_starts import start_kernels
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.meta_gradient import MetaGradient
@@ -128,6 +129,7 @@ def fit(
     processes.place(learner)
     with seeded(learner, seed):
         _preflight(learner, tasks[0], slices, threads, processes)
+        start_kernels(learner, tasks[0])
     length = len(tasks)  # type: ignore[arg-type]
     if optimizer is None:
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)

@@ -19,7 +19,7 @@ from torch.distributions.kl import register_kl
 from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import standard_normal
 from bayesmeta.learner import Learner
-from bayesmeta.likelihoods import Likelihood, nll
+from bayesmeta.likelihoods import Likelihood, check_likelihood, nll
 
 __all__ = ["Latent", "Objective", "VariationalLearner", "registered"]
 
@@ -115,8 +115,7 @@ class VariationalLearner(Learner, ABC):
 
     def __init__(self, likelihood: Likelihood, *, objective: Objective, draws: int, kl_weight: float) -> None:
         super().__init__()
-        if not isinstance(likelihood, Likelihood):
-            raise TypeError(f"likelihood: expected a likelihood such as Gaussian(), got {likelihood!r}; call its class")
+        check_likelihood(likelihood)
         self.likelihood = likelihood
         self.objective = objective
         self.draws = draws

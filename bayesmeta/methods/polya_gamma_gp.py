@@ -140,7 +140,8 @@ class PolyaGammaGP(GPClassifier):
             surprise = omega.sqrt() * prior + noise[1]
             whitened = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)
             psi = mean + prior - (reduced.mT @ whitened)[..., 0]
-            numbers = torch.empty(self.chains, 1, observed.shape[1], _TERMS).exponential_().to(gram)
+            normal = standard_normal(2, self.chains, 1, observed.shape[1], _TERMS, like=gram)
+            numbers = normal.square().sum(0) / 2  # of the distribution Exp(1)
             omega = polya_gamma(psi, numbers) * observed
         return omega
 
