@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
-from gpytorch.kernels import Kernel
+from gpytorch.kernels import AdditiveKernel, Kernel, ScaleKernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
@@ -32,8 +32,18 @@ class _Dense(nn.Module):
         if torch.is_grad_enabled() and not first.requires_grad:
             # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
             first = first.detach().requires_grad_()
-        matrix: Tensor = self.kernel(first, second, diag=diag)
-        return matrix if diag else matrix.to_dense()
+        return _matrix(self.kernel, first, second, diag)
+
+
+def _matrix(kernel: Kernel, first: Tensor, second: Tensor, diag: bool) -> Tensor:
+    """A kernel's values. Sums are added as matrices: gpytorch would decompose one part to append a linear kernel to it."""
+    if isinstance(kernel, AdditiveKernel) and kernel.active_dims is None:
+        return sum(_matrix(part, first, second, diag) for part in kernel.kernels)  # type: ignore[return-value]
+    if isinstance(kernel, ScaleKernel):
+        scale: Tensor = kernel.outputscale[..., None]
+        return (scale if diag else scale[..., None]) * _matrix(kernel.base_kernel, first, second, diag)
+    values: Any = kernel(first, second, diag=diag)
+    return values if diag else values.to_dense()
 
 
 def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
