@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from bayesmeta.data import Episode
 from bayesmeta.files import alone, check_state, check_target, read, write
 from bayesmeta.learner import Learner
+from bayesmeta.randomness import set_stream_state, stream_state
 
 __all__ = ["Checkpoint", "describe", "digest", "generator_states"]
 
@@ -53,6 +54,7 @@ def _set_cuda_states(states: Tensor) -> None:
 _GENERATORS: Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {
     "cpu": (torch.get_rng_state, lambda state: torch.set_rng_state(state.clone())),  # which crashes on views
     "cuda": (_cuda_states, _set_cuda_states),
+    "stream": (stream_state, set_stream_state),
 }
 """How to take and to set the state of each generator that a run draws from, as bytes."""
 

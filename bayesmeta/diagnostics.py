@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, check_count, move
 from bayesmeta.distributions import sample, uniform
-from bayesmeta.evaluation import answers, check_defined, evaluating, reading, seeded
+from bayesmeta.evaluation import answers, check_defined, evaluating, reading
 from bayesmeta.learner import Posterior
 from bayesmeta.metrics import ranks
+from bayesmeta.randomness import seeded
 
 __all__ = ["Uniformity", "pit", "sbc", "to_arviz"]
 
@@ -152,7 +153,7 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
 
     check_count("draws", draws)
     module = inference if isinstance(inference, nn.Module) else None
-    with evaluating(module), seeded(module, seed), torch.no_grad():
+    with evaluating(module), seeded(seed), torch.no_grad():
         support, query = episode if module is None else move(episode, module)
         posterior = inference(support)
         functions = posterior.draws(support.x, draws)

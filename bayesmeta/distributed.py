@@ -9,29 +9,19 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode
 
-__all__ = ["Processes", "stream"]
+__all__ = ["Processes"]
 
 
 def leave() -> None:
     """Ends the threads of torch.distributed, as one that asks for the interpreter's lock while it shuts down aborts."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def stream(seed: int, rank: int = 0) -> int:
-    """The seed of a process's random numbers in `fit`: a stream of its own for each seed that a user gives, and each process.
-
-    Were it the same number, the first draws would be those that made the initial weights after ``torch.manual_seed(seed)``.
-    """
-    state = np.random.SeedSequence(seed, spawn_key=(*b"fit", rank)).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))  # torch's seeds are signed
 
 
 class Processes:

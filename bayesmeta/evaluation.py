@@ -13,12 +13,12 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from bayesmeta import randomness
 from bayesmeta.data import Episode, Points, check, move
 from bayesmeta.distributions import undefined
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
+from bayesmeta.randomness import seeded
 
 __all__ = [
     "Clusters",
@@ -29,7 +29,6 @@ __all__ = [
     "evaluating",
     "predict",
     "reading",
-    "seeded",
     "statistics",
 ]
 
@@ -175,7 +174,7 @@ def reading(
                 episode = move(episode, module)
             yield index, episode
 
-    with evaluating(module), seeded(module, seed), torch.no_grad():
+    with evaluating(module), seeded(seed), torch.no_grad():
         yield each()
 
 
@@ -265,10 +264,3 @@ def evaluating(module: nn.Module | None) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-@contextmanager
-def seeded(module: nn.Module | None, seed: int) -> Iterator[None]:
-    """The library's draws within come from a stream of this seed."""
-    with randomness.seeded(seed):
-        yield

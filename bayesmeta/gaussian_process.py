@@ -12,74 +12,20 @@ import torch
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from pyro.distributions import MultivariateNormal, Normal
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, concatenate
-from bayesmeta.functional import Params, call, named
+from bayesmeta.functional import Params
+from bayesmeta.kernels import check_inputs, covariance, trend
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import check_event
+from bayesmeta.randomness import standard_normal
 
-__all__ = ["GaussianProcess", "check_inputs", "check_kernel", "cholesky", "covariance"]
+__all__ = ["GaussianProcess", "JointNormal", "cholesky", "drawn"]
 
 _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Relative to the mean of the diagonal; each is tried only where the one before fails."""
-
-
-class _Dense(nn.Module):
-    """Evaluates a kernel at once: gpytorch itself would do so later, when swapped parameters are back in place."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__()
-        self.kernel = kernel
-
-    def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
-        if torch.is_grad_enabled() and not first.requires_grad:
-            # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
-            first = first.detach().requires_grad_()
-        matrix: Tensor = self.kernel(first, second, diag=diag)
-        return matrix if diag else matrix.to_dense()
-
-
-def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
-    """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
-    state = {name: _widened(value).clone() for name, value in [*named(module).items(), *module.named_buffers()]}
-    state |= {name: value.double() for name, value in (parameters or {}).items()}
-    return lambda *arguments: call(module, state, *arguments)
-
-
-def _widened(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value  # a kernel's active_dims are whole numbers
-
-
-def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[..., Tensor]:
-    """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
-
-    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. `parameters` by the kernel's
-    names, each with a leading B, give each task a kernel of its own.
-    The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
-
-    Example:
-        >>> x = torch.zeros(1, 2, 1, dtype=torch.float64)
-        >>> covariance(RBFKernel())(x, x).dtype
-        torch.float64
-    """
-    return _double(_Dense(kernel), {f"kernel.{name}": value for name, value in (parameters or {}).items()})
-
-
-def check_kernel(kernel: Kernel) -> None:
-    """Raises a TypeError if something is no kernel."""
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
-
-
-def check_inputs(x: Any) -> None:
-    """Raises a ValueError where a kernel is given other inputs than vectors."""
-    if not isinstance(x, Tensor) or x.dim() != 3:
-        raise ValueError(
-            f"x: expected a kernel's inputs (B, N, D), got shape {tuple(getattr(x, 'shape', ()))}; let the features end in "
-            "nn.Flatten(), as those of MLP and Conv4 do"
-        )
 
 
 def cholesky(matrix: Tensor, name: str) -> Tensor:
@@ -90,6 +36,7 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
             the kernel, the task and the condition number.
     """
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
+    diagonal = torch.where(diagonal > 0, diagonal, 1.0)  # zeros, as of a linear kernel at the origin, are legal
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     jitter = torch.zeros_like(diagonal)
     failed = torch.ones_like(diagonal, dtype=torch.bool)
@@ -106,6 +53,58 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
         f"(condition number {(values[-1] / values[0].abs()).item():.1e}) in task {task}; raise the noise, "
         "remove duplicate inputs, or look for NaN in the kernel's inputs and parameters"
     )
+
+
+_RANK = 1e-10
+"""Directions of less variance, relative to the prior's, are rounding: they have no slope."""
+
+
+def drawn(between: Callable[[Tensor, Tensor], Tensor], x: Tensor, scale: Tensor, normal: Tensor, name: str) -> Tensor:
+    """Values at x of functions of mean zero, ``(..., B, M, Y)``: exact draws of their joint normal, singular or not.
+
+    They are differentiable, once. Moving a point moves its own value alone, by the slope that is expected of the function given
+    all its values, E[f'(x) | f]: so slopes are never larger than those of the process, and with the chain rule they give unbiased
+    gradients of any expectation over draws, as f enters E[∂g(f) f'(x)] through E[f'(x) | f] alone. The derivative of a Cholesky
+    factor has neither property: it divides by pivots that are rounding where points are close. Likewise a parameter that
+    changes the covariance Σ by dΣ moves the values by ½ dΣ Σ⁻¹ f, which leaves their law N(0, Σ).
+
+    Args:
+        between: the covariance of the values at points ``(B, N, D)`` and ``(B, M, D)``, ``(B, N, M)``.
+        x: ``(B, M, D)``, float64.
+        scale: the size of variances ``(B,)``, beside which rounding is judged.
+        normal: independent standard normal numbers, ``(..., B, M, Y)``.
+        name: of the kernel, for errors.
+
+    Raises:
+        torch.linalg.LinAlgError: the covariance is not finite.
+    """
+    fixed = x.detach()
+    with torch.no_grad():
+        matrix = between(fixed, fixed)
+        if not matrix.isfinite().all():
+            task = int((~matrix.isfinite()).flatten(1).any(1).nonzero()[0, 0])
+            raise torch.linalg.LinAlgError(  # type: ignore[attr-defined]
+                f"kernel {name}: expected finite covariances, got NaN or infinity in task {task}; look for them in the kernel's "
+                "inputs and parameters"
+            )
+        values, vectors = torch.linalg.eigh(matrix)
+        kept = values > _RANK * scale[..., None]
+        inverse = torch.where(kept, torch.where(kept, values, 1.0).rsqrt(), 0.0)
+        coordinates = vectors.mT @ normal  # of the symmetric root, which unlike eigenvectors is unique and continuous
+        result = vectors @ (values.clamp(min=0).sqrt()[..., None] * coordinates)
+    if not torch.is_grad_enabled():
+        return result
+    pull = vectors @ (inverse[..., None] * coordinates)  # Σ⁻¹ f
+    move = between(x, fixed) @ pull - 0.5 * between(fixed, fixed) @ pull
+    return result + move - move.detach()
+
+
+class JointNormal(MultivariateNormal):
+    """Pyro's multivariate normal, of the library's own random numbers."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        normal = standard_normal(*self._extended_shape(torch.Size(sample_shape)), like=self.loc)
+        return self.loc + (self._unbroadcasted_scale_tril @ normal[..., None]).squeeze(-1)
 
 
 class GaussianProcess(Posterior):
@@ -129,7 +128,7 @@ class GaussianProcess(Posterior):
         check_inputs(support.x)
         self.name = type(kernel).__name__
         self.kernel = covariance(kernel, parameters)
-        self.mean = None if mean is None else _double(mean)
+        self.mean = trend(mean)
         self.noise = noise.double().clone().reshape(-1, 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
         self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
@@ -142,7 +141,7 @@ class GaussianProcess(Posterior):
 
     def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor) -> None:
         self.x, self.y, self.mask, self.cholesky = x, y, mask, factor
-        self.residual = (y - self._mean(x)) * mask[..., None]  # (B, N, Y)
+        self.residual = (y - self.mean(x)) * mask[..., None]  # (B, N, Y)
         self.solution = torch.cholesky_solve(self.residual, factor)  # (B, N, Y)
 
     def log_marginal_likelihood(self) -> Tensor:
@@ -156,7 +155,7 @@ class GaussianProcess(Posterior):
     def observe(self, name: str) -> None:
         """Observes the support's targets as one joint normal for each target: a Pyro site, inside a plate of the B tasks."""
         mean = ((self.y - self.residual) * self.mask[..., None]).mT  # (B, Y, N)
-        normal: Any = MultivariateNormal(mean, scale_tril=self.cholesky[:, None], validate_args=False)
+        normal: Any = JointNormal(mean, scale_tril=self.cholesky[:, None], validate_args=False)
         unobserved = (~self.mask).sum(1) * mean.shape[1]  # standard normals at zero
         pyro.factor(f"{name} padding", 0.5 * math.log(2 * math.pi) * unobserved)
         pyro.sample(name, normal.to_event(1), obs=(self.y * self.mask[..., None]).mT)
@@ -172,8 +171,11 @@ class GaussianProcess(Posterior):
     def covariance(self, x: Any) -> Tensor:
         """The covariance of the function's values at x given the support, without noise: ``(B, M, M)``, float64."""
         inputs = self._inputs(x).double()
-        _, reduced = self._cross(inputs)
-        return self.kernel(inputs, inputs) - reduced.mT @ reduced
+        return self._between(inputs, inputs)
+
+    def _between(self, first: Tensor, second: Tensor) -> Tensor:
+        """The covariance given the support of the function's values at two sets of points, ``(B, M, L)``."""
+        return self.kernel(first, second) - self._reduced(first).mT @ self._reduced(second)
 
     def update(self, points: Points) -> GaussianProcess:
         """The posterior after some more points of the same B tasks, ``(B, M, D)``: this one stays as it is.
@@ -205,16 +207,13 @@ class GaussianProcess(Posterior):
         later._condition(torch.cat([self.x, x], 1), y, torch.cat([self.mask, mask], 1), factor)
         return later
 
-    def _mean(self, x: Tensor) -> Tensor:
-        if self.mean is None:
-            return x.new_zeros(*x.shape[:2], 1)
-        return self.mean(x)[..., None]
+    def _cross(self, x: Tensor) -> Tensor:
+        """K*, ``(B, N, M)``."""
+        return self.kernel(self.x, x) * self.mask[..., None]
 
-    def _cross(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior mean ``(B, M, Y)`` and L⁻¹ K* ``(B, N, M)``."""
-        cross = self.kernel(self.x, x) * self.mask[..., None]
-        mean = self._mean(x) + cross.mT @ self.solution
-        return mean, torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
+    def _reduced(self, x: Tensor) -> Tensor:
+        """L⁻¹ K*, ``(B, N, M)``."""
+        return torch.linalg.solve_triangular(self.cholesky, self._cross(x), upper=False)
 
     def _predictive(self, x: Any) -> Distribution:
         mean, variance = self._function(x.double())
@@ -222,7 +221,9 @@ class GaussianProcess(Posterior):
 
     def _function(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``(B, M, Y)`` and variance ``(B, M, 1)`` of the function without noise."""
-        mean, reduced = self._cross(x)
+        cross = self._cross(x)
+        mean = self.mean(x) + cross.mT @ self.solution
+        reduced = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
         return mean, (self.kernel(x, x, True) - reduced.square().sum(1)).clamp(min=0)[..., None]
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
@@ -231,10 +232,11 @@ class GaussianProcess(Posterior):
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        mean, _ = self._cross(x.double())
-        factor = cholesky(self.covariance(x), self.name)
-        normal = torch.randn(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        return self._normal(mean + factor @ normal, self.noise)
+        inputs = x.double()
+        mean = self.mean(inputs) + self._cross(inputs).mT @ self.solution
+        normal = standard_normal(samples, *mean.shape, like=mean)
+        scale = self.kernel(inputs.detach(), inputs.detach(), True).detach().amax(1)
+        return self._normal(mean + drawn(self._between, inputs, scale, normal, self.name), self.noise)
 
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype

@@ -18,20 +18,22 @@ import numpy as np
 import pyro
 import torch
 from gpytorch.kernels import Kernel
-from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.quasirandom import SobolEngine
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.distributions import mixture, uncertainty
-from bayesmeta.functional import call, frozen, snapshot
-from bayesmeta.gaussian_process import GaussianProcess, check_inputs, check_kernel, cholesky, covariance
+from bayesmeta.functional import Frozen
+from bayesmeta.gaussian_process import GaussianProcess, JointNormal, cholesky, drawn
+from bayesmeta.kernel_learner import KernelLearner
+from bayesmeta.kernels import check_inputs, covariance
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Categorical, Likelihood
+from bayesmeta.likelihoods import Categorical, Likelihood, at_once
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.randomness import standard_normal
+from bayesmeta.variational import Objective
 
 __all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "signs"]
 
@@ -62,7 +64,7 @@ class ClassProcess(Posterior):
         super().__init__(support, samples=128)
         check_inputs(support.x)
         self.kernel, self.name = kernel, name
-        self.likelihood, self.likelihood_parameters = likelihood, snapshot(likelihood)
+        self.likelihood = Frozen(likelihood)
         self.sites = sites
         self.x, self.mask = support.x.double().clone(), support.mask.clone()
         self.cholesky = precision_factor(self._cross(self.x) * self.mask[:, None], sites.factor, name)
@@ -96,7 +98,7 @@ class ClassProcess(Posterior):
         return solved.unflatten(-1, columns.shape[-2:])
 
     def _likelihood(self, values: Tensor) -> Distribution:
-        distribution: Distribution = call(self.likelihood, self.likelihood_parameters, values.to(self.support.x.dtype))
+        distribution: Distribution = self.likelihood(values.to(self.support.x.dtype))
         return distribution
 
     def _marginal_draws(self, x: Any, samples: int) -> Distribution:
@@ -125,12 +127,12 @@ class ClassProcess(Posterior):
         chains = len(self.sites.weights)
         rounds = -(-samples // chains)
         together = torch.cat([self.x, inputs], 1)
-        root = cholesky(self.kernel(together, together), self.name)
-        noise = torch.randn(rounds, chains, *together.shape[:2], ways).to(inputs)
-        prior = root @ noise  # (rounds, C, B, N + M, W)
+        normal = standard_normal(rounds, chains, *together.shape[:2], ways, like=together)
+        scale = self.kernel(together.detach(), together.detach(), True).detach().amax(1)
+        prior = drawn(self.kernel, together, scale, normal, self.name)  # (rounds, C, B, N + M, W)
         cross, factor = self._cross(inputs), self.sites.factor
         seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, prior[..., :count, :]).flatten(2, 3)
-        surprise = seen + torch.randn(seen.shape).to(inputs)
+        surprise = seen + standard_normal(*seen.shape, like=seen)
         solved = torch.cholesky_solve(surprise, self.cholesky).unflatten(2, factor.shape[2::2])
         lesson = self.sites.weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)
         values = prior[..., count:, :] + cross.mT @ lesson
@@ -200,11 +202,14 @@ def largest(mean: Tensor, scale: Tensor) -> Distribution:
         tensor(0.8413)
     """
     nodes, weights = (torch.as_tensor(part).to(mean) for part in np.polynomial.hermite_e.hermegauss(32))
-    distance = (mean[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., W, W)
-    log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., W, W, nodes)
-    others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
-    logits = (others + weights.log()).logsumexp(-1)
-    return Categorical()(logits)
+
+    def of(some: Tensor) -> Tensor:
+        distance = (some[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., some of W, W)
+        log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., some of W, W, nodes)
+        others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
+        return (others + weights.log()).logsumexp(-1)
+
+    return Categorical()(torch.cat([of(some) for some in mean.split(at_once(mean.numel() * len(nodes)), -1)], -1))
 
 
 def signs(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -228,7 +233,22 @@ def check_classes(support: Points, classes: int) -> None:
         )
 
 
-class GPClassifier(VariationalLearner, ABC):
+_LARGEST = 2**34
+"""Bytes of a task's matrices of all points and classes, for all tasks at once."""
+
+
+def check_size(tasks: int, count: int, classes: int) -> None:
+    """Raises a ValueError where the W functions' joint covariance at N points is out of reach of memory and of patience."""
+    size = 8 * tasks * (count * classes) ** 2
+    if size > _LARGEST:
+        raise ValueError(
+            f"classes: expected matrices of all points and classes of at most {_LARGEST / 2**30:.0f} GiB, got {tasks} tasks of "
+            f"{count} points in {classes} classes, {size / 2**30:,.0f} GiB; use DKTClassifier, whose matrices do not grow with the "
+            "classes, or fewer classes, points or tasks at a time"
+        )
+
+
+class GPClassifier(KernelLearner, ABC):
     """Latent functions of a learned kernel with a likelihood of classes: a method adds `sites`, `evidence` and `log_likelihood`.
 
     The Pyro model draws the functions' values f, ``(N W,)`` a task, at the task's points, and observes the labels; the guide
@@ -238,12 +258,10 @@ class GPClassifier(VariationalLearner, ABC):
     def __init__(
         self, features: nn.Module, kernel: Kernel, likelihood: Likelihood, *, classes: int, objective: Objective
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=64, kl_weight=1.0)
-        check_network(features)
-        check_kernel(kernel)
+        super().__init__(kernel, None, likelihood, objective=objective, draws=64)
+        check_network(features, "features")
         check_count("classes", classes, least=2)
         self.features = features
-        self.kernel = kernel
         self.classes = classes
 
     @abstractmethod
@@ -260,11 +278,12 @@ class GPClassifier(VariationalLearner, ABC):
     def _embedded(self, points: Points) -> Points:
         check_classes(points, self.classes)
         check_padding(self.features, points.mask, "support")
-        return points._replace(x=frozen(self.features, self.strategy)(points.x))
+        return points._replace(x=Frozen(self.features, self.strategy).over_tasks(points.x))
 
     def _gram(self, points: Points) -> Tensor:
         """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
         check_inputs(points.x)
+        check_size(*points.mask.shape, self.classes)
         x = points.x.double()
         return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
 
@@ -273,18 +292,20 @@ class GPClassifier(VariationalLearner, ABC):
         return ClassProcess(covariance(self.kernel), self.likelihood, sites, points, type(self.kernel).__name__)
 
     def forward(self, support: Points) -> Posterior:
-        return Transformed(self._process(self._embedded(support)), support, frozen(self.features, self.strategy))
+        embed = Frozen(self.features, self.strategy).over_tasks
+        return Transformed(self._process(self._embedded(support)), support, embed)
 
     def model(self, episode: Episode) -> None:
         points = self._embedded(self.observed(episode))
         name = type(self.kernel).__name__
         identity = torch.eye(points.mask.shape[1]).to(points.x.device)
         root = cholesky(torch.where(_pairs(points.mask), self._gram(points), identity.double()), name)
-        normal: Any = MultivariateNormal
+        normal: Any = JointNormal
         with pyro.plate("tasks", len(points.mask), dim=-1):
             zeros = root.new_zeros(root.shape[0], root.shape[1] * self.classes)
             values = pyro.sample("f", normal(zeros, scale_tril=_kron(root, self.classes), validate_args=False))
             pyro.factor("y", self.log_likelihood(values.unflatten(-1, (-1, self.classes)), points))
+            pyro.factor("prior", self.log_prior())
 
     def guide(self, episode: Episode) -> None:
         points = self._embedded(self.observed(episode))
@@ -292,7 +313,7 @@ class GPClassifier(VariationalLearner, ABC):
         observed = points.mask.repeat_interleave(self.classes, 1)
         identity = torch.eye(observed.shape[1]).to(spread)
         root = cholesky(torch.where(_pairs(observed), spread, identity), type(self.kernel).__name__)
-        normal: Any = MultivariateNormal
+        normal: Any = JointNormal
         with pyro.plate("tasks", len(points.mask), dim=-1):
             pyro.sample("f", normal(mean * observed, scale_tril=root, validate_args=False))
 

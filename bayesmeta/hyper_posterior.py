@@ -14,8 +14,9 @@ from torch.distributions import kl_divergence
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, move
-from bayesmeta.functional import ravel, redrawn, snapshot, standard_normal, stein_direction
+from bayesmeta.functional import adaptable, ravel, redrawn, stein_direction
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.randomness import generator, standard_normal
 from bayesmeta.variational import Latent, VariationalLearner
 
 __all__ = ["Bound", "HyperPosterior", "HyperPosteriorLearner"]
@@ -50,6 +51,7 @@ class HyperPosteriorLearner(VariationalLearner):
 
     Args:
         prior: holds all parameters of P_θ; its present values are the first θ, and what the hyper-prior is centred on.
+            Frozen ones are no part of θ: all priors share them.
         zero: the parts of `prior`, by name, whose hyper-prior is centred on zero: networks.
         likelihood: part of `prior` too.
         tasks: n, the number of meta-training tasks.
@@ -87,7 +89,7 @@ class HyperPosteriorLearner(VariationalLearner):
         self.hyper_scale = hyper_scale
         centre = [
             torch.zeros_like(value) if name.split(".")[0] in zero else value.detach()
-            for name, value in prior.named_parameters()
+            for name, value in adaptable(prior).items()
         ]
         self.register_buffer("centre", torch.cat([value.reshape(-1) for value in centre]))
         if hyper_posterior == "svgd":
@@ -99,15 +101,25 @@ class HyperPosteriorLearner(VariationalLearner):
     def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
         """ln Z of each task under each prior θ ``(K, P)``: ``(K, B)`` nats."""
 
+    def _first(self) -> Tensor:
+        """The prior's own values, the first θ: ``(P,)``."""
+        return ravel(adaptable(self.prior, len(self.centre)))
+
     def theta(self, draws: int | None = None) -> Tensor:
         """The K priors of the hyper-posterior, ``(K, P)``: for ``"variational"`` draws of it, from torch's global generator."""
-        first = ravel(snapshot(self.prior))
+        first = self._first()
         if self.hyper_posterior == "svgd":
             return torch.cat([first[None], self.others])
         if self.hyper_posterior == "map":
             return first[None]
         draws = self.draws if draws is None else draws
         return first + self.log_spread.exp() * standard_normal(draws, len(first), like=first)
+
+    def shift(self, change: Tensor) -> None:
+        """Follows a change ``(P,)`` of the prior's values since construction: the hyper-prior's centre and all particles move."""
+        self.centre.add_(change)
+        if self.hyper_posterior == "svgd":
+            self.others.add_(change)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
@@ -128,10 +140,10 @@ class HyperPosteriorLearner(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         """Q: a Gaussian, or one of the particles."""
         if self.hyper_posterior == "variational":
-            pyro.sample("theta", Latent(ravel(snapshot(self.prior)), self.log_spread.exp(), False))
+            pyro.sample("theta", Latent(self._first(), self.log_spread.exp(), False))
         else:
             theta = self.theta()
-            chosen = torch.randint(len(theta), (), device=theta.device)
+            chosen = torch.randint(len(theta), (), device=theta.device, generator=generator(theta.device))
             pyro.sample("theta", Delta(theta[chosen], event_dim=1))
 
     def losses(self, episode: Episode) -> Tensor:
@@ -141,7 +153,7 @@ class HyperPosteriorLearner(VariationalLearner):
     def _parts(self, evidence: Tensor, theta: Tensor, points: Points) -> Tensor:
         """Each task's part of the bound, ``(B,)``; particles have minus their log density in the place of a KL."""
         if self.hyper_posterior == "variational":
-            guide = Latent(ravel(snapshot(self.prior)), self.log_spread.exp(), False)
+            guide = Latent(self._first(), self.log_spread.exp(), False)
             complexity = kl_divergence(guide, self.hyper_prior())
         else:
             complexity = -self.hyper_prior().log_prob(theta).mean()
@@ -187,7 +199,7 @@ class HyperPosteriorLearner(VariationalLearner):
         check_positive("blur", blur)
         with torch.no_grad():
             if self.hyper_posterior == "variational":
-                theta, spread = ravel(snapshot(self.prior))[None], self.log_spread.exp()
+                theta, spread = self._first()[None], self.log_spread.exp()
             else:
                 theta, spread = self.theta(), torch.full_like(self.centre, blur)
             around = Latent(theta, spread.expand_as(theta), False)

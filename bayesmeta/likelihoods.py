@@ -66,7 +66,7 @@ def _scale(initial: float | Sequence[float]) -> nn.Parameter:
 
 
 _FLOOR = 1e-4
-"""Added to every standard deviation: a learned noise cannot reach zero, where the likelihood has no maximum."""
+"""Added to every standard deviation, in units of y: a learned noise cannot reach zero, where the likelihood has no maximum."""
 
 
 def standard_deviation(log_scale: Tensor) -> Tensor:
@@ -84,8 +84,19 @@ def _expanded(log_scale: Tensor, outputs: Tensor) -> Tensor:
     return standard_deviation(log_scale).expand_as(outputs)
 
 
+def _said(scale: Tensor) -> str:
+    """A parameter's present value, for people: four digits of one number or of a tuple."""
+    if scale.is_meta:
+        return "?"
+    values = [f"{value:.4g}" for value in scale.detach().reshape(-1).tolist()]
+    return f"({', '.join(values)})" if scale.dim() else values[0]
+
+
 class Gaussian(Likelihood):
     """y ~ N(outputs, σ²), with one learned σ for all tasks. ``*O = *Y = (outputs,)``.
+
+    σ stays above 1e-4 in the units of y, as that of all likelihoods here: for targets whose spread is not far larger, wrap the
+    learner in `Standardized`, in whose units they have a standard deviation of 1.
 
     Args:
         scale: the initial σ; a sequence gives each target its own, ``Gaussian(scale=(0.5, 0.5))`` for two.
@@ -104,6 +115,9 @@ class Gaussian(Likelihood):
         """σ, a scalar, or one for each target."""
         return standard_deviation(self.log_scale)
 
+    def extra_repr(self) -> str:
+        return f"scale={_said(self.scale)}"
+
     def forward(self, outputs: Tensor) -> Distribution:
         return dist.Normal(outputs, _expanded(self.log_scale, outputs), validate_args=False).to_event(1)
 
@@ -114,7 +128,7 @@ class Gaussian(Likelihood):
 class HeteroscedasticGaussian(Likelihood):
     """y ~ N(mean(x), σ(x)²): the first half of the outputs is the mean, the second σ before a softplus. ``*O = (2 Y,)``.
 
-    The inner error is that of the mean alone; σ(x) is learned by the meta-update.
+    The inner error is that of the mean alone; σ(x) is learned by the meta-update. It stays above 1e-4, see `Gaussian`.
 
     Example:
         >>> HeteroscedasticGaussian()(torch.zeros(4, 2)).event_shape
@@ -131,6 +145,8 @@ class HeteroscedasticGaussian(Likelihood):
 
 class StudentT(Likelihood):
     """y ~ outputs + σ t_ν: heavy tails, so that single wild points do not move the noise. Learns σ and ν > 2.
+
+    σ stays above 1e-4, see `Gaussian`.
 
     Args:
         scale: the initial σ; a sequence gives each target its own.
@@ -150,10 +166,22 @@ class StudentT(Likelihood):
         self.log_scale = _scale(scale)
         self.log_excess = nn.Parameter(torch.tensor(math.log(df - 2)))
 
+    @property
+    def scale(self) -> Tensor:
+        """σ, a scalar, or one for each target."""
+        return standard_deviation(self.log_scale)
+
+    @property
+    def df(self) -> Tensor:
+        """ν, a scalar."""
+        return 2 + self.log_excess.exp()
+
+    def extra_repr(self) -> str:
+        return f"scale={_said(self.scale)}, df={_said(self.df)}"
+
     def forward(self, outputs: Tensor) -> Distribution:
         scale = _expanded(self.log_scale, outputs)
-        df = (2 + self.log_excess.exp()).expand_as(outputs)
-        return dist.StudentT(df, outputs, scale, validate_args=False).to_event(1)
+        return dist.StudentT(self.df.expand_as(outputs), outputs, scale, validate_args=False).to_event(1)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         return _half_square(outputs, y)
@@ -178,10 +206,16 @@ class Categorical(Likelihood):
         return -log_probabilities.gather(-1, y[..., None]).squeeze(-1)
 
 
+def at_once(numbers: int) -> int:
+    """How many classes to compare with all others at a time, if one takes so many numbers: some 100 MB of them."""
+    return max(1, 2**24 // max(1, numbers))
+
+
 class OneVsEach(Likelihood):
     """Labels 0 to W - 1, p(y) ∝ Π_{c ≠ y} σ(output_y - output_c). ``*O = (W,)``, ``*Y = ()``.
 
-    The one-vs-each bound on the softmax (Titsias 2016, https://arxiv.org/abs/1609.07410), normalised.
+    The one-vs-each bound on the softmax (Titsias 2016, https://arxiv.org/abs/1609.07410), normalised. It compares every two
+    classes, W² numbers a prediction: for hundreds of classes use `Categorical`.
 
     Example:
         >>> OneVsEach()(torch.zeros(4, 5)).probs[0]
@@ -191,8 +225,9 @@ class OneVsEach(Likelihood):
     discrete = True
 
     def forward(self, outputs: Tensor) -> Distribution:
-        differences = outputs[..., :, None] - outputs[..., None, :]
-        return dist.Categorical(logits=F.logsigmoid(differences).sum(-1), validate_args=False)
+        pieces = outputs.split(at_once(outputs.numel()), -1)
+        logits = [F.logsigmoid(some[..., :, None] - outputs[..., None, :]).sum(-1) for some in pieces]
+        return dist.Categorical(logits=torch.cat(logits, -1), validate_args=False)
 
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         _check_labels(y)
@@ -262,13 +297,14 @@ def nll(distribution: Distribution, given: Points) -> Tensor:
 
 
 def check_likelihood(likelihood: Likelihood) -> None:
-    """Raises a TypeError if something is no likelihood."""
+    """Raises a TypeError if something is no likelihood: its class, say."""
     if not isinstance(likelihood, Likelihood):
         raise TypeError(f"likelihood: expected a likelihood such as Gaussian(), got {likelihood!r}; call its class")
 
 
 def check_gaussian(likelihood: Likelihood) -> None:
-    """Raises a ValueError if the likelihood is not a Gaussian with one σ, for which posteriors have a closed form."""
+    """Raises an error if the likelihood is not a Gaussian with one σ, for which posteriors have a closed form."""
+    check_likelihood(likelihood)
     if not isinstance(likelihood, Gaussian) or likelihood.log_scale.dim() > 0:
         raise ValueError(
             f"likelihood: expected a Gaussian with one σ, for which the posterior has a closed form, got {likelihood}; "

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
-from copy import deepcopy
 from functools import partial, reduce
 from typing import TypeAlias
 
@@ -26,9 +25,7 @@ _Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
 class MetaGradient:
     """Takes the meta-gradient of an episode slice by slice, on one thread or several.
 
-    Each thread works on a replica of the learner that shares its parameters: functional calls swap a module's
-    parameters while they run, which threads must not see of each other. Thread t takes slices t, t + threads, ..., so
-    that the number of threads changes no more than the order of a sum.
+    Thread t takes slices t, t + threads, ..., so that the number of threads changes no more than the order of a sum.
     """
 
     def __init__(
@@ -44,14 +41,13 @@ class MetaGradient:
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.slices = slices
-        shared = {id(t): t for t in [*learner.parameters(), *learner.buffers()]}
-        replicas = [learner] if threads == 1 else [deepcopy(learner, dict(shared)) for _ in range(threads)]
-        parts = [_Part(replica, slices) for replica in replicas]
-        self.gradients: list[_Gradient] = (
-            [CompiledGradient(parts[0], self.parameters, autocast, type(learner).__name__, say)]
+        part = _Part(learner, slices)
+        self.gradient: _Gradient = (
+            CompiledGradient(part, self.parameters, autocast, type(learner).__name__, say)
             if compile
-            else [partial(gradient, each, self.parameters, autocast) for each in parts]
+            else partial(gradient, part, self.parameters, autocast)
         )
+        self.threads = threads
         self.intra_op = torch.get_num_threads()
         self.pool = (
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
@@ -73,21 +69,20 @@ class MetaGradient:
             tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
             for b in range(0, batch, batch // self.slices)
         ]
-        threads = len(self.gradients)
-        shares = [(self.gradients[t], pieces[t::threads]) for t in range(threads)]
         if self.pool:  # each thread goes on in the caller's context
-            futures = [self.pool.submit(partial(copy_context().run, self._share, *share)) for share in shares]
+            shares = [pieces[t :: self.threads] for t in range(self.threads)]
+            futures = [self.pool.submit(copy_context().run, self._share, share) for share in shares]
             results = [future.result() for future in futures]
         else:
-            results = [self._share(*shares[0])]
+            results = [self._share(pieces)]
         return torch.stack([loss for loss, _ in results]).sum(), _add([gradient for _, gradient in results])
 
-    def _share(self, gradient: _Gradient, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
+    def _share(self, pieces: Sequence[Episode]) -> tuple[Tensor, Gradient]:
         """One thread's part: a graph and a backward pass a slice, one after the other."""
         total = torch.zeros((), device="cpu")
         slopes: Gradient = [None] * len(self.parameters)
         for piece in pieces:
-            value, more = gradient(piece)
+            value, more = self.gradient(piece)
             slopes = _add([slopes, more])
             total = total + value.cpu()
         return total, slopes

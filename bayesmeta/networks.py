@@ -217,8 +217,8 @@ class Conv4(nn.Module):
 def check_network(network: nn.Module, name: str = "network") -> None:
     """Raises an error if something is no network that can be asked for tasks' weights.
 
-    One that keeps running statistics, which adaptation per task cannot update; one that torch has compiled or scripted, which knows
-    no weights but its own; one with layers that were never called, and so have no weights yet.
+    One that keeps running statistics, which adaptation per task cannot update; one that torch has compiled or scripted, which
+    knows no weights but its own; one with layers that were never called, and so have no weights yet.
     """
     if not isinstance(network, nn.Module):
         given = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__

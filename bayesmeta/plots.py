@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
 from bayesmeta.distributions import has_classes, marginals, quantile
-from bayesmeta.evaluation import Clusters, Predictor, seeded, statistics
+from bayesmeta.evaluation import Clusters, Predictor, statistics
 from bayesmeta.learner import Posterior, decompose
 from bayesmeta.metrics import ECE, PIT, Estimate, interval
+from bayesmeta.randomness import seeded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def plot_predictive(
         raise ValueError(
             f"x: expected one input feature (M,) or (B, M, 1), got shape {tuple(getattr(inputs, 'shape', ()))}"
         )
-    with torch.no_grad(), seeded(None, seed):
+    with torch.no_grad(), seeded(seed):
         predictive = posterior(inputs)
         if has_classes(predictive):
             raise TypeError("posterior: expected one of real targets, got classes; use plot_reliability")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "generator", "rewound", "seeded", "standard_normal"]
+__all__ = ["Stream", "generator", "rewound", "seeded", "set_stream_state", "standard_normal", "stream_state"]
 
 
 class Stream:
@@ -29,24 +28,29 @@ class Stream:
     def __init__(self, *seed: int) -> None:
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._cuda: Tensor | None = None
 
     def on(self, device: torch.device) -> torch.Generator:
         """The stream's generator on a device."""
         if device not in self._generators:
             # Not the seed itself: torch.manual_seed(0) may have drawn the learner's first weights.
-            words = np.random.SeedSequence(self.seed, spawn_key=(0,)).generate_state(2, np.uint32)
+            words = np.random.SeedSequence(self.seed, spawn_key=tuple(b"stream")).generate_state(2, np.uint32)
             made = torch.Generator(device).manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+            if device.type == "cuda" and self._cuda is not None:
+                made.set_state(self._cuda)
             self._generators[device] = made
         return self._generators[device]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The generators' states by the names of their devices."""
-        return {str(device): generator.get_state() for device, generator in self._generators.items()}
+    def get_state(self) -> Tensor:
+        """Where the stream is, as bytes: on the CPU, and on the CUDA device that it was asked for, if any."""
+        cuda = [made.get_state() for device, made in self._generators.items() if device.type == "cuda"]
+        return torch.cat([self.on(torch.device("cpu")).get_state(), *cuda[:1], torch.zeros(0 if cuda else 16).byte()])
 
-    def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Goes on where the stream of the states was."""
-        for name, state in states.items():
-            self.on(torch.device(name)).set_state(state.clone())  # torch crashes on a view that begins later
+    def set_state(self, state: Tensor) -> None:
+        """Goes on where the stream of the state was; on a CUDA device as soon as it is asked for one."""
+        self._generators.clear()
+        self.on(torch.device("cpu")).set_state(state[:-16].clone())  # torch crashes on a view that begins later
+        self._cuda = state[-16:].clone() if state[-16:].any() else None
 
 
 _STREAM: ContextVar[Stream | None] = ContextVar("_STREAM", default=None)
@@ -78,13 +82,24 @@ def seeded(*seed: int) -> Iterator[Stream]:
 @contextmanager
 def rewound(devices: Iterable[torch.device]) -> Iterator[None]:
     """Leaves this context's stream and torch's global generators as they were: for a computation that is made twice."""
-    stream = _STREAM.get()
-    states = {} if stream is None else stream.state_dict()
+    stream, state = _STREAM.get(), stream_state()
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         yield
     if stream is not None:
-        stream._generators.clear()
-        stream.load_state_dict(states)
+        stream.set_state(state)
+
+
+def stream_state() -> Tensor:
+    """Where this context's stream is, as bytes: none outside `seeded`."""
+    stream = _STREAM.get()
+    return torch.empty(0, dtype=torch.uint8) if stream is None else stream.get_state()
+
+
+def set_stream_state(state: Tensor) -> None:
+    """Takes this context's stream to where the stream of the state was."""
+    stream = _STREAM.get()
+    if stream is not None and len(state):
+        stream.set_state(state)
 
 
 def generator(device: torch.device) -> torch.Generator | None:

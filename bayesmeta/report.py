@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from bayesmeta import plots
 from bayesmeta.data import Episode, check_count
-from bayesmeta.evaluation import Clusters, Predictor, predict, seeded, statistics
+from bayesmeta.evaluation import Clusters, Predictor, predict, statistics
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import (
     CRPS,
@@ -39,6 +39,7 @@ from bayesmeta.metrics import (
     Sharpness,
     estimates,
 )
+from bayesmeta.randomness import seeded
 from bayesmeta.training import fit
 
 __all__ = ["Comparison", "Row", "compare"]
@@ -169,7 +170,7 @@ def compare(
 
 def _metrics_for(learner: Predictor, episode: Episode, seed: int) -> list[Metric]:
     module = learner if isinstance(learner, Learner) else None
-    with seeded(module, seed), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         prediction = predict(learner, episode)
     if prediction.support is not None and prediction.support.is_discrete:
         return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
@@ -226,7 +227,7 @@ def _pictures(
             [first.support.x[:1, :, 0][first.support.mask[:1]], first.query.x[:1, :, 0][first.query.mask[:1]]]
         )
         at = torch.linspace(float(inputs.min()), float(inputs.max()), 120)
-        with torch.no_grad(), seeded(module, seed):
+        with torch.no_grad(), seeded(seed):
             posterior: Any = learner(type(first.support)(*(leaf[:1] for leaf in first.support)))
             if hasattr(posterior, "draws"):
                 plots.plot_predictive(posterior, at[None, :, None], seed=seed, ax=pane(f"{name}: the first task"))

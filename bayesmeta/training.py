@@ -20,13 +20,14 @@ from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
 from bayesmeta.data import Episode, move
-from bayesmeta.distributed import Processes, stream
-from bayesmeta.evaluation import seeded
+from bayesmeta.distributed import Processes
 from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_update, preflight
 from bayesmeta.functional import chosen_strategy
 from bayesmeta.interruption import Interruption
+from bayesmeta.kernel_starts import start_kernels
 from bayesmeta.learner import Learner
 from bayesmeta.meta_gradient import MetaGradient
+from bayesmeta.randomness import seeded
 
 __all__ = ["Diverged", "History", "fit"]
 
@@ -149,7 +150,7 @@ def fit(
     )
     processes.place(learner)
     length = len(tasks)  # type: ignore[arg-type]
-    with seeded(learner, stream(seed)):
+    with seeded(seed):
         first = tasks[0]
         preflight(learner, first, slices, threads, processes)
     settings = {"clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length, "compile": compile}
@@ -177,7 +178,7 @@ def fit(
             "compile: the first step takes until all is compiled, seconds to minutes; the bar's rate is wrong until then"
         )
     with (
-        seeded(learner, stream(seed, processes.rank)),
+        seeded(seed, processes.rank),
         Interruption(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interruption,
         _begun(disk, processes, tasks, steps) as history,
         _training(learner),
@@ -187,6 +188,8 @@ def fit(
         bar.initial = bar.n = len(history.losses)  # which took none of this call's time
         if history.losses:
             say(f"goes on after step {bar.n} of {steps}, which {checkpoint} holds")
+        else:
+            start_kernels(learner, first)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         meta_gradient = MetaGradient(
             learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile

@@ -99,8 +99,8 @@ class Standardized(Learner):
 
     The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
     It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
-    differ from those in the user's units by a constant. Targets of a discrete likelihood are left as they are: labels, and the 0.0
-    and 1.0 of a `Bernoulli`.
+    differ from those in the user's units by a constant. Targets of a discrete likelihood are left as they are: labels, and the
+    0.0 and 1.0 of a `Bernoulli`.
 
     Args:
         learner: the learner to wrap.

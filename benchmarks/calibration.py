@@ -23,7 +23,8 @@ from store import keep, load
 from torch import nn
 
 import bayesmeta as bm
-from bayesmeta.evaluation import predict, seeded
+from bayesmeta.evaluation import predict
+from bayesmeta.randomness import seeded
 from bayesmeta.tasks.source import TaskSource
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
@@ -174,7 +175,7 @@ def cost() -> dict[str, Any]:
         times: dict[str, list[float]] = {"predictions": [], "evaluation": []}
         for _ in range(3):
             began = time.perf_counter()
-            with torch.no_grad(), seeded(learner, 0):
+            with torch.no_grad(), seeded(0):
                 for episode in episodes:
                     predict(learner, episode)
             times["predictions"].append(time.perf_counter() - began)

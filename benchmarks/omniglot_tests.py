@@ -12,7 +12,8 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.distributions import temper
-from bayesmeta.evaluation import estimates, evaluating, predict, seeded
+from bayesmeta.evaluation import estimates, evaluating, predict
+from bayesmeta.randomness import seeded
 
 METRICS: list[bm.Metric] = [bm.Accuracy(), bm.NLL(), bm.ECE()]
 EPISODES, TASKS = 30, 20  # test episodes, and tasks in each
@@ -29,7 +30,7 @@ def measure(learner: bm.Learner, ways: int, shots: int) -> dict[str, Any]:
     )
     temperature = bm.Calibrated(learner, validation, episodes=10).temperature
     rows: dict[str, list[list[Tensor]]] = {label: [[] for _ in METRICS] for label in ("raw", "calibrated")}
-    with evaluating(learner), seeded(learner, 0), torch.no_grad():
+    with evaluating(learner), seeded(0), torch.no_grad():
         for episode in (test[index] for index in range(EPISODES)):
             prediction = predict(learner, episode)
             for label, given in (("raw", prediction), ("calibrated", temper(prediction, temperature))):
@@ -62,7 +63,7 @@ def strangers(learner: bm.Learner, episodes: int = 10) -> dict[str, float]:
     numbers = np.random.default_rng(SEED)
     names = [name for name, count in zip(*np.unique(alphabets, return_counts=True), strict=True) if count >= 5]
     scores: dict[str, list[Tensor]] = {}
-    with evaluating(learner), seeded(learner, SEED), torch.no_grad():
+    with evaluating(learner), seeded(SEED), torch.no_grad():
         for _ in range(episodes):
             support, known, other, digit = [], [], [], []
             for _ in range(TASKS):
@@ -105,7 +106,7 @@ def one_shot(learner: bm.Learner) -> dict[str, float]:
     episode = bm.Episode(
         bm.Points(x, torch.arange(20).repeat(20, 1), there), bm.Points(y, torch.as_tensor(answer).long(), there)
     )
-    with evaluating(learner), seeded(learner, SEED), torch.no_grad():
+    with evaluating(learner), seeded(SEED), torch.no_grad():
         prediction = predict(learner, episode)
     found = estimates(METRICS, [metric.statistic(prediction, episode.query) for metric in METRICS])
     return {key: tuple(value) for key, value in found.items()}  # type: ignore[misc]

@@ -23,7 +23,8 @@ from store import keep, load
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.evaluation import Predictor, seeded
+from bayesmeta.evaluation import Predictor
+from bayesmeta.randomness import seeded
 
 RESULTS = Path(__file__).parent / "results" / "sinusoid_oracle.json"
 SHOTS = (1, 2, 5, 10, 20)
@@ -93,7 +94,7 @@ def measure(learner: Predictor, shots: tuple[int, ...]) -> dict[str, dict[str, f
 def parts(learner: Predictor, test: bm.Sinusoids) -> dict[str, float]:
     """The root mean of the aleatoric and of the epistemic variance."""
     support, query = test[0]
-    with torch.no_grad(), seeded(None, 0):
+    with torch.no_grad(), seeded(0):
         _, aleatoric, epistemic = bm.decompose(learner(support), query.x)  # type: ignore[arg-type]
     return {"aleatoric": _root(aleatoric), "epistemic": _root(epistemic)}
 

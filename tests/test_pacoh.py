@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Episode, HyperPosterior
-from bayesmeta.functional import call, ravel, snapshot, unravel
+from bayesmeta.functional import adaptable, call, ravel, unravel
 from bayesmeta.gaussian_process import GaussianProcess
 
 TASKS, POINTS = 4, 7
@@ -177,7 +177,7 @@ def test_the_bound_is_evidence_and_the_divergence_in_closed_form(episode: Episod
     tasks: Any = [episode]
     torch.manual_seed(0)
     found = learner.bound(tasks, blur=1e-9)
-    theta = ravel(snapshot(learner.prior)).detach()
+    theta = ravel(adaptable(learner.prior)).detach()
     evidence = -learner.log_evidence(theta[None], bm.concatenate(*episode))[0].mean() / POINTS
     ratio = 1e-9 / learner.hyper_scale
     moved = (theta - learner.centre).square().sum() / learner.hyper_scale**2
@@ -219,7 +219,7 @@ def test_each_task_fits_its_kernel_to_a_minimum(episode: Episode) -> None:
     support = episode.support
     fitted = learner.infer(support).detach()
     assert (fitted[0] - fitted[1]).abs().max() > 1e-2  # tasks differ
-    start = ravel(snapshot(learner.fitted)).detach()
+    start = ravel(adaptable(learner.fitted)).detach()
     names = dict(learner.fitted.named_parameters())
 
     def objective(values: Tensor, task: int) -> Tensor:
@@ -255,7 +255,7 @@ def test_an_empty_support_leaves_the_shared_kernel(episode: Episode) -> None:
     learner = adkf()
     support = episode.support._replace(mask=torch.zeros_like(episode.support.mask))
     fitted = learner.infer(support)
-    torch.testing.assert_close(fitted, ravel(snapshot(learner.fitted)).expand_as(fitted))
+    torch.testing.assert_close(fitted, ravel(adaptable(learner.fitted)).expand_as(fitted))
 
 
 def test_pacoh_nns_evidence_is_that_of_bayesian_linear_regression(episode: Episode) -> None:

@@ -4,7 +4,7 @@ Functions here see plain tensors and pytrees. Randomness is drawn outside and pa
 """
 
 from bayesmeta.functional.descent import Gradient, Objective, clamped, descend, first_order, second_order
-from bayesmeta.functional.frozen import Frozen, adaptable, call
+from bayesmeta.functional.frozen import Frozen, adaptable, call, redrawn
 from bayesmeta.functional.mapping import Mapped, Strategy, chosen_strategy, map_tasks
 from bayesmeta.functional.solvers import conjugate_gradient, hessian_product, stein_direction
 from bayesmeta.functional.vectors import Params, ravel, unravel, with_bias
@@ -26,10 +26,9 @@ __all__ = [
     "hessian_product",
     "map_tasks",
     "ravel",
+    "redrawn",
     "second_order",
     "stein_direction",
     "unravel",
     "with_bias",
 ]
-from bayesmeta.functional.compat import *  # noqa
-from bayesmeta.functional.frozen import redrawn  # noqa

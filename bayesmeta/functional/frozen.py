@@ -23,8 +23,8 @@ __all__ = ["Frozen", "adaptable", "call", "redrawn"]
 def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
     """The module's output with these tensors in the place of its own parameters and buffers of the same names.
 
-    It is a throwaway copy of the module's structure that runs, with the given tensors in it: so threads, forks, copies, state_dict
-    and optimisers only ever see the module's own parameters, and whatever was done to the module since (eval(), hooks, replaced
+    A throwaway copy of the module's structure runs, with the given tensors in it. So threads, forks, copies, state_dict and
+    optimisers only ever see the module's own parameters, and whatever was done to the module since (eval(), hooks, replaced
     layers) holds. What `forward` writes to the module's attributes is thrown away too.
     """
     if torch.compiler.is_compiling():  # which traces an exchange of parameters without making it
@@ -45,7 +45,7 @@ def adaptable(module: nn.Module, count: int | None = None) -> Params:
     Raises:
         ValueError: all parameters are frozen, or they have not as many numbers.
     """
-    found = {name: parameter for name, parameter in module.named_parameters() if not _is_frozen(parameter)}
+    found: Params = {name: parameter for name, parameter in module.named_parameters() if not _is_frozen(parameter)}
     if not found:
         raise ValueError(
             "network: expected weights that a task can adapt, got none that requires a gradient; unfreeze some with "

@@ -6,7 +6,7 @@ features. A task fits
 
     φ*(ω) = argmin_φ  L(φ, ω) = -log p(y_S | x_S, φ, ω) + ‖φ - φ₀‖² / 2τ²
 
-on its support S, from the shared φ₀, by J damped Newton steps, and ω and φ₀ descend the query's
+on its support S (plus -log p(φ), if the kernel was built with priors), from the shared φ₀, by J damped Newton steps, and ω and φ₀ descend the query's
 -(1/M) Σ log p(y | x, S, φ*(ω), ω) with the hypergradient through φ*,
 
     dφ*/dω = -(∂²L/∂φ²)⁻¹ ∂²L/∂φ∂ω,
@@ -23,8 +23,9 @@ from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 
 from bayesmeta.data import Points, check_count, check_positive
-from bayesmeta.functional import Params, frozen, named, ravel, snapshot, unravel
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.functional import Frozen, Params, adaptable, ravel, unravel
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.kernels import check_kernel, log_prior
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
@@ -81,27 +82,36 @@ class ADKF(Learner):
     def forward(self, support: Points) -> Posterior:
         embedded = self._embedded(support)
         process = self._process(embedded, self._fit(embedded))
-        return Transformed(process, support, frozen(self.features, self.strategy))
+        return Transformed(process, support, Frozen(self.features, self.strategy).over_tasks)
 
     def _embedded(self, support: Points) -> Points:
         check_padding(self.features, support.mask, "support")
-        return support._replace(x=frozen(self.features, self.strategy)(support.x))
+        return support._replace(x=Frozen(self.features, self.strategy).over_tasks(support.x))
 
-    def _process(self, embedded: Points, fitted: Tensor) -> GaussianProcess:
-        kernel: Any = self.fitted["kernel"]
-        like = named(self.fitted)
+    @property
+    def _kernel(self) -> Any:
+        return self.fitted["kernel"]
+
+    def _own(self, fitted: Tensor) -> tuple[Params, Tensor]:
+        """Each task's parameters of the kernel, by name, and its σ ``(B,)``."""
+        like = adaptable(self.fitted)
         values: Params = torch.func.vmap(lambda row: unravel(row, like))(fitted)
         own = {name.removeprefix("kernel."): value for name, value in values.items() if name.startswith("kernel.")}
-        noise = standard_deviation(values["likelihood.log_scale"])
-        return GaussianProcess(kernel, None, noise, embedded, own)
+        likelihood: Any = self.fitted["likelihood"]
+        return own, standard_deviation(values.get("likelihood.log_scale", likelihood.log_scale)).expand(len(fitted))
+
+    def _process(self, embedded: Points, fitted: Tensor) -> GaussianProcess:
+        own, noise = self._own(fitted)
+        return GaussianProcess(self._kernel, None, noise, embedded, own)
 
     def _objective(self, embedded: Points, fitted: Tensor, start: Tensor) -> Tensor:
         """L of each task, ``(B,)``."""
         evidence = self._process(embedded, fitted).log_marginal_likelihood()
-        return (fitted - start).square().sum(1) / (2 * self.deviation**2) - evidence.to(fitted)
+        density = evidence.to(fitted) + log_prior(self._kernel, self._own(fitted)[0]).to(fitted)
+        return (fitted - start).square().sum(1) / (2 * self.deviation**2) - density
 
     def _fit(self, embedded: Points) -> Tensor:
-        start = ravel(snapshot(self.fitted)).double()
+        start = ravel(adaptable(self.fitted)).double()
         fixed = embedded._replace(x=embedded.x.detach())
         fitted = start.detach().expand(len(embedded.mask), -1)
         for _ in range(self.steps):

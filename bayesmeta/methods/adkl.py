@@ -21,18 +21,19 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
-from bayesmeta.functional import call, snapshot
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.functional import Frozen
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import Objective
 
 __all__ = ["ADKL"]
 
 
 @final
-class ADKL(VariationalLearner):
+class ADKL(KernelLearner):
     """A Gaussian process on features that depend on the task. For real targets.
 
     Predictions are deterministic, in closed form; several targets are independent given the kernel.
@@ -66,18 +67,15 @@ class ADKL(VariationalLearner):
         mean: Mean | None = None,
         objective: Objective = "predictive",
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
+        super().__init__(kernel, mean, likelihood, objective=objective)
         check_gaussian(likelihood)
-        check_kernel(kernel)
         check_encoder(encoder, classwise=False)
         self.features = TaskNetwork(encoder, network)
-        self.kernel = kernel
-        self.mean = mean
 
     def _embedding(self, support: Points) -> Callable[[Any], Tensor]:
         """The kernel's features of a task as a function of x, with the learner's present parameters."""
-        params = snapshot(self.features)
-        return lambda x: call(self.features, params, support, x)
+        features = Frozen(self.features)
+        return lambda x: features(support, x)
 
     def _process(self, given: Points, embed: Callable[[Any], Tensor]) -> GaussianProcess:
         return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, given._replace(x=embed(given.x)))
@@ -90,12 +88,14 @@ class ADKL(VariationalLearner):
         return concatenate(*episode)
 
     def evidence(self, episode: Episode) -> Tensor:
-        return self._process(self.observed(episode), self._embedding(episode.support)).log_marginal_likelihood()
+        process = self._process(self.observed(episode), self._embedding(episode.support))
+        return process.log_marginal_likelihood() + self.log_prior()
 
     def model(self, episode: Episode) -> None:
         process = self._process(self.observed(episode), self._embedding(episode.support))
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             process.observe("y")
+            pyro.factor("prior", self.log_prior())
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""

@@ -24,19 +24,20 @@ from gpytorch.means import Mean
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
-from bayesmeta.functional import frozen
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.functional import Frozen
+from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.gp_classification import OneVsRest, check_classes, signs
+from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import Objective
 
 __all__ = ["DKT", "DKTClassifier"]
 
 
-class _DeepKernel(VariationalLearner, ABC):
+class _DeepKernel(KernelLearner, ABC):
     """A Gaussian process on learned features, observed with Gaussian noise in closed form."""
 
     likelihood: Gaussian
@@ -44,13 +45,10 @@ class _DeepKernel(VariationalLearner, ABC):
     def __init__(
         self, features: nn.Module, kernel: Kernel, likelihood: Gaussian, mean: Mean | None, objective: Objective
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=1, kl_weight=1.0)
-        check_network(features)
+        super().__init__(kernel, mean, likelihood, objective=objective)
+        check_network(features, "features")
         check_gaussian(likelihood)
-        check_kernel(kernel)
         self.features = features
-        self.kernel = kernel
-        self.mean = mean
 
     @abstractmethod
     def _targets(self, given: Points) -> Tensor:
@@ -59,20 +57,22 @@ class _DeepKernel(VariationalLearner, ABC):
     def _process(self, given: Points) -> GaussianProcess:
         """The process that is conditioned on the given points, in the space of features."""
         check_padding(self.features, given.mask, "support")
-        embedded = given._replace(x=frozen(self.features, self.strategy)(given.x), y=self._targets(given))
+        embed = Frozen(self.features, self.strategy).over_tasks
+        embedded = given._replace(x=embed(given.x), y=self._targets(given))
         return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, embedded)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
 
     def evidence(self, episode: Episode) -> Tensor:
-        return self._process(self.observed(episode)).log_marginal_likelihood()
+        return self._process(self.observed(episode)).log_marginal_likelihood() + self.log_prior()
 
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)
         process = self._process(points)
         with pyro.plate("tasks", len(points.mask), dim=-1):
             process.observe("y")
+            pyro.factor("prior", self.log_prior())
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""
@@ -116,7 +116,7 @@ class DKT(_DeepKernel):
         return given.y
 
     def forward(self, support: Points) -> Posterior:
-        return Transformed(self._process(support), support, frozen(self.features, self.strategy))
+        return Transformed(self._process(support), support, Frozen(self.features, self.strategy).over_tasks)
 
 
 @final
@@ -163,4 +163,4 @@ class DKTClassifier(_DeepKernel):
         return signs(given.y, self.classes, self.likelihood.scale.dtype)
 
     def forward(self, support: Points) -> Posterior:
-        return Transformed(OneVsRest(self._process(support)), support, frozen(self.features, self.strategy))
+        return Transformed(OneVsRest(self._process(support)), support, Frozen(self.features, self.strategy).over_tasks)

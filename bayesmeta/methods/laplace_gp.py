@@ -105,7 +105,7 @@ class LaplaceGP(GPClassifier):
         points = self._embedded(self.observed(episode))
         values, weights, _, root = self._mode(self._gram(points), points)
         log_determinant = root.diagonal(dim1=1, dim2=2).log().sum(1)
-        return (self._objective(values, weights, points) - log_determinant).to(points.x.dtype)
+        return (self._objective(values, weights, points) - log_determinant).to(points.x.dtype) + self.log_prior()
 
 
 def _softmax(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,14 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, select
-from bayesmeta.functional import Params, call, map_tasks, named, unravel
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel
+from bayesmeta.functional import Frozen, Params, adaptable, unravel
+from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
+from bayesmeta.kernels import check_kernel, priors
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.randomness import generator
 
 __all__ = ["PACOH"]
 
@@ -75,6 +77,11 @@ class PACOH(HyperPosteriorLearner):
     ) -> None:
         check_gaussian(likelihood)
         check_kernel(kernel)
+        if named_priors := priors(kernel):
+            raise ValueError(
+                f"kernel: expected one without priors, as the hyper-prior is the prior of all of its parameters, got "
+                f"{named_priors[0][0]}; leave it out and choose the parameter's value and hyper_scale, or use DKT"
+            )
         parts: dict[str, nn.Module] = {"features": features, "kernel": kernel, "likelihood": likelihood}
         if mean is not None:
             parts["mean"] = mean
@@ -107,15 +114,13 @@ class _Processes(Posterior):
             if name in parts:
                 check_padding(parts[name], support.mask, "support")
         self.count = len(theta)
-        self.parts = parts
-        self.strategy = learner.strategy
-        self.theta = theta.clone()
-        tasks = len(support.mask)
-        like = named(parts)
+        self.networks = {name: Frozen(parts[name], learner.strategy) for name in ("features", "mean") if name in parts}
+        tasks, like = len(support.mask), adaptable(parts)
         values = torch.func.vmap(lambda row: unravel(row, like))(theta)
+        self.weights = {name: _of(name, values) for name in self.networks}
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
-        noise = standard_deviation(values["likelihood.log_scale"])
+        noise = standard_deviation(values.get("likelihood.log_scale", learner.likelihood.log_scale)).expand(self.count)
         embedded, mean = self._embed(support.x)
         y = support.y.expand(self.count, *support.y.shape).flatten(0, 1)
         given = Points(embedded, y - mean, support.mask.repeat(self.count, 1))
@@ -123,19 +128,15 @@ class _Processes(Posterior):
 
     def _embed(self, x: Any) -> tuple[Tensor, Tensor]:
         """Features and prior mean at x, each with K·B tasks."""
-        return self._each("features", x), self._each("mean", x) if "mean" in self.parts else x.new_zeros(())
+        return self._each("features", x), self._each("mean", x) if "mean" in self.networks else x.new_zeros(())
 
     def _each(self, name: str, x: Tensor) -> Tensor:
-        network, like = self.parts[name], named(self.parts)
-        if not list(network.parameters()):
-            return network(x).expand(self.count, *[-1] * x.dim()).flatten(0, 1)
+        network, weights = self.networks[name], self.weights[name]
+        if not weights:
+            same = network.over_tasks(x)
+            return same.expand(self.count, *same.shape).flatten(0, 1)
         flat = x.flatten(0, 1)  # all tasks share a prior's network
-
-        def of(theta: Tensor) -> Tensor:
-            result: Tensor = call(network, _of(name, unravel(theta, like)), flat)
-            return result
-
-        each: Tensor = map_tasks(of, self.theta, network=network, strategy=self.strategy)
+        each: Tensor = network.map(lambda weights: network(flat, weights=weights), weights)
         return each.unflatten(1, x.shape[:2]).flatten(0, 1)
 
     def _normal(self, mean: Tensor, variance: Tensor) -> Distribution:
@@ -158,7 +159,8 @@ class _Processes(Posterior):
         drawn = self.process.draws(embedded, samples)
         functions = (drawn.mean + mean).unflatten(1, (self.count, -1)).movedim(1, 0)  # (K, S, B, M, Y)
         spread = drawn.variance.unflatten(1, (self.count, -1)).movedim(1, 0)
-        chosen = torch.randint(self.count, (1, *functions.shape[1:3]), device=functions.device)
+        device = functions.device
+        chosen = torch.randint(self.count, (1, *functions.shape[1:3]), device=device, generator=generator(device))
         picked = select(self._normal(functions.flatten(1, 2), spread.flatten(1, 2)), chosen.flatten(1))
         shape = functions.shape[1:]
         return self._normal(picked.mean.reshape(shape), picked.variance.reshape(shape))

@@ -115,9 +115,11 @@ class PACOHNN(HyperPosteriorLearner):
 
     def _split(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """μ and σ of the weights, each ``(K, P)``, and σ of the targets ``(K,)``."""
-        size = (theta.shape[-1] - 1) // 2
-        mean, log_spread, log_noise = theta.split([size, size, 1], -1)
-        return mean, log_spread.exp(), standard_deviation(log_noise.squeeze(-1))
+        size = theta.shape[-1] // 2
+        mean, log_spread, log_noise = theta[..., :size], theta[..., size : 2 * size], theta[..., 2 * size :].squeeze(-1)
+        if theta.shape[-1] % 2 == 0:  # a frozen likelihood is no part of θ
+            log_noise = self.likelihood.log_scale.expand(theta.shape[:-1])
+        return mean, log_spread.exp(), standard_deviation(log_noise)
 
     def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
         check_padding(self.network, points.mask, "support and query")

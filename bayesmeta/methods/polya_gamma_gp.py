@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesmeta.data import Episode, Points, check_count
-from bayesmeta.functional import standard_normal
 from bayesmeta.gaussian_process import cholesky
 from bayesmeta.gp_classification import GPClassifier, Sites
 from bayesmeta.likelihoods import OneVsEach
+from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective
 
 __all__ = ["PolyaGammaGP", "polya_gamma"]
@@ -140,7 +140,8 @@ class PolyaGammaGP(GPClassifier):
             surprise = omega.sqrt() * prior + noise[1]
             whitened = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)
             psi = mean + prior - (reduced.mT @ whitened)[..., 0]
-            numbers = torch.empty(self.chains, 1, observed.shape[1], _TERMS).exponential_().to(gram)
+            normal = standard_normal(2, self.chains, 1, observed.shape[1], _TERMS, like=gram)
+            numbers = normal.square().sum(0) / 2  # of the distribution Exp(1)
             omega = polya_gamma(psi, numbers) * observed
         return omega
 
@@ -162,7 +163,7 @@ class PolyaGammaGP(GPClassifier):
         omega, _, c, log_normaliser = self._mean_field(self._gram(points), points)
         observed = points.mask.repeat_interleave(self.classes - 1, 1)
         local = (F.logsigmoid(c) - c / 2 + omega * c.square() / 2) * observed
-        return (local.sum(1) + log_normaliser).to(points.x.dtype)
+        return (local.sum(1) + log_normaliser).to(points.x.dtype) + self.log_prior()
 
 
 _TERMS = 32

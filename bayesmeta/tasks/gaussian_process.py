@@ -9,7 +9,8 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from bayesmeta.data import Points
-from bayesmeta.gaussian_process import GaussianProcess, cholesky, covariance
+from bayesmeta.gaussian_process import GaussianProcess, cholesky
+from bayesmeta.kernels import check_kernel, covariance
 from bayesmeta.learner import Posterior
 from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
 
@@ -46,6 +47,7 @@ class GaussianProcessTasks(SyntheticTasks):
             raise ValueError(
                 f"noise: expected a positive number, got {noise}; without noise the exact posterior is degenerate"
             )
+        check_kernel(kernel)
         self.kernel = kernel
 
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:

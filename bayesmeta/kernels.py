@@ -1,0 +1,213 @@
+"""gpytorch's kernels and means as this library evaluates them: at once, in float64, for B tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from gpytorch.kernels import AdditiveKernel, Kernel, ScaleKernel
+from gpytorch.means import Mean
+from torch import Tensor, nn
+
+from bayesmeta.functional import Frozen, Params, call
+
+__all__ = ["Asked", "asked", "check_inputs", "check_kernel", "check_mean", "covariance", "log_prior", "priors", "trend"]
+
+
+class _Dense(nn.Module):
+    """Evaluates a kernel at once: gpytorch itself would do so later, when swapped parameters are back in place."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        if first is not second and first.shape == second.shape and not diag:
+            # Of sets that are equal in value gpytorch reads the first alone: the second would have no slope.
+            longer = torch.cat([second, second[:, :1]], 1)
+            return self(first, longer)[..., : second.shape[1]]
+        if torch.is_grad_enabled() and not first.requires_grad:
+            # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
+            first = first.detach().requires_grad_()
+        return _matrix(self.kernel, first, second, diag)
+
+
+def _matrix(kernel: Kernel, first: Tensor, second: Tensor, diag: bool) -> Tensor:
+    """A kernel's values. Sums are added as matrices: gpytorch would decompose one part to append a linear kernel to it."""
+    if isinstance(kernel, AdditiveKernel) and kernel.active_dims is None:
+        return sum(_matrix(part, first, second, diag) for part in kernel.kernels)  # type: ignore[return-value]
+    if isinstance(kernel, ScaleKernel):
+        scale: Tensor = kernel.outputscale[..., None]
+        return (scale if diag else scale[..., None]) * _matrix(kernel.base_kernel, first, second, diag)
+    values: Any = kernel(first, second, diag=diag)
+    return values if diag else values.to_dense()
+
+
+def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
+    """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
+    state = {name: _widened(value) for name, value in Frozen(module).state.items()}
+    state |= {name: value.double() for name, value in (parameters or {}).items()}
+    return lambda *arguments: call(module, state, *arguments)
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value  # a kernel's active_dims are whole numbers
+
+
+class Asked(NamedTuple):
+    """A kernel, and two sets of points between which it was asked for covariances."""
+
+    kernel: Kernel
+    first: Tensor
+    """``(B, N, D)``, float64."""
+    second: Tensor
+    """``(B, M, D)``."""
+
+
+_ASKED: ContextVar[list[Asked] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asked() -> Iterator[list[Asked]]:
+    """Lists what every kernel is asked within, in this thread: what a learner's kernels see, whatever is around them."""
+    found: list[Asked] = []
+    token = _ASKED.set(found)
+    try:
+        yield found
+    finally:
+        _ASKED.reset(token)
+
+
+def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[..., Tensor]:
+    """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
+
+    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. `parameters` by the kernel's
+    names, each with a leading B, give each task a kernel of its own.
+    The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
+
+    Raises:
+        ValueError: at a call, where the kernel gives other than one number a pair of points.
+
+    Example:
+        >>> x = torch.zeros(1, 2, 1, dtype=torch.float64)
+        >>> covariance(RBFKernel())(x, x).dtype
+        torch.float64
+    """
+    evaluate = _double(_Dense(kernel), {f"kernel.{name}": value for name, value in (parameters or {}).items()})
+
+    def between(first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        if not (diag or torch.compiler.is_compiling()) and (found := _ASKED.get()) is not None:
+            found.append(Asked(kernel, first.detach(), second.detach()))
+        values = evaluate(first, second, diag)
+        expected = first.shape[:2] if diag else (*first.shape[:2], second.shape[1])
+        if values.shape != expected:
+            raise ValueError(
+                f"kernel: expected one covariance a pair of points, {tuple(expected)}, got {tuple(values.shape)} of "
+                f"{type(kernel).__name__}; pass a kernel of one output, without derivatives or tasks of its own"
+            )
+        return values
+
+    return between
+
+
+def trend(mean: Mean | None) -> Callable[[Tensor], Tensor]:
+    """The mean, as it is now, as a function of float64 inputs ``(B, N, D)`` to ``(B, N, 1)``; zero for None.
+
+    Raises:
+        ValueError: at a call, where the mean gives other than one number a point.
+    """
+    if mean is None:
+        return lambda x: x.new_zeros(*x.shape[:2], 1)
+    evaluate = _double(mean)
+
+    def at(x: Tensor) -> Tensor:
+        values = evaluate(x)
+        if values.shape != x.shape[:2]:
+            raise ValueError(
+                f"mean: expected one number a point, {tuple(x.shape[:2])}, got {tuple(values.shape)} of "
+                f"{type(mean).__name__}; pass a mean of one output, without derivatives or tasks of its own"
+            )
+        return values[..., None]
+
+    return at
+
+
+class _LogPriors(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self) -> list[Tensor]:
+        return [prior.log_prob(closure(owner)) for _, owner, prior, closure in priors(self.module)]
+
+
+def priors(module: nn.Module) -> list[tuple[str, Any, Any, Callable[[Any], Tensor]]]:
+    """gpytorch's priors in a module, however deep: each one's name, the part it is registered in, itself, and what it is of."""
+    found = []
+    for path, part in module.named_modules():
+        for name, (prior, closure, _) in getattr(part, "_priors", {}).items():
+            found.append((f"{path}.{name}".removeprefix("."), part, prior, closure))
+    return found
+
+
+def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Tensor:
+    """The log density of a kernel's or a mean's parameters under the priors that they were built with, float64; 0 without.
+
+    It is the term that gpytorch's `ExactMarginalLogLikelihood` adds to the log marginal likelihood, before it divides both by
+    the number of points. A scalar; with `parameters` by the module's names, each with a leading B, ``(B,)``.
+
+    Example:
+        >>> from gpytorch.priors import NormalPrior
+        >>> log_prior(RBFKernel(lengthscale_prior=NormalPrior(0.6931, 1.0)))  # -log √2π at its mode
+        tensor(-0.9189, dtype=torch.float64)
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    if module is None or not priors(module):
+        return total
+    inner = {f"module.{name}": value for name, value in (parameters or {}).items()}
+    terms: Any = _double(_LogPriors(module), inner)()
+    for term in terms:
+        total = total + (term.sum() if parameters is None else term.flatten(1).sum(1))
+    return total
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """Raises an error if something is no kernel, or one with hyperparameters for a batch of its own."""
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
+    _check_single("kernel", kernel)
+
+
+def check_mean(mean: Mean | None) -> None:
+    """Raises an error if something is neither a gpytorch mean nor None, or a mean with parameters for a batch of its own."""
+    if mean is None:
+        return
+    if not isinstance(mean, Mean):
+        raise TypeError(f"mean: expected a gpytorch mean such as ConstantMean(), or None, got {mean!r}; build one")
+    _check_single("mean", mean)
+
+
+def _check_single(name: str, module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        if not isinstance(part, (Kernel, Mean)):  # a prior's batch is the number of what it is a prior of
+            continue
+        weights = getattr(part, "weights", None)  # of a LinearMean, which does not say its batch
+        shape = weights.shape[:-2] if isinstance(part, Mean) and isinstance(weights, Tensor) else ()
+        if shape := tuple(getattr(part, "batch_shape", shape)):
+            where = f" at {path!r}" if path else ""
+            raise ValueError(
+                f"{name}: expected one set of hyperparameters, which all tasks share, got {type(part).__name__} of "
+                f"batch_shape {shape}{where}; leave batch_shape out (for a kernel of its own in each task: ADKF)"
+            )
+
+
+def check_inputs(x: Any) -> None:
+    """Raises a ValueError where a kernel is given other inputs than vectors."""
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        raise ValueError(
+            f"x: expected a kernel's inputs (B, N, D), got shape {tuple(getattr(x, 'shape', ()))}; let the features end in "
+            "nn.Flatten(), as those of MLP and Conv4 do"
+        )
