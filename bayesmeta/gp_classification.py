@@ -283,7 +283,8 @@ class GPClassifier(KernelLearner, ABC):
     def _gram(self, points: Points) -> Tensor:
         """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
         check_inputs(points.x)
-        check_size(*points.mask.shape, self.classes)
+        tasks, count = points.mask.shape
+        check_size(tasks, count, self.classes)
         x = points.x.double()
         return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
 

@@ -93,13 +93,13 @@ def _start(questions: Sequence[Asked]) -> None:
         for question in questions:
             twin(question.first, question.second).to_dense()
     for name, found in distances.items():
-        part: Any = kernel.get_submodule(name)
+        owner: Any = kernel.get_submodule(name)
         apart = torch.cat([torch.zeros(0), *(d[d > 0].cpu() for d in found)])
-        raw = part.raw_lengthscale
+        raw = owner.raw_lengthscale
         if raw.any() or not raw.requires_grad or not len(apart):
             continue
         value = apart.median().to(raw) / 2
-        constraint = part.raw_lengthscale_constraint
+        constraint = owner.raw_lengthscale_constraint
         if constraint.check(value):
             with torch.no_grad():
                 raw.copy_(constraint.inverse_transform(value).expand_as(raw))

@@ -22,7 +22,7 @@ class Stream:
     """Random numbers that depend on a seed alone: a generator for each device, made when it is first asked for.
 
     Args:
-        seed: a whole number, at least 0; with more of them, such as a process's rank, the stream is another.
+        seed: a whole number, at least 0; with more of them, below 2³², such as a process's rank, the stream is another.
     """
 
     def __init__(self, *seed: int) -> None:
@@ -34,7 +34,9 @@ class Stream:
         """The stream's generator on a device."""
         if device not in self._generators:
             # Not the seed itself: torch.manual_seed(0) may have drawn the learner's first weights.
-            words = np.random.SeedSequence(self.seed, spawn_key=tuple(b"stream")).generate_state(2, np.uint32)
+            words = np.random.SeedSequence(self.seed[0], spawn_key=(*b"stream", *self.seed[1:])).generate_state(
+                2, np.uint32
+            )
             made = torch.Generator(device).manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
             if device.type == "cuda" and self._cuda is not None:
                 made.set_state(self._cuda)
