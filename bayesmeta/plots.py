@@ -341,6 +341,7 @@ def plot_ranks(
 
 def average_ranks(table: Any) -> Any:
     """Ranks along the first axis, 1 for the lowest; equal values have the mean of the ranks that they take together."""
+    table = np.asarray(table, dtype=float)
     table = np.where(np.isnan(table), np.inf, table)
     below = (table[None] < table[:, None]).sum(1)
     equal = (table[None] == table[:, None]).sum(1)

@@ -9,7 +9,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from bayesmeta import plots
-from bayesmeta.data import Episode, check_count
-from bayesmeta.evaluation import Clusters, Predictor, predict, statistics
-from bayesmeta.learner import Learner
+from bayesmeta.data import Episode, Points, check_count
+from bayesmeta.distributions import has_classes
+from bayesmeta.evaluation import Clusters, Predictor, evaluating, predict, reading, statistics
+from bayesmeta.files import check_target, write_atomically
+from bayesmeta.learner import Learner, Posterior
 from bayesmeta.metrics import (
     CRPS,
     ECE,
@@ -73,8 +76,7 @@ class Comparison:
     """SVG by title, empty without matplotlib."""
 
     def __str__(self) -> str:
-        names = list(dict.fromkeys(row.learner for row in self.rows))
-        metrics = list(dict.fromkeys(row.metric for row in self.rows))
+        names, metrics = self.learners, self.metrics
         cells = {(row.learner, row.metric): f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in self.rows}
         width = max(map(len, names)) + 2
         columns = [max(len(m), *(len(cells[n, m]) for n in names)) + 2 for m in metrics]
@@ -84,10 +86,26 @@ class Comparison:
             lines.append(f"{name:<{width}}{row}")
         return "\n".join(lines)
 
+    @property
+    def learners(self) -> list[str]:
+        """The learners' names, in order."""
+        return list(dict.fromkeys(row.learner for row in self.rows))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics' names, in order."""
+        return list(dict.fromkeys(row.metric for row in self.rows))
+
     def save(self, path: str | Path) -> Path:
-        """Writes one self-contained HTML page: table, pictures, settings, versions and times. No script, no other file."""
+        """Writes one self-contained HTML page: table, pictures, settings, versions and times. No script, no other file.
+
+        The page is written whole or not at all: where that fails, the old one stays.
+
+        Raises:
+            OSError, ValueError: the page cannot be written there.
+        """
         target = Path(path)
-        target.write_text(_page(self), encoding="utf-8")
+        write_atomically(target, _page(self).encode())
         return target
 
 
@@ -116,14 +134,17 @@ def compare(
         train: meta-training tasks, on which every learner is trained by `fit`, in place; if None, learners are taken as they are.
         steps: of `fit`.
         seed: of training and evaluation; torch's global generator is not touched.
-        page: where to write an HTML page with table and pictures; needs matplotlib.
+        page: where to write an HTML page with table and pictures; needs matplotlib. Whether it can be written is looked at first;
+            if it cannot be written all the same, the table is returned, and stderr says why.
         progress: shows bars.
 
     Returns:
         A tidy table with one row a learner and metric, which can be saved as a page later too.
 
     Raises:
-        ValueError: there is no learner, or the tasks do not fit one.
+        ValueError: there is no learner, the tasks do not fit one, or the page is no file.
+        OSError: the page cannot be written there.
+        ImportError: there is to be a page, and no matplotlib.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1)
@@ -134,10 +155,13 @@ def compare(
     if not learners:
         raise ValueError('learners: expected at least one by name, got none; e.g. {"MAML": MAML(...)}')
     check_count("episodes", episodes)
+    if page is not None:  # before hours of training, not after
+        check_target(page, "page")
+        plots.figure(1, 1)
     first = tasks[0]
     if metrics is None:
         name, learner = next(iter(learners.items()))
-        metrics = _metrics_for(learner, first, seed)
+        metrics = _metrics_for(learner, tasks, seed)
     rows: list[Row] = []
     seconds: dict[str, dict[str, float]] = {}
     for name, learner in learners.items():
@@ -161,18 +185,24 @@ def compare(
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    pictures = _pictures(learners, tasks, first, episodes, rows, seed) if page is not None else {}
-    comparison = Comparison(rows, seconds, settings, pictures)
+    comparison = Comparison(rows, seconds, settings, {})
     if page is not None:
-        comparison.save(page)
+        try:
+            comparison.pictures.update(_pictures(learners, tasks, first, episodes, rows, clusters, seed))
+            comparison.save(page)
+        except Exception as error:  # a picture or a full disk must not cost what was trained and measured
+            tqdm.write(
+                f"page: expected to write {page}, got {type(error).__name__}: {error}; the table is returned, and "
+                "its save(path) writes the page elsewhere",
+                file=sys.stderr,
+            )
     return comparison
 
 
-def _metrics_for(learner: Predictor, episode: Episode, seed: int) -> list[Metric]:
-    module = learner if isinstance(learner, Learner) else None
-    with seeded(seed), torch.no_grad():
-        prediction = predict(learner, episode)
-    if prediction.support is not None and prediction.support.is_discrete:
+def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list[Metric]:
+    with reading(learner, tasks, episodes=1, seed=seed) as read:
+        prediction = predict(learner, next(read)[1])
+    if has_classes(prediction):
         return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
     return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
 
@@ -199,6 +229,7 @@ def _pictures(
     first: Episode,
     episodes: int,
     rows: list[Row],
+    clusters: Clusters | None,
     seed: int,
 ) -> dict[str, str]:
     figures: dict[str, Any] = {}
@@ -207,31 +238,55 @@ def _pictures(
         figures[title] = plots.figure(4.8, 3.8)
         return figures[title].subplots()
 
-    classes = not first.query.y.is_floating_point() or any(row.metric in ("ECE", "accuracy") for row in rows)
+    classes = any(row.metric in ("ECE", "Accuracy") for row in rows) or not first.query.y.is_floating_point()
     ax = pane("Reliability" if classes else "Calibration")
     for name, learner in learners.items():
-        draw = plots.plot_reliability if classes else plots.plot_calibration
-        draw(learner, tasks, episodes=episodes, label=name, seed=seed, ax=ax)
-    ax = pane("NLL with 95 % intervals")
-    ours = [row for row in rows if row.metric == "NLL"][::-1]
+        shown: Any = {"episodes": episodes, "label": _plain(name), "clusters": clusters, "seed": seed, "ax": ax}
+        if classes:
+            plots.plot_reliability(learner, tasks, bins=ECE().bins, **shown)  # whose ECE is the table's
+        else:
+            plots.plot_calibration(learner, tasks, **shown)
+    metric = "NLL" if any(row.metric == "NLL" for row in rows) else rows[0].metric
+    ax = pane(f"{metric} with 95 % intervals")
+    ours = [row for row in rows if row.metric == metric][::-1]
     for height, row in enumerate(ours):
         ax.plot([row.low, row.high], [height, height], color=plots.COLOURS[0])
         ax.plot(row.value, height, "o", color=plots.COLOURS[0])
-    ax.set_yticks(range(len(ours)), [row.learner for row in ours])
-    ax.set_xlabel("nats a point; lower is better")
+    ax.set_yticks(range(len(ours)), [_plain(row.learner) for row in ours])
+    better = ours[0].better if ours[0].better.startswith("near") else f"{ours[0].better} is better"
+    ax.set_xlabel(f"nats a point; {better}" if metric == "NLL" else better)
     ax.spines[["top", "right"]].set_visible(False)
     single = isinstance(first.support.x, Tensor) and first.support.x.shape[2:] == (1,) and not classes
-    for name, learner in learners.items() if single else ():
-        module = learner if isinstance(learner, Learner) else None
-        inputs = torch.cat(
-            [first.support.x[:1, :, 0][first.support.mask[:1]], first.query.x[:1, :, 0][first.query.mask[:1]]]
-        )
-        at = torch.linspace(float(inputs.min()), float(inputs.max()), 120)
-        with torch.no_grad(), seeded(seed):
-            posterior: Any = learner(type(first.support)(*(leaf[:1] for leaf in first.support)))
-            if hasattr(posterior, "draws"):
-                plots.plot_predictive(posterior, at[None, :, None], seed=seed, ax=pane(f"{name}: the first task"))
+    if single and first.query.y.shape[2:] == (1,):
+        _first_tasks(learners, first, seed, pane)
     return {title: _svg(figure) for title, figure in figures.items()}
+
+
+def _first_tasks(learners: Mapping[str, Predictor], first: Episode, seed: int, pane: Callable[[str], Any]) -> None:
+    """The first task as each learner sees it, on the same axes, with what was asked for."""
+    support, query = (Points(*(leaf[:1] for leaf in part)) for part in first)
+    seen = torch.cat([part.x[part.mask][:, 0] for part in (support, query)])
+    at = torch.linspace(float(seen.min()), float(seen.max()), 120)
+    panes = []
+    for name, learner in learners.items():
+        module = learner if isinstance(learner, Learner) else None
+        with evaluating(module), torch.no_grad(), seeded(seed):
+            posterior: Any = learner(support)
+            if not isinstance(posterior, Posterior):  # a function of the user's, without draws
+                continue
+            ax = plots.plot_predictive(posterior, at[None, :, None], seed=seed, ax=pane(f"{name}: the first task"))
+        ax.plot(query.x[query.mask][:, 0], query.y[query.mask][:, 0], "x", color=plots.COLOURS[1], label="asked for")
+        ax.legend(frameon=False, fontsize=8)
+        panes.append(ax)
+    ends = [end for ax in panes for end in ax.get_ylim()]
+    for ax in panes:
+        ax.set_ylim(min(ends), max(ends))
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it: $ begins no formula, and _ hides it from no legend."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _svg(figure: Any) -> str:
@@ -242,14 +297,14 @@ def _svg(figure: Any) -> str:
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 80rem; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.5rem; margin-bottom: .25rem; } h2 { font-size: 1.1rem; margin-top: 2.25rem; }
 p.about { color: #555; margin-top: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
-thead th { max-width: 8rem; vertical-align: bottom; line-height: 1.3; } td { white-space: nowrap; line-height: 1.3; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
+thead th { max-width: 6.5rem; vertical-align: bottom; line-height: 1.3; } td { white-space: nowrap; line-height: 1.3; }
+th:first-child, td:first-child { text-align: left; white-space: normal; max-width: 14rem; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #1a1a1a; font-weight: 600; } thead small { display: block; color: #777; font-weight: 400; }
 td small { display: block; color: #777; font-weight: 400; }
 td.best { background: #e6f1f8; font-weight: 600; }
@@ -262,8 +317,7 @@ pre { background: #f6f6f6; padding: .75rem; overflow-x: auto; font-size: 12px; }
 
 
 def _page(comparison: Comparison) -> str:
-    names = list(dict.fromkeys(row.learner for row in comparison.rows))
-    metrics = list(dict.fromkeys(row.metric for row in comparison.rows))
+    names, metrics = comparison.learners, comparison.metrics
     rows = {(row.learner, row.metric): row for row in comparison.rows}
     head = "".join(f"<th>{_text(m)}<small>{_text(rows[names[0], m].better)}</small></th>" for m in metrics)
     body = ""

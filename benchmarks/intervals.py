@@ -159,7 +159,8 @@ def table(results: dict[str, Any]) -> str:
         if few and many:
             lines.append(
                 f"| {name} | {few['truth']:.3f} | {few['mean']:.3f} | {100 * few['inside']:.1f} % "
-                f"| {100 * few['too high']:.1f} % | {100 * few['too low']:.1f} % | {many['mean']:.3f} | {100 * many['inside']:.1f} % |"
+                f"| {100 * few['too high']:.1f} % | {100 * few['too low']:.1f} % "
+                f"| {many['mean']:.3f} | {100 * many['inside']:.1f} % |"
             )
     lines += [
         "\n| units | a task | tasks | told of them: truth inside | width | not told: inside | width |",

@@ -35,6 +35,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import bayesmeta as bm
 from bayesmeta.evaluation import Predictor
 from bayesmeta.metrics import bootstrap
+from bayesmeta.plots import average_ranks
 from bayesmeta.tasks.longitudinal import FAMILIES
 
 RESULTS = Path(__file__).parent / "results" / "longitudinal.json"
@@ -209,9 +210,9 @@ def choices(results: dict[str, Any], families: list[str]) -> dict[str, Any]:
     By the NLL on the validation folds of that seed alone: the lowest mean rank over families, and the lowest.
     """
 
-    def ranks(family: str, seed: int) -> dict[str, int]:
-        order = sorted(LEARNERS, key=lambda name: results[f"{name}; {family}; {seed}"]["validation"])
-        return {name: place for place, name in enumerate(order)}
+    def ranks(family: str, seed: int) -> dict[str, float]:
+        validation = [results[f"{name}; {family}; {seed}"]["validation"] for name in LEARNERS]
+        return dict(zip(LEARNERS, average_ranks(validation).tolist(), strict=True))
 
     every = {(family, seed): ranks(family, seed) for family in families for seed in range(SEEDS)}
     each = {place: min(row, key=lambda name: row[name]) for place, row in every.items()}
@@ -256,12 +257,12 @@ def table(results: dict[str, Any]) -> str:
             f"{len(families)}."
         )
     scores = {name: [nll(rows[name, family]) for family in families] for name in NAMES}
-    places = torch.tensor(list(scores.values())).argsort(0).argsort(0) + 1
+    places = torch.as_tensor(average_ranks(list(scores.values())))
     lines += ["\n| | mean rank by NLL | families won | seconds to train, median |", "|---|---|---|---|"]
-    for index in places.double().mean(1).argsort().tolist():
+    for index in places.mean(1).argsort().tolist():
         name, mine = NAMES[index], places[index]
         times = torch.tensor([run["seconds"] for family in families for run in runs[name, family]])
-        lines.append(f"| {name} | {mine.double().mean():.1f} | {int((mine == 1).sum())} | {times.median():.1f} |")
+        lines.append(f"| {name} | {mine.mean():.1f} | {int((mine == places.amin(0)).sum())} | {times.median():.1f} |")
     failed = [f"{key}: {row}" for key, row in results.items() if isinstance(row, str)]
     lines += [f"\nFailed: {'; '.join(failed)}"] if failed else []
     for family in families:

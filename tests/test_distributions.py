@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import distributions as dist
 
-from bayesmeta.distributions import affine, cdf, class_probabilities, marginals, mixture, quantile, select
+from bayesmeta.distributions import (
+    affine,
+    cdf,
+    class_probabilities,
+    marginals,
+    mixture,
+    quantile,
+    sample,
+    select,
+    undefined,
+)
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 D = torch.float64
@@ -98,6 +108,59 @@ def test_quantile_brackets_mixtures_of_far_apart_components(gap, scale, p):
     step = 1e-9 * (abs(gap) + scale + 1)  # between far components the cdf is flat: ask that p is crossed here
     assert cdf(d, value - step) <= p + 1e-12
     assert cdf(d, value + step) >= p - 1e-12
+
+
+@scalars
+def test_several_levels_lead_the_result_and_have_no_gradient(d):
+    levels = [0.05, 0.5, 0.95]
+    expected = torch.stack([quantile(d, p) for p in levels])
+    for several in (levels, tuple(levels), torch.tensor(levels, dtype=D), np.array(levels)):
+        assert torch.equal(quantile(d, several), expected)
+    loc = torch.zeros(2, requires_grad=True)
+    assert quantile(dist.StudentT(3.0, loc, 1.0), levels).numpy().shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "d", [gaussian(2, 0, 1), student(2, 0, 1), gaussian(5, 2, 0, 1)], ids=["normal", "t", "mixture"]
+)
+def test_no_points_have_no_quantiles(d):
+    d = d.to_event(1)
+    d = mixture(d) if len(d.batch_shape) == 3 else d
+    assert quantile(d, 0.5).shape == (2, 0, 1)
+    assert quantile(d, [0.1, 0.9]).shape == (2, 2, 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["normal", "student", "bernoulli", "categorical", "mixture", "mixture of bits"])
+def test_draws_have_the_moments_of_their_distribution(kind):
+    """20,000 draws: six standard errors."""
+    d = {
+        "normal": gaussian(2, 3, 1).to_event(1),
+        "student": dist.StudentT(9.0, *(gaussian(2, 3, 1).loc, gaussian(2, 3, 1).scale)).to_event(1),
+        "bernoulli": bernoulli(2, 3, 1).to_event(1),
+        "categorical": dist.Categorical(logits=normal(2, 3, 4)),
+        "mixture": mixture(gaussian(4, 2, 3, 2).to_event(1), normal(4, 1, 1)),
+        "mixture of bits": mixture(bernoulli(4, 2, 3, 1).to_event(1)),
+    }[kind]
+    drawn = sample(d, 20_000)
+    assert drawn.shape == (20_000, *d.batch_shape, *d.event_shape)
+    if kind == "categorical":
+        shares = torch.nn.functional.one_hot(drawn, 4).double().mean(0)
+        torch.testing.assert_close(shares, d.probs, rtol=0, atol=6 * 0.5 / 20_000**0.5)
+        return
+    error = (drawn.mean(0) - d.mean).abs() / (d.variance / 20_000).sqrt()
+    assert (error < 6).all()
+    torch.testing.assert_close(drawn.var(0), d.variance, rtol=0.15, atol=1e-3)
+
+
+def test_what_is_no_distribution_is_found():
+    loc = torch.tensor([0.0, float("nan"), float("inf")])
+    for d in (dist.Normal(loc, 1.0, validate_args=False), dist.StudentT(3.0, loc, 1.0, validate_args=False)):
+        assert undefined(d).tolist() == [False, True, True]
+        assert undefined(d.expand([2, 3]).to_event(1)).tolist() == [True, True]
+    mixed = mixture(dist.Normal(torch.stack([loc, torch.zeros(3)]), 1.0, validate_args=False))
+    assert undefined(mixed).tolist() == [False, True, True]
+    logits = torch.tensor([[0.0, -float("inf")], [float("nan"), 0.0]])  # a class without probability is no fault
+    assert undefined(dist.Categorical(logits=logits, validate_args=False)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("p", [-0.1, 0.0, 1.0, 1.1, float("nan")])

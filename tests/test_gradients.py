@@ -151,7 +151,7 @@ def test_bayesian_meta_gradient(name: str, episode: Episode) -> None:
     assert relative_error(directions @ found, expected) < 1e-6
 
 
-CLASS_PROCESSES: dict[str, Callable[[bm.Objective], Learner]] = {
+CLASS_PROCESSES: dict[str, Callable[[bm.variational.Objective], Learner]] = {
     "DKT": lambda objective: bm.DKTClassifier(features(), ScaleKernel(RBFKernel()), classes=3, objective=objective),
     "Polya-Gamma": lambda objective: bm.PolyaGammaGP(
         features(), ScaleKernel(RBFKernel()), classes=3, objective=objective
@@ -162,7 +162,9 @@ CLASS_PROCESSES: dict[str, Callable[[bm.Objective], Learner]] = {
 
 @pytest.mark.parametrize("objective", ["elbo", "predictive"])
 @pytest.mark.parametrize("name", CLASS_PROCESSES)
-def test_gradient_of_gaussian_processes_for_classes(name: str, objective: bm.Objective, images: Episode) -> None:
+def test_gradient_of_gaussian_processes_for_classes(
+    name: str, objective: bm.variational.Objective, images: Episode
+) -> None:
     torch.manual_seed(0)
     learner = CLASS_PROCESSES[name](objective).double()
     parameters = list(learner.parameters())

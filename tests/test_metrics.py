@@ -21,6 +21,7 @@ from bayesmeta.metrics import (
     AdaptiveECE,
     Brier,
     ClasswiseECE,
+    EnergyScore,
     ErrorAUROC,
     QuantileCalibrationError,
     Sharpness,
@@ -274,6 +275,31 @@ def test_metrics_refuse_predictions_that_they_cannot_judge():
         RMSE().statistic(dist.Normal(LOC, SCALE).to_event(1), observe(one))
     with pytest.raises(ValueError, match="event shape"):
         Coverage().statistic(dist.Normal(LOC, SCALE).to_event(1), observe(one))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [RMSE(), CRPS(), Coverage(), Width(), Sharpness(), QuantileCalibrationError(), PIT(), EnergyScore(8)],
+    ids=lambda metric: metric.name,
+)
+def test_metrics_of_numbers_refuse_classes_of_every_kind(metric):
+    bits = dist.Bernoulli(logits=LOC[..., :1]).to_event(1)
+    for d, y in (
+        (dist.Categorical(logits=LOGITS), LABELS),
+        (bits, Y[..., :1].sign().clamp(min=0)),
+        (mixture(dist.Bernoulli(logits=normal(3, B, M, 1)).to_event(1)), Y[..., :1].sign().clamp(min=0)),
+    ):
+        with pytest.raises(TypeError, match=r"expected one of numbers .* which is of classes; use NLL, Accuracy"):
+            metric.statistic(d, observe(y))
+
+
+def test_a_distance_from_perfection_is_the_size_of_its_gaps():
+    for metric, predict, y in ROWS.values():
+        sums = metric.statistic(predict(lambda t: t), observe(y)).sum(0)
+        gaps = metric.gaps(sums)
+        if gaps is not None:
+            assert metric.size(gaps) == metric.reduce(sums)
+            assert metric.size(torch.zeros_like(gaps)) == 0
 
 
 # --- bootstrap

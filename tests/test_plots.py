@@ -82,6 +82,9 @@ def test_ranks_and_shots() -> None:
     assert [text.get_text() for text in ax.get_yticklabels()] == ["c", "b", "a"]
     means = sorted(line.get_xdata()[0] for line in ax.lines)
     assert means == pytest.approx([1.0, 7 / 3, 8 / 3])
+    ax = bm.plot_ranks({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [0.5, 9.0, float("nan")]})
+    means = {text.get_text(): line.get_xdata()[0] for text, line in zip(ax.get_yticklabels(), ax.lines, strict=True)}
+    assert means == pytest.approx({"a": (2.5 + 1.5 + 1.5) / 3, "b": (2.5 + 1.5 + 1.5) / 3, "c": (1 + 3 + 3) / 3})
     row = {1: bm.Estimate(2.0, 1.0, 3.0), 5: bm.Estimate(1.0, 0.5, 1.5)}
     ax = bm.plot_metric_against_shots({"a": row})
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, 1.0])

@@ -14,6 +14,7 @@ from gpytorch.kernels import RBFKernel
 from tests_support import Blobs
 
 import bayesmeta as bm
+from bayesmeta import report
 
 TASKS = bm.LinearGaussian(batch=20, shots=3)
 
@@ -65,6 +66,58 @@ def test_page_stands_alone(tasks: bm.tasks.source.TaskSource, tmp_path: Path) ->
     assert text.count("<img") == len(found.pictures) >= 2
     for word in ("seed", "torch", "episodes", f"{found.rows[0].value:.3f}"):
         assert word in text
+
+
+def test_where_no_page_can_be_written_nothing_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for page, error in ((tmp_path / "none" / "x.html", FileNotFoundError), (tmp_path / "folder", ValueError)):
+        learner = maml()
+        before = [p.clone() for p in learner.parameters()]
+        with pytest.raises(error, match="page"):
+            bm.compare({"MAML": learner}, TASKS, episodes=1, train=TASKS, steps=2, page=page, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), before, strict=True))
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    names = [r"rate $\alfa$", "$", "a_b", "_hidden", "<&>"]
+    found = bm.compare(dict.fromkeys(names, TASKS.oracle), TASKS, episodes=1, page=tmp_path / "x.html", progress=False)
+    assert found.learners == names
+    assert len(found.pictures) == 2 + len(names)
+
+
+def test_what_fails_after_the_work_costs_only_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "x.html"
+    page.write_text("the old page")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    found = bm.compare({"exact": TASKS.oracle}, TASKS, episodes=1, page=page, progress=False)
+    assert found.rows
+    assert "No space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space"):
+        found.save(page)
+    assert page.read_text() == "the old page"
+    assert list(tmp_path.iterdir()) == [page]
+    monkeypatch.undo()
+    found.save(page)
+    assert "<table>" in page.read_text()
+
+
+def test_pictures_of_the_first_task_show_what_was_asked_for_on_the_same_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(report, "_svg", lambda figure: drawn.append(figure.axes[0]) or "<svg/>")
+    bm.compare({"MAML": maml(), "exact": TASKS.oracle}, TASKS, episodes=1, page=tmp_path / "x.html", progress=False)
+    panes = drawn[2:]
+    assert len({ax.get_ylim() for ax in panes}) == len({ax.get_xlim() for ax in panes}) == 1
+    for ax in panes:
+        asked = next(line for line in ax.lines if line.get_label() == "asked for")
+        assert asked.get_ydata().tolist() == TASKS[0].query.y[0, :, 0].tolist()
 
 
 def test_page_opens_in_a_browser(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
 
 
 def test_warm_up_and_a_start_from_maml() -> None:
-    """The two recipes of docs/stability.md: settings may change between fits, and a trained network is a start."""
+    """Two recipes of docs/bayesian.md: settings may change between fits, and a trained network is a start."""
     tasks = bm.Sinusoids(batch=B, shots=3, queries=M, noise=0.1)
     maml = bm.MAML(network(), bm.Gaussian())
     bm.fit(maml, tasks, steps=2, progress=False)

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from bayesmeta import (
+    ABML,
     MAML,
     MLP,
+    Bernoulli,
     Categorical,
     Ensemble,
     Episode,
@@ -154,6 +156,36 @@ def test_labels_are_left_as_they_are():
     d = learner(episode.support)(episode.query.x)
     assert d.probs.shape == (1, 6, 3)
     torch.testing.assert_close(learner.losses(episode), nll(d, episode.query), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "draws", "ensemble"])
+def test_yes_or_no_targets_are_left_as_they_are(kind):
+    """What a Bernoulli learns through the scaling is what it learns of scaled inputs alone."""
+
+    def part(seed: int) -> Points:
+        return points(LOC + SCALE * normal(6, 2, seed=seed), (normal(6, seed=seed) > 0).double(), dtype=D)
+
+    episode = Episode(part(0), part(1))
+    build = {
+        "plain": lambda: maml(1, Bernoulli()),
+        "draws": lambda: ABML(MLP(2, 1, hidden=(8,)), Bernoulli()),
+        "ensemble": lambda: Ensemble([maml(1, Bernoulli()), maml(1, Bernoulli())]),
+    }[kind]
+    inner = build().double()
+    before = torch.get_rng_state()
+    learner = Standardized(inner, [episode])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (learner.y_loc, learner.y_scale) == (0, 1)
+    scaled = [p._replace(x=(p.x - learner.x_loc) / learner.x_scale) for p in episode]
+    torch.manual_seed(0)
+    expected = inner(scaled[0])(scaled[1].x)
+    torch.manual_seed(0)
+    found = learner(episode.support)(episode.query.x)
+    torch.testing.assert_close(found.mean, expected.mean)
+    assert learner(episode.support).draws(episode.query.x, 3).mean.shape == (3, 1, 6, 1)
+    assert decompose(learner(episode.support), episode.query.x)[0].isfinite().all()
+    whole = Standardized(maml(1).double(), [episode])  # whole numbers that a Gaussian answers are numbers
+    assert whole.y_scale != 1
 
 
 def test_the_scaling_is_saved_with_the_learner():
