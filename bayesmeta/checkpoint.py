@@ -187,7 +187,9 @@ class Checkpoint:
         check_state(self.learner, content["states"].get("learner"), str(self.path))
 
 
-def describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+def describe(
+    learner: Learner, optimizer: Optimizer | None = None, scheduler: LRScheduler | None = None
+) -> dict[str, Any]:
     """All but the weights that tells one learner, optimiser and scheduler from others, as numbers and texts by name.
 
     Functions are described by their names alone.
@@ -205,7 +207,7 @@ def describe(learner: Learner, optimizer: Optimizer, scheduler: LRScheduler | No
     for name, parameter in learner.named_parameters():
         described[f"requires_grad of {name}"] = parameter.requires_grad
     described["optimizer"] = type(optimizer).__name__
-    for place, group in enumerate(optimizer.param_groups):
+    for place, group in enumerate(optimizer.param_groups if optimizer is not None else []):
         trained = [names.get(id(parameter), "another tensor") for parameter in group["params"]]
         described |= _plain(f"optimizer.param_groups[{place}]", {**group, "params": trained})
     described["scheduler"] = type(scheduler).__name__

@@ -148,6 +148,7 @@ def fit(
         seed=seed,
         checkpoint_every=checkpoint_every,
     )
+    processes.compare(describe(learner))
     processes.place(learner)
     length = len(tasks)  # type: ignore[arg-type]
     with seeded(seed):

@@ -15,6 +15,9 @@ import linear_operator
 import pytest
 import torch
 
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell starts what it runs in the background with it ignored
 torch.func.grad(torch.sin)(torch.zeros(()))  # torch imports sympy on first use, which adds a warning filter
 
 

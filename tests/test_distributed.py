@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,18 @@ from torch.utils._pytree import tree_map
 import bayesmeta as bm
 from bayesmeta import checkpoint
 from bayesmeta.distributed import Processes
+from bayesmeta.files import alone
 from bayesmeta.meta_gradient import MetaGradient
 
 STEPS, FILE = 8, "checkpoint.bayesmeta"
+DIFFERENT = {
+    "rate": r"optimizer\.param_groups\[0\]\.lr 0\.1 in process 0 and 0\.2 in process 1; build",
+    "steps": "steps 3 in process 0 and 4 in process 1",
+    "seed": "seed 0 in process 0 and 1 in process 1",
+    "data": "the first episode '.*' in process 0",
+    "batch": "the first episode '.*' in process 0",
+    "frozen": r"requires_grad of network\.head\.bias True in process 0 and False in process 1",
+}
 CASES = {case.id: case.values for case in contract.CASES}
 
 
@@ -66,6 +79,69 @@ def refusal(kind: str, fabric: Fabric, tasks: Any = None, **options: Any) -> str
     return str(error.value)
 
 
+def apart(field: str, rank: int) -> str:
+    """What the processes say where one thing of their runs differs."""
+    learner = build("MAML")
+    if field == "frozen":
+        learner.network.head.bias.requires_grad_(not rank)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1 + 0.1 * rank * (field == "rate"))
+    options: dict[str, Any] = {"steps": 3 + rank * (field == "steps"), "seed": rank * (field == "seed")}
+    tasks = bm.Sinusoids(batch=4 + 2 * rank * (field == "batch"), seed=rank * (field == "data"))
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    with pytest.raises(ValueError, match="fabric: expected the same run in all processes") as error:
+        bm.fit(learner, tasks, optimizer=optimizer, fabric=fabric, progress=False, **options)
+    return str(error.value)
+
+
+class Sided(bm.Learner):
+    """A learner that uses one parameter only for tasks of positive targets, and another for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = build("MAML")
+        self.some = torch.nn.Parameter(torch.full((3,), 0.5, dtype=torch.float64))
+        self.never = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, support: bm.Points) -> bm.Posterior:
+        return self.inner(support)
+
+    def losses(self, episode: bm.Episode) -> Tensor:
+        losses = self.inner.losses(episode)
+        return losses + self.some.square().sum() if bool(episode.query.y.max() > 0) else losses
+
+
+def sided(fabric: Fabric | None, slices: int) -> list[Tensor]:
+    """The weights after steps on two tasks of negative and two of positive targets, under a decay that moves zeros too."""
+    learner = Sided()
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(1, 6, 1).expand(4, 6, 1)
+    y = torch.tensor([-1.0, -2.0, 1.0, 2.0], dtype=torch.float64)[:, None, None].expand(4, 6, 1)
+    part = bm.Points(x, y, torch.ones(4, 6, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=0.01, weight_decay=0.1)
+    tasks: Any = [bm.Episode(part, part)]
+    bm.fit(learner, tasks, steps=3, optimizer=optimizer, slices=slices, fabric=fabric, progress=False)
+    return [value.detach() for value in learner.state_dict().values()]
+
+
+def held(fabric: Fabric, folder: Path) -> str:
+    """What the processes say where another run holds the folder."""
+    folder.mkdir(exist_ok=True)
+    with alone(folder) if fabric.global_rank == 0 else nullcontext():
+        fabric.barrier()
+        return refusal("MAML", fabric, checkpoint=folder)
+
+
+def late(fabric: Fabric) -> str:
+    """What a process says of another that takes too long; it is the end of their connection."""
+    processes = Processes(fabric)
+    processes.agree(0)
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    if fabric.global_rank == 1:
+        time.sleep(4)
+    with pytest.raises((TimeoutError, ConnectionError)) as error:
+        processes.agree(1)
+    return f"{type(error.value).__name__}: {error.value}"
+
+
 class Dying(torch.utils.data.Dataset[bm.Episode]):
     """Sinusoids whose episode 5 sends a signal to one of the processes."""
 
@@ -89,6 +165,7 @@ def left() -> None:
 
 def work(job: str, folder: Path) -> None:
     """What each of two processes does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would hand on that it is ignored
     atexit.register(left)  # before fit's own, so it is called after that
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
@@ -101,6 +178,10 @@ def work(job: str, folder: Path) -> None:
         even, odd = (bm.Sinusoids(batch=batch)[0] for batch in (4, 3))
         results["odd"] = [refusal("MAML", fabric, tasks) for tasks in ([odd], [even, odd])]
         results["apart"] = refusal("ABML", fabric, checkpoint=folder / ["ABML", "elsewhere"][fabric.global_rank])
+        results["differ"] = {field: apart(field, fabric.global_rank) for field in DIFFERENT}
+        results["sided"] = sided(fabric, 1)
+        results["held"] = held(fabric, folder / "held")
+        results["late"] = late(fabric)
         torch.save(results, folder / f"numbers {fabric.global_rank}")
     elif job == "resumed":
         torch.save(run("ABML", fabric, checkpoint=folder), folder / f"resumed {fabric.global_rank}")
@@ -174,6 +255,37 @@ def test_refuses_folders_that_not_all_processes_see(numbers: list[dict[str, Any]
     """Else they would average gradients of different steps."""
     for results in numbers:
         assert "expected one folder that all processes see, got runs at the steps [8, 0]" in results["apart"]
+
+
+@pytest.mark.parametrize("field", DIFFERENT)
+def test_refuses_processes_whose_runs_differ(numbers: list[dict[str, Any]], field: str) -> None:
+    """Else they end with different weights, or one waits for steps that the other does not take."""
+    expected = f"fabric: expected the same run in all processes, got {DIFFERENT[field]}"
+    for results in numbers:
+        assert re.match(expected, results["differ"][field]), results["differ"][field]
+
+
+def test_a_parameter_that_one_process_uses_alone(numbers: list[dict[str, Any]]) -> None:
+    """Is zero in the other's gradient; one that none uses has no gradient, and is not decayed."""
+    expected = sided(None, 2)
+    for results in numbers:
+        torch.testing.assert_close(results["sided"], expected)
+    assert torch.equal(numbers[0]["sided"][-1], torch.ones(2, dtype=torch.float64))
+
+
+def test_no_process_waits_for_one_that_cannot_begin(numbers: list[dict[str, Any]]) -> None:
+    assert "checkpoint: expected a folder that no other run uses" in numbers[0]["held"]
+    assert "checkpoint: expected all processes to begin, got an error in process 0" in numbers[1]["held"]
+
+
+def test_a_slow_process_is_not_called_dead(numbers: list[dict[str, Any]]) -> None:
+    """But the one that waited is, by the slow one: it has ended their connection."""
+    slow, ended = (results["late"] for results in numbers)
+    assert slow.startswith(
+        "TimeoutError: fabric: process 0 waited for another of the 2 for longer than the fabric allows"
+    )
+    assert "Fabric(strategy=DDPStrategy(timeout=timedelta(hours=2))" in slow
+    assert ended.startswith("ConnectionError: fabric: another of the 2 processes has ended, so process 1 stops too")
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from contextvars import ContextVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -193,6 +194,75 @@ def test_fit_and_evaluate_leave_random_state_and_mode_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert not trained.training
     assert all(p.grad is None for p in trained.parameters())
+
+
+class Modes(bm.Learner):
+    """Records in which mode its parts are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.kept = learner(), nn.Dropout()
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def forward(self, support: bm.Points) -> bm.Posterior:
+        return self.inner(support)
+
+    def losses(self, episode: Episode) -> Tensor:
+        self.seen.add((self.training, self.kept.training))
+        return self.inner.losses(episode)
+
+
+def test_fit_leaves_a_learner_that_is_ready_to_answer() -> None:
+    """It trains in training mode whatever it finds, but for parts that the user keeps in evaluation mode."""
+    fresh, served, frozen, diverged = Modes(), Modes().eval(), Modes(), Modes()
+    frozen.kept.eval()
+    for trained, modes in ((fresh, (True, True)), (served, (True, True)), (frozen, (True, False))):
+        bm.fit(trained, TASKS, steps=1, progress=False)
+        assert trained.seen == {modes}
+        assert not any(part.training for part in trained.modules())
+    diverged.inner.likelihood.log_scale.data.fill_(torch.inf)
+    with pytest.raises(bm.Diverged):
+        bm.fit(diverged, TASKS, steps=1, progress=False)
+    assert not diverged.training
+
+
+def test_a_default_device_changes_no_bit() -> None:
+    class Line(bm.Learner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.ones(1))
+
+        def forward(self, support: bm.Points) -> Any:
+            return lambda x: torch.distributions.Independent(
+                torch.distributions.Normal(self.slope * x, self.slope.exp(), validate_args=False), 1
+            )
+
+    results = []
+    for device in ("cpu", "meta"):
+        lines, given = [Line(), Line()], [TASKS[index] for index in range(3)]
+        with torch.device(device):
+            for line, threads in zip(lines, (1, 2), strict=True):
+                bm.fit(line, given, steps=3, slices=4, threads=threads, progress=False)  # type: ignore[arg-type]
+        results.append([line.slope.item() for line in lines])
+    assert results[0] == results[1]
+
+
+def test_threads_go_on_in_the_callers_context() -> None:
+    """A generator that is set for a context is that of all threads of `fit` within."""
+    context: ContextVar[int] = ContextVar("context", default=0)
+    seen: set[int] = set()
+
+    class Asking(Modes):
+        def losses(self, episode: Episode) -> Tensor:
+            seen.add(context.get())
+            return super().losses(episode)
+
+    token = context.set(7)
+    try:
+        bm.fit(Asking(), TASKS, steps=2, slices=8, threads=2, progress=False)
+    finally:
+        context.reset(token)
+    assert seen == {7}
 
 
 def test_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
