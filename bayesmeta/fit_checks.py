@@ -157,11 +157,12 @@ def preflight(learner: Learner, episode: Episode, slices: int, threads: int, pro
         check_targets(prediction, part)
 
 
-def check_episode(episode: Episode, index: int) -> None:
+def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
     """The part of `data.check` that is cheap enough for every step: shapes, and whether each task has something to learn from.
 
     Raises:
-        ValueError: an episode is no episode, its support and query differ in tasks, or a query is wholly masked.
+        ValueError: an episode is no episode, its support and query differ in tasks, a query is wholly masked, or tasks are of
+            unequal length beside batch normalisation.
     """
     try:
         if not isinstance(episode, Episode):
@@ -179,6 +180,8 @@ def check_episode(episode: Episode, index: int) -> None:
                 f"query: expected at least one point a task, got none in task {int(asked.int().argmin())}; leave out the task or "
                 "give it fewer support points"
             )
+        for name, part in zip(Episode._fields, episode, strict=True):
+            check_padding(learner, part.mask, name)
     except ValueError as error:
         raise ValueError(f"episode {index}: {error}") from None
 

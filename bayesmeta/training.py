@@ -200,7 +200,7 @@ def fit(
                 interruption.breakable = True
                 index = step % length
                 episode = tasks[index]
-                check_episode(episode, index)
+                check_episode(learner, episode, index)
                 optimizer.zero_grad(set_to_none=True)
                 loss, gradient = meta_gradient(move(processes.share(episode), learner))
                 loss, gradient, history.interrupted = processes.mean(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, constraints
 from pyro.infer import TraceMeanField_ELBO
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
@@ -27,6 +29,18 @@ Objective: TypeAlias = Literal["elbo", "predictive"]
 
 _PYRO = threading.RLock()
 """Pyro keeps its stack of handlers in a global, which two threads must not share."""
+
+
+def _start_anew() -> None:
+    """In a forked process the thread that held the lock is no more, and what it left on Pyro's stack means nothing."""
+    global _PYRO
+    if not _PYRO._is_owned():  # type: ignore[attr-defined]
+        _PYRO = threading.RLock()
+        _PYRO_STACK.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 class Latent(TorchDistribution):

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.border import check_spread
-from bayesmeta.data import Episode, Points, check, concatenate
+from bayesmeta.data import Episode, Points, check, concatenate, move
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
@@ -152,8 +152,9 @@ class Standardized(Learner):
     def _register(self, name: str, values: Tensor) -> None:
         check_spread(values, values.dtype, f"tasks: {name}")
         scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
-        self.register_buffer(f"{name}_loc", values.mean(0))
-        self.register_buffer(f"{name}_scale", torch.where(varies, scale, 1.0))  # a constant is only centred
+        scale = torch.where(varies, scale, 1.0)  # a constant is only centred
+        for part, value in (("loc", values.mean(0)), ("scale", scale)):
+            self.register_buffer(f"{name}_{part}", move(value, self.learner))
 
     def _scale(self, given: Points) -> Points:
         labels = not given.y.is_floating_point()

@@ -155,7 +155,7 @@ class PACOHNN(HyperPosteriorLearner):
                 log_density = self._log_likelihood(values, noise, support).sum() - 0.5 * standard.square().sum()
             (score,) = torch.autograd.grad(log_density, standard)
             direction = vmap(stein_direction)(standard.detach().flatten(0, 1), score.flatten(0, 1))
-            standard.grad = -direction.view_as(standard)
+            standard.grad = -direction.view_as(standard).to(standard)  # another type under autocast
             optimizer.step()
         learned = networks(standard.detach())
 
