@@ -68,7 +68,9 @@ def main() -> bm.Comparison:
 
     draw(learners, calibrated, test)
     conformal = bm.Conformal(learners["ABML"], validation, level=0.9, episodes=EPISODES)
-    print(f"ABML's conformal 90 % intervals hold {conformal.coverage(test, episodes=EPISODES)} of new targets.\n")
+    print(
+        f"ABML's conformal 90 % intervals hold {conformal.coverage(test, episodes=EPISODES)} of a new task's targets.\n"
+    )
 
     import arviz
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 
 import matplotlib as mpl
@@ -38,3 +41,16 @@ def test_shared_encoder() -> None:
     """VERSA on the neural process's encoder is better than from nothing, by more than both intervals."""
     rows = runpy.run_path(str(EXAMPLES / "shared_encoder.py"))["main"]()
     assert rows["VERSA on its encoder, few steps"]["NLL"].high < rows["VERSA alone, as few steps"]["NLL"].low
+
+
+def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
+    root = EXAMPLES.parent
+    if shutil.which("git") is None or not (root / ".git").exists():
+        pytest.skip("no git checkout")
+    written = {
+        name for path in EXAMPLES.glob("*.py") for name in re.findall(r'"(\w+(?:\.png|\.html|_run))"', path.read_text())
+    }
+    assert written >= {"compare.html", "uncertainty.png", "growth_curves.png", "omniglot.png", "distributed_run"}
+    for name in written:
+        place = f"{name}/state" if name.endswith("_run") else name
+        assert subprocess.run(["git", "check-ignore", "-q", place], cwd=root, check=False).returncode == 0, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,8 +91,7 @@ def interval(
     """
     rows = rows.double().cpu()
     value = reduce(rows.sum(0))
-    without = reduce(rows.sum(0) - rows).reshape(len(rows), -1)  # each task left out once
-    influence = (without.nanmean(0) - without).nan_to_num()
+    influence = _influence(reduce, rows)
     worth, reach = _worth(influence, shared)
     if worth < 2:
         return value, torch.full_like(value, math.nan), torch.full_like(value, math.nan)
@@ -115,20 +115,18 @@ def interval(
 
 
 def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, resamples: int, seed: int) -> Estimate:
-    """The interval of a norm of gaps, which noise makes larger: the distances under which the one that was found is not odd.
+    """The interval of a norm of gaps, which noise makes larger.
 
-    It inverts a test (Carpenter 1999). For a supposed distance the gaps found are drawn towards zero until their norm is that
-    (by as many standard deviations each, and not below zero), and get the noise of the resamples: the lower end is the least
-    distance with which the figure comes out as large as it did one time in 40, the upper one the largest with which it comes out
-    as small. Where all the gaps may be noise, the lower end is that of perfection. Resampling tells the noise around the gaps
-    found, and that is the same; what it would tell of the norm is a distribution around something already too large.
+    Resamples tell the noise of the gaps, but as distances they lie around something that is too large already. So the lower end
+    inverts a test (Carpenter 1999): for a supposed distance the gaps found are drawn towards zero until their norm is that, by as
+    many standard deviations each and not beyond it, and get the noise; the end is the least distance with which the figure comes
+    out as large as it did one time in 40. Where all the gaps may be noise, that is perfection. The upper end is the figure and
+    what the noise adds to it in 39 times of 40, beyond its mean: not lowered by the bias, so rather too far.
     """
     found, size = metric.gaps(rows.sum(0)), metric.size
-    without = metric.gaps(rows.sum(0) - rows)
     assert found is not None
-    assert without is not None
     value = size(found).item()
-    worth, reach = _worth((without.nanmean(0) - without).nan_to_num(), shared)
+    worth, reach = _worth(_influence(metric.gaps, rows), shared)
     if worth < 2 or math.isnan(value):
         return Estimate(value, math.nan, math.nan)
     drawn = metric.gaps(resampled(rows, draws=worth, resamples=resamples, seed=seed))
@@ -142,21 +140,16 @@ def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, resamples: in
     def as_large(shrinkage: float) -> bool:
         return (size(supposed(shrinkage) + noise) >= value * (1 - 1e-9)).double().mean().item() >= _TAIL
 
-    def as_small(shrinkage: float) -> bool:
-        return (size(supposed(shrinkage) + noise) <= value * (1 + 1e-9)).double().mean().item() >= _TAIL
-
     furthest = (found.abs() / spread.clamp(min=1e-300)).where(spread > 0, 0.0).max().item() * (1 + 1e-9)
-    low = furthest if as_large(furthest) else _last(as_large, 0.0, furthest)
-    high = _last(as_small, 0.0, -_FAR) if as_small(0.0) else 0.0  # never below the estimate
-    ends = (size(supposed(low)).item(), size(supposed(high)).item())
-    return Estimate(value, min(ends[0], value), max(ends[1], value))
+    low = size(supposed(furthest if as_large(furthest) else _last(as_large, 0.0, furthest))).item()
+    again = size(found + noise)
+    high = value + (torch.quantile(again, 1 - _TAIL) - again.mean()).item()
+    return Estimate(value, min(low, value), max(high, value))
 
 
 _TAIL = 0.025
 _NORMAL = 1.959963984540054
 """The standard deviations beyond which a normal has `_TAIL` on either side."""
-_FAR = 6.0
-"""Standard deviations by which gaps may be larger than they look."""
 
 
 def _last(holds: Callable[[float], bool], good: float, bad: float) -> float:
@@ -165,6 +158,13 @@ def _last(holds: Callable[[float], bool], good: float, bad: float) -> float:
         middle = (good + bad) / 2
         good, bad = (middle, bad) if holds(middle) else (good, middle)
     return good
+
+
+def _influence(reduce: Callable[[Tensor], Any], rows: Tensor) -> Tensor:
+    """By how much figures fall when a task is left out, beside the mean task, ``(T, F)``: the jackknife."""
+    total = rows.sum(0)
+    without = torch.cat([reduce(total - some).reshape(len(some), -1) for some in rows.split(4096)])
+    return (without.nanmean(0) - without).nan_to_num()
 
 
 def _worth(influence: Tensor, shared: Tensor | None) -> tuple[int, float]:
