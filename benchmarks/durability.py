@@ -160,7 +160,7 @@ def run(root: Path, setting: Setting, wanted: int, numbers: random.Random) -> di
             lost.append(max(step, before) - finished(folder))  # an error, if the file is not whole
         undisturbed(folder, setting)
         left = [path.name for path in folder.iterdir()]
-        ends += equal(whole, folder) and left == [FILE]
+        ends += equal(whole, folder) and sorted(left) == [FILE, "lock"]
         runs += 1
     return {
         "kills": kills,
