@@ -82,6 +82,9 @@ def fit(
     Ctrl-C ends the run after the step in hand, and the history so far is returned. With a checkpoint the same call goes on from
     there, and on a CPU ends with the very bits of a run that was never interrupted.
 
+    Lengthscales of kernels that are as gpytorch made them start from the first episode's tasks: at 1/√2 of the median distance
+    between the features of two points (see `bayesmeta.kernel_starts.start_kernels`). What you have set yourself stays.
+
     Args:
         learner: what to train; tasks are moved to its device and floating type.
         tasks: a task source, or any map-style dataset of episodes. Beyond its length it starts over.
@@ -114,6 +117,9 @@ def fit(
         ConnectionError: another process of the fabric has ended; the message says how to go on.
         Diverged: a loss or gradient is NaN or infinite; the message names step and parameter.
 
+    Warns:
+        UserWarning: under a kernel no two points of the first tasks are correlated, so that it would learn nothing.
+
     Example:
         >>> learner = MAML(MLP(1, 1), Gaussian())
         >>> history = fit(learner, Sinusoids(), steps=2, progress=False)
@@ -128,8 +134,8 @@ def fit(
         raise ValueError(f"threads: expected 1 with compile=True, which torch allows one thread only, got {threads}")
     processes.place(learner)
     with seeded(learner, seed):
-        _preflight(learner, tasks[0], slices, threads, processes)
-        start_kernels(learner, tasks[0])
+        _preflight(learner, first := tasks[0], slices, threads, processes)
+        start_kernels(learner, first)
     length = len(tasks)  # type: ignore[arg-type]
     if optimizer is None:
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)

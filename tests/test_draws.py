@@ -38,9 +38,7 @@ def test_slopes_of_draws_at_known_inputs_have_the_moments_of_the_derivative_proc
     with torch.random.fork_rng():
         torch.manual_seed(0)
         values = posterior.draws(at, 2000).mean
-    slopes = torch.stack(
-        [torch.autograd.grad(values[s].sum(), at, retain_graph=True)[0].flatten() for s in range(200)]
-    )
+    slopes = torch.stack([torch.autograd.grad(values[s].sum(), at, retain_graph=True)[0].flatten() for s in range(200)])
     one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     between = posterior._between(one, other)[0]
     (mean_slope,) = torch.autograd.grad(posterior(one).mean.sum(), one)
@@ -136,7 +134,9 @@ def test_draws_of_classifiers_have_slopes_of_their_functions_and_singular_kernel
 
 
 @pytest.mark.parametrize(
-    "made", [LinearKernel, lambda: ScaleKernel(RBFKernel()), lambda: MaternKernel(nu=1.5)], ids=["linear", "RBF", "Matern"]
+    "made",
+    [LinearKernel, lambda: ScaleKernel(RBFKernel()), lambda: MaternKernel(nu=1.5)],
+    ids=["linear", "RBF", "Matern"],
 )
 def test_predictions_at_known_inputs_have_the_slope_that_they_have_beside_them(made: Any) -> None:
     """A copy of the known inputs, equal in value, is differentiated for itself."""

@@ -164,7 +164,9 @@ BUILD: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("build", BUILD.values(), ids=BUILD)
 def test_kernels_with_a_batch_are_refused_by_name(build: Callable[[Any], Any]) -> None:
     for made in BATCHED.values():
-        with pytest.raises(ValueError, match=r"kernel: expected one set of hyperparameters.*Kernel of batch_shape \(3,\)"):
+        with pytest.raises(
+            ValueError, match=r"kernel: expected one set of hyperparameters.*Kernel of batch_shape \(3,\)"
+        ):
             build(made())
     build(RBFKernel(ard_num_dims=2) * LinearKernel())
     with pytest.raises(TypeError, match="kernel: expected a gpytorch kernel"):
@@ -181,7 +183,9 @@ def test_means_with_a_batch_and_things_that_are_no_means_are_refused() -> None:
 
     three = torch.Size([3])
     for made in (ConstantMean(batch_shape=three), LinearMean(1, batch_shape=three), ZeroMean(batch_shape=three)):
-        with pytest.raises(ValueError, match=rf"mean: expected one set of .*{type(made).__name__} of batch_shape \(3,\)"):
+        with pytest.raises(
+            ValueError, match=rf"mean: expected one set of .*{type(made).__name__} of batch_shape \(3,\)"
+        ):
             build(made)
     for wrong in (ConstantMean, nn.Linear(1, 1)):
         with pytest.raises(TypeError, match="mean: expected a gpytorch mean"):
@@ -190,5 +194,7 @@ def test_means_with_a_batch_and_things_that_are_no_means_are_refused() -> None:
 
 
 def test_kernels_of_other_than_one_number_a_pair_are_refused_when_asked() -> None:
-    with pytest.raises(ValueError, match=r"kernel: expected one covariance a pair of points, \(1, 2, 2\), got \(1, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"kernel: expected one covariance a pair of points, \(1, 2, 2\), got \(1, 4, 4\)"
+    ):
         bm.DKT(nn.Identity(), RBFKernelGrad(), bm.Gaussian())(bm.points([1.0, 2.0], [1.0, 2.0]))
