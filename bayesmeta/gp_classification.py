@@ -243,8 +243,8 @@ def check_size(tasks: int, count: int, classes: int) -> None:
     if size > _LARGEST:
         raise ValueError(
             f"classes: expected matrices of all points and classes of at most {_LARGEST / 2**30:.0f} GiB, got {tasks} tasks of "
-            f"{count} points in {classes} classes, {size / 2**30:,.0f} GiB; use DKTClassifier, whose matrices do not grow with the "
-            "classes, or fewer classes, points or tasks at a time"
+            f"{count} points in {classes} classes, {size / 2**30:,.0f} GiB; use DKTClassifier, whose matrices do not grow with "
+            "the classes, or fewer classes, points or tasks at a time"
         )
 
 
@@ -283,8 +283,7 @@ class GPClassifier(KernelLearner, ABC):
     def _gram(self, points: Points) -> Tensor:
         """K of embedded points, ``(B, N, N)``, zero where nothing is observed."""
         check_inputs(points.x)
-        tasks, count = points.mask.shape
-        check_size(tasks, count, self.classes)
+        check_size(len(points.mask), points.mask.shape[1], self.classes)
         x = points.x.double()
         return covariance(self.kernel)(x, x) * points.mask[:, :, None] * points.mask[:, None, :]
 

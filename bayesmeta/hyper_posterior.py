@@ -117,9 +117,9 @@ class HyperPosteriorLearner(VariationalLearner):
 
     def shift(self, change: Tensor) -> None:
         """Follows a change ``(P,)`` of the prior's values since construction: the hyper-prior's centre and all particles move."""
-        self.centre.add_(change)
-        if self.hyper_posterior == "svgd":
-            self.others.add_(change)
+        with torch.no_grad():
+            for held in [self.centre, self.others] if self.hyper_posterior == "svgd" else [self.centre]:
+                held.add_(change)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)

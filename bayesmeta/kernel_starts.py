@@ -16,7 +16,7 @@ from bayesmeta.data import Episode, Points, move
 from bayesmeta.evaluation import evaluating
 from bayesmeta.functional import adaptable, ravel
 from bayesmeta.hyper_posterior import HyperPosteriorLearner
-from bayesmeta.kernels import Asked, asked, covariance
+from bayesmeta.kernels import Asked, asked, covariance, dense
 from bayesmeta.learner import Learner
 
 __all__ = ["start_kernels"]
@@ -35,11 +35,12 @@ def start_kernels(learner: Learner, episode: Episode) -> None:
     gpytorch starts every lengthscale at log 2, whatever the inputs. Points of 100 features of unit variance are 14 apart: their
     kernel matrix is then the identity, whose gradient is zero, and training changes nothing. So each part of a kernel that
     depends on distances over a lengthscale (`RBFKernel`, `MaternKernel`, `RQKernel`, ..., in sums, products and scales of
-    kernels too) starts at half the median distance of two points of a task, among the features that it sees and as it sees them;
-    with `ard_num_dims` all of its lengthscales do. An `RBFKernel` then begins with a correlation of e⁻² between the typical two:
-    far from the identity, and short enough for functions that vary within a task. What is not as gpytorch made it, or frozen, or bounded elsewhere, stays. So
-    do the periods, lengthscales and frequencies of periodic and spectral kernels, which are numbers of repetitions rather than
-    distances.
+    kernels too) starts at 1/√2 of the median distance of two points of a task, among the features that it sees and as it sees
+    them; with `ard_num_dims` all of its lengthscales do. An `RBFKernel` then begins with a correlation of 1/e between the
+    typical two: far from the identity, and short enough for functions that vary within a task.
+
+    What is not as gpytorch made it, or frozen, or bounded elsewhere, stays. So do the lengthscales, periods and frequencies of
+    periodic and spectral kernels, which are not distances.
 
     A task without known points has its queries for known ones.
 
@@ -91,15 +92,15 @@ def _start(questions: Sequence[Asked]) -> None:
             part.forward = _noting(part.forward, distances.setdefault(name, []))
     with torch.no_grad():
         for question in questions:
-            twin(question.first, question.second).to_dense()
+            dense(twin, question.first, question.second)
     for name, found in distances.items():
-        owner: Any = kernel.get_submodule(name)
+        started: Any = kernel.get_submodule(name)
         apart = torch.cat([torch.zeros(0), *(d[d > 0].cpu() for d in found)])
-        raw = owner.raw_lengthscale
+        raw = started.raw_lengthscale
         if raw.any() or not raw.requires_grad or not len(apart):
             continue
-        value = apart.median().to(raw) / 2
-        constraint = owner.raw_lengthscale_constraint
+        value = apart.median().to(raw) / 2**0.5
+        constraint = started.raw_lengthscale_constraint
         if constraint.check(value):
             with torch.no_grad():
                 raw.copy_(constraint.inverse_transform(value).expand_as(raw))
@@ -132,7 +133,8 @@ def _report(name: str, questions: Sequence[Asked]) -> None:
     if len(distances) and largest < _IDENTITY:
         warnings.warn(
             f"{name}: expected a kernel under which points of a task are correlated, got a matrix of the first tasks that is the "
-            f"identity (the largest correlation is {largest:.0e}), so that it learns nothing; two points are {distances.median():.3g} "
-            "apart (median): set a lengthscale of about half of it, leave gpytorch's own, which fit replaces, or normalise the features",
+            f"identity (the largest correlation is {largest:.0e}), so that it learns nothing; two points are "
+            f"{distances.median():.3g} apart (median): set a lengthscale of that size, leave gpytorch's own, which fit replaces, "
+            "or normalise the features",
             stacklevel=4,
         )

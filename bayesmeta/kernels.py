@@ -14,7 +14,18 @@ from torch import Tensor, nn
 
 from bayesmeta.functional import Frozen, Params, call
 
-__all__ = ["Asked", "asked", "check_inputs", "check_kernel", "check_mean", "covariance", "log_prior", "priors", "trend"]
+__all__ = [
+    "Asked",
+    "asked",
+    "check_inputs",
+    "check_kernel",
+    "check_mean",
+    "covariance",
+    "dense",
+    "log_prior",
+    "priors",
+    "trend",
+]
 
 
 class _Dense(nn.Module):
@@ -32,16 +43,16 @@ class _Dense(nn.Module):
         if torch.is_grad_enabled() and not first.requires_grad:
             # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
             first = first.detach().requires_grad_()
-        return _matrix(self.kernel, first, second, diag)
+        return dense(self.kernel, first, second, diag)
 
 
-def _matrix(kernel: Kernel, first: Tensor, second: Tensor, diag: bool) -> Tensor:
+def dense(kernel: Kernel, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
     """A kernel's values. Sums are added as matrices: gpytorch would decompose one part to append a linear kernel to it."""
     if isinstance(kernel, AdditiveKernel) and kernel.active_dims is None:
-        return sum(_matrix(part, first, second, diag) for part in kernel.kernels)  # type: ignore[return-value]
+        return sum(dense(part, first, second, diag) for part in kernel.kernels)  # type: ignore[return-value]
     if isinstance(kernel, ScaleKernel):
         scale: Tensor = kernel.outputscale[..., None]
-        return (scale if diag else scale[..., None]) * _matrix(kernel.base_kernel, first, second, diag)
+        return (scale if diag else scale[..., None]) * dense(kernel.base_kernel, first, second, diag)
     values: Any = kernel(first, second, diag=diag)
     return values if diag else values.to_dense()
 
@@ -161,8 +172,9 @@ def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Ten
 
     Example:
         >>> from gpytorch.priors import NormalPrior
-        >>> log_prior(RBFKernel(lengthscale_prior=NormalPrior(0.6931, 1.0)))  # -log √2π at its mode
-        tensor(-0.9189, dtype=torch.float64)
+        >>> kernel = RBFKernel(lengthscale_prior=NormalPrior(0.6931, 1.0))
+        >>> print(f"{log_prior(kernel).item():.4f}")  # -log √2π, at its mode
+        -0.9189
     """
     total = torch.zeros((), dtype=torch.float64)
     if module is None or not priors(module):

@@ -88,6 +88,9 @@ def fit(
     The learner trains in training mode, but for parts that are in evaluation mode while the learner itself is not, and is left in
     evaluation mode, ready to answer. Gradients are taken within ``torch.no_grad()`` and ``torch.inference_mode()`` too.
 
+    Lengthscales of kernels that are as gpytorch made them start from the first episode's tasks: at 1/√2 of the median distance
+    between the features of two points (see `bayesmeta.kernel_starts.start_kernels`). What you have set yourself stays.
+
     Args:
         learner: what to train; tasks are moved to its device and floating type.
         tasks: a task source, or any map-style dataset of episodes. Beyond its length it starts over.
@@ -127,6 +130,9 @@ def fit(
         TimeoutError: another process of the fabric is slower than its timeout.
         KeyboardInterrupt: at a second Ctrl-C, while a gradient is taken; the learner is as it was before that step.
         Diverged: a loss, a gradient or an updated weight is NaN or infinite; the message names step and parameter, or the data.
+
+    Warns:
+        UserWarning: under a kernel no two points of the first tasks are correlated, so that it would learn nothing.
 
     Example:
         >>> learner = MAML(MLP(1, 1), Gaussian())

@@ -100,7 +100,6 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "images too small": (lambda: bm.Conv4(image_size=8), "image_size: expected at least 16.*got 8"),
     "width for group normalisation": (lambda: bm.Conv4(width=12), "width: expected a multiple of 8.*got 12"),
     "running statistics": (lambda: bm.MAML(nn.Sequential(nn.BatchNorm1d(1)), bm.Gaussian()), "network: expected no running statistics, got BatchNorm1d at '0'.*track_running_stats=False"),
-    "layer under two names": (lambda: bm.MAML(nn.Sequential(*[nn.Linear(1, 1)] * 2), bm.Gaussian()), "network: expected each layer under one name, got '0' and '1'; keep one"),
     "a plain tuple": (lambda: maml()((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))), r"support: expected Points, got tuple.*points\(x, y\)"),  # type: ignore[arg-type]
     "predictions that are tensors": (lambda: bm.evaluate(lambda support: lambda x: x, One(Episode(given(), given())), episodes=1), "learner: expected predictions that are distributions, got Tensor"),  # type: ignore[arg-type, return-value]
     "an optimizer of another learner": (lambda: fit(Episode(given(), given()), optimizer=torch.optim.Adam(maml().parameters())), "optimizer: expected one that holds parameters of the learner"),
@@ -164,7 +163,7 @@ def test_bad_input(name: str) -> None:
 
 
 def test_networks_that_are_none() -> None:
-    with pytest.raises(TypeError, match=r"features: expected a network such as Conv4\(\)\.features, got function"):
+    with pytest.raises(TypeError, match="features: expected a torch module .* got function"):
         bm.ClassPooling(8, 3, features=lambda x: x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"decoder: expected a network.*got NoneType"):
         bm.NeuralProcess(bm.ClassPooling(8, 3), None, bm.Categorical())  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ class TestABML:
 
         expected = torch.func.hessian(error)(weights).diagonal()
         one = Points(*(leaf[0] for leaf in support))
-        torch.testing.assert_close(learner._curvature(weights, one), expected)
+        torch.testing.assert_close(learner._curvature(Frozen(network), weights, one), expected)
 
     def test_without_data_the_posterior_is_drawn_to_the_prior(self) -> None:
         learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), steps=50, rate=0.5)

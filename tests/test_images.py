@@ -271,7 +271,7 @@ class TestPrototypicalNetwork:
             torch.testing.assert_close(found.probs[task], (-distances).softmax(-1), rtol=1e-9, atol=1e-12)  # type: ignore[attr-defined]
 
     def test_bad_input(self) -> None:
-        with pytest.raises(ValueError, match="classes: expected at least 2, got 1"):
+        with pytest.raises(ValueError, match="classes: expected a whole number of at least 2, got 1"):
             bm.PrototypicalNetwork(nn.Identity(), classes=1)
         with pytest.raises(ValueError, match=r"support\.y: expected labels 0 to 1, got 2.*classes=3"):
             bm.PrototypicalNetwork(nn.Identity(), classes=2)(bm.points(torch.tensor([[0.0], [1.0]]), [0, 2], classes=3))

@@ -38,15 +38,15 @@ def episode(features: int = 3, tasks: int = 4, ragged: bool = False, scale: floa
     return bm.Episode(*(bm.Points(x[:, part], y[:, part], mask[:, part]) for part in (slice(0, 5), slice(5, 12))))
 
 
-def half_median(given: bm.Episode, select: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> float:
-    """Half the median of the distances that a prediction takes: within the support, and from it to the query."""
+def typical(given: bm.Episode, select: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> float:
+    """1/√2 of the median of the distances that a prediction takes: within the support, and from it to the query."""
     found = []
     for task in range(len(given.support.x)):
         support, query = (select(part.x[task, part.mask[task]]) for part in given)
         apart = (support[:, None] - torch.cat([support, query])).norm(dim=-1)
         # the kernel of the support is asked for once, the cross covariance once
         found.append(apart[apart > 0])
-    return torch.cat(found).median().item() / 2
+    return torch.cat(found).median().item() / 2**0.5
 
 
 def dkt(kernel: Kernel) -> bm.DKT:
@@ -55,10 +55,10 @@ def dkt(kernel: Kernel) -> bm.DKT:
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("kind", [RBFKernel, MaternKernel, RQKernel], ids=lambda kind: kind.__name__)
-def test_a_lengthscale_starts_at_half_the_median_distance_within_tasks(kind: type[Kernel], ragged: bool) -> None:
+def test_a_lengthscale_starts_at_the_median_distance_within_tasks(kind: type[Kernel], ragged: bool) -> None:
     given, kernel = episode(ragged=ragged), kind()
     start_kernels(dkt(kernel), given)
-    assert kernel.lengthscale.item() == pytest.approx(half_median(given), rel=1e-4)
+    assert kernel.lengthscale.item() == pytest.approx(typical(given), rel=1e-4)
 
 
 def test_each_part_starts_by_the_features_that_it_sees() -> None:
@@ -72,11 +72,11 @@ def test_each_part_starts_by_the_features_that_it_sees() -> None:
     fixed.lengthscale = 7.0
     scaled = ScaleKernel(RBFKernel(active_dims=[2]))
     start_kernels(dkt(ScaleKernel(first * last + every) + LinearKernel() + fixed + scaled), given)
-    assert first.lengthscale.item() == pytest.approx(half_median(given, lambda x: x[:, :1]), rel=1e-4)
-    assert last.lengthscale.item() == pytest.approx(half_median(given, lambda x: x[:, 1:]), rel=1e-4)
-    assert every.lengthscale.flatten().tolist() == pytest.approx([half_median(given)] * 3, rel=1e-4)
+    assert first.lengthscale.item() == pytest.approx(typical(given, lambda x: x[:, :1]), rel=1e-4)
+    assert last.lengthscale.item() == pytest.approx(typical(given, lambda x: x[:, 1:]), rel=1e-4)
+    assert every.lengthscale.flatten().tolist() == pytest.approx([typical(given)] * 3, rel=1e-4)
     assert fixed.lengthscale.item() == pytest.approx(7.0)
-    assert scaled.base_kernel.lengthscale.item() == pytest.approx(half_median(given, lambda x: x[:, 2:]), rel=1e-4)
+    assert scaled.base_kernel.lengthscale.item() == pytest.approx(typical(given, lambda x: x[:, 2:]), rel=1e-4)
 
 
 def test_what_somebody_has_decided_stays() -> None:
@@ -93,7 +93,7 @@ def test_what_somebody_has_decided_stays() -> None:
     start_kernels(dkt(frozen + bounded + inside + others), given)
     assert frozen.lengthscale.item() == pytest.approx(DEFAULT)
     assert bounded.lengthscale.item() == before
-    assert inside.lengthscale.item() == pytest.approx(half_median(given), rel=1e-4)
+    assert inside.lengthscale.item() == pytest.approx(typical(given), rel=1e-4)
     assert all(torch.equal(value, untouched[name]) for name, value in others.named_parameters())
 
 
@@ -114,9 +114,9 @@ def test_wrapped_learners_start_in_the_units_that_they_see_and_each_by_itself() 
     calibrated = bm.Calibrated(dkt(kernels[3]), [given], episodes=1)  # type: ignore[arg-type]
     for learner in (standardized, ensemble, calibrated):
         start_kernels(learner, given)
-    half = half_median(given)
-    scaled = half_median(given, lambda x: x / standardized.x_scale)
-    assert [k.lengthscale.item() for k in kernels] == pytest.approx([scaled, half, 10 * half, half], rel=1e-4)
+    own = typical(given)
+    scaled = typical(given, lambda x: x / standardized.x_scale)
+    assert [k.lengthscale.item() for k in kernels] == pytest.approx([scaled, own, 10 * own, own], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["map", "variational", "svgd"])
@@ -126,7 +126,7 @@ def test_pacohs_particles_and_its_hyper_prior_move_together(kind: bm.HyperPoster
     centre, first = learner.centre.clone(), ravel(adaptable(learner.prior)).detach()
     others = learner.others.detach().clone() - first if kind == "svgd" else None
     start_kernels(learner, given)
-    assert kernel.lengthscale.item() == pytest.approx(half_median(given), rel=1e-4)
+    assert kernel.lengthscale.item() == pytest.approx(typical(given), rel=1e-4)
     moved = ravel(adaptable(learner.prior)).detach()
     torch.testing.assert_close(learner.centre - centre, moved - first)
     if others is not None:
@@ -137,7 +137,7 @@ def test_adkl_and_adkf_start_by_their_features() -> None:
     given = episode()
     adkf = bm.ADKF(nn.Identity(), RBFKernel(), bm.Gaussian())
     start_kernels(adkf, given)
-    assert adkf.fitted["kernel"].lengthscale.item() == pytest.approx(half_median(given), rel=1e-4)  # type: ignore[operator, union-attr]
+    assert adkf.fitted["kernel"].lengthscale.item() == pytest.approx(typical(given), rel=1e-4)  # type: ignore[operator, union-attr]
     adkl = bm.ADKL(bm.DeepSet(3, 1, 4), bm.MLP(7, 6), RBFKernel(), bm.Gaussian())
     start_kernels(adkl, given)
     found = []
@@ -146,7 +146,7 @@ def test_adkl_and_adkf_start_by_their_features() -> None:
         near, far = adkl.features(support, support.x)[0], adkl.features(support, query.x)[0]
         apart = (near[:, None] - torch.cat([near, far])).norm(dim=-1)
         found.append(apart[apart > 0])
-    assert adkl.kernel.lengthscale.item() == pytest.approx(torch.cat(found).median().item() / 2, rel=1e-4)  # type: ignore[operator, union-attr]
+    assert adkl.kernel.lengthscale.item() == pytest.approx(torch.cat(found).median().item() / 2**0.5, rel=1e-4)  # type: ignore[operator, union-attr]
 
 
 def test_fit_starts_once_and_draws_nothing() -> None:
@@ -156,7 +156,7 @@ def test_fit_starts_once_and_draws_nothing() -> None:
     state = torch.get_rng_state()
     history = bm.fit(learner, tasks, steps=1, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
-    assert 1 < kernel.lengthscale.item() < 3  # x within ±5
+    assert 1 < kernel.lengthscale.item() < 4  # x within ±5
     trained = kernel.lengthscale.item()
     start_kernels(learner, tasks[0])
     assert kernel.lengthscale.item() == trained

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 
 from bayesmeta import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Points, StudentT
 from bayesmeta.distributions import mixture
-from bayesmeta.functional import call
+from bayesmeta.functional import Frozen, call
 from bayesmeta.likelihoods import check_targets, nll, support_error
 
 examples = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -188,10 +188,10 @@ def test_support_error_is_the_mean_error_over_observed_points_and_zero_with_none
     network, x, y = torch.nn.Linear(1, 2).double(), normal(M, 1), REAL[0]
     weights = {n: normal(*p.shape, seed=5) for n, p in network.named_parameters()}
     for mask in (torch.tensor([1, 0, 1, 1, 0]).bool(), torch.ones(M).bool()):
-        value = support_error(network, Gaussian(), Points(x, y, mask))(weights)
+        value = support_error(Frozen(network), Gaussian(), Points(x, y, mask))(weights)
         predicted = x @ weights["weight"].mT + weights["bias"]
         torch.testing.assert_close(value, 0.5 * (predicted - y)[mask].square().sum(1).mean(), rtol=1e-12, atol=0)
-    nothing = support_error(network, Gaussian(), Points(x * 0, y * 0, torch.zeros(M).bool()))
+    nothing = support_error(Frozen(network), Gaussian(), Points(x * 0, y * 0, torch.zeros(M).bool()))
     slopes = torch.func.grad(nothing)(weights)
     assert nothing(weights) == 0
     assert not any(s.any() for s in slopes.values())
