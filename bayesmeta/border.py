@@ -277,7 +277,7 @@ def check_spread(values: Tensor, dtype: torch.dtype, name: str) -> None:
 def queries(support: Tensor, x: Any) -> Tensor:
     """A user's query inputs as ``(B, M, *X)``, on the device and of the floating type of the support's ``(B, N, *X)``.
 
-    Values are checked, except where code is compiled or mapped: there they cannot be read.
+    Values are checked, except where code is compiled or mapped, or CUDA captures a graph: there they cannot be read.
 
     Raises:
         ValueError: x is not numbers, is of another shape, holds pictures as bytes, or a value is not finite or is lost.
@@ -301,7 +301,8 @@ def queries(support: Tensor, x: Any) -> Tensor:
         )
     if not support.is_floating_point():
         return given.to(support.device)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    capturing = given.is_cuda and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or capturing:
         return given.to(support.device, support.dtype)
     if given.dtype != support.dtype:
         given = torch.stack(convert(given, support.dtype, "x"))

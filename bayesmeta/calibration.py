@@ -37,16 +37,16 @@ class Tempered(Transformed):
         super().__init__(inner, inner.support, lambda x: x, lambda predictive: temper(predictive, self.temperature))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        draws = self.inner.draws(x, samples)
+        draws = self.inner._draws(x, samples)
         if has_classes(draws):
             return temper(draws, self.temperature)
-        return temper(draws, self.temperature, self.inner(x).mean.expand(draws.mean.shape))
+        return temper(draws, self.temperature, self.inner._predictive(x).mean.expand(draws.mean.shape))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         # One draw tells the kind of targets: a prediction might take many.
-        if not self.support.y.is_floating_point() or has_classes(self.inner.draws(x, 1)):
+        if not self.support.y.is_floating_point() or has_classes(self.inner._draws(x, 1)):
             return Posterior._decompose(self, x, samples)
-        aleatoric, epistemic = self.inner._decompose(self.inner._inputs(x), samples)
+        aleatoric, epistemic = self.inner._decompose(x, samples)
         return self.temperature**2 * aleatoric, self.temperature**2 * epistemic
 
 

@@ -19,7 +19,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.networks import check_padding
 
-__all__ = ["check_arguments", "check_episode", "explain", "explain_update", "preflight"]
+__all__ = ["check_arguments", "check_episode", "explain", "explain_data", "explain_update", "preflight"]
 
 _REMEDY = "Lower the optimizer's or the inner rate, standardise the data (Standardized), or clip harder (clip=0.1)"
 
@@ -136,7 +136,7 @@ def _needed(stepping: Any) -> list[str]:
 
 def preflight(learner: Learner, episode: Episode, slices: int, threads: int, processes: Processes) -> None:
     """Raises a ValueError, early and clear, if the first episode is broken or does not fit the learner."""
-    check(episode)
+    check(episode, like=learner)
     batch = len(processes.share(episode).query.mask)
     if slices < 1 or batch % slices:
         divisors = [k for k in range(1, batch + 1) if batch % k == 0]
@@ -186,14 +186,19 @@ def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
         raise ValueError(f"episode {index}: {error}") from None
 
 
-def explain(learner: nn.Module, loss: Tensor, step: int, episode: Episode, index: int) -> str:
-    """Why the loss or its gradient is not finite: the data, the weights before the step, or the step itself."""
+def explain_data(episode: Episode, index: int) -> str | None:
+    """What is wrong with an episode's values, if anything is."""
     try:
         check(episode)
     except ValueError as error:
-        return (
-            f"step {step}: the data of episode {index} are at fault: {error}; the learner is as it was before this step"
-        )
+        return f"the data of episode {index} are at fault: {error}; the learner is as it was before this step"
+    return None
+
+
+def explain(learner: nn.Module, loss: Tensor, step: int, episode: Episode, index: int) -> str:
+    """Why the loss or its gradient is not finite: the data, the weights before the step, or the step itself."""
+    if broken := explain_data(episode, index):
+        return f"step {step}: {broken}"
     named = [(name, p) for name, p in learner.named_parameters() if p.grad is not None]
     bad_weight = next((name for name, p in learner.named_parameters() if not torch.isfinite(p).all()), None)
     bad = next((name for name, p in named if not torch.isfinite(p.grad).all()), None)  # type: ignore[arg-type]

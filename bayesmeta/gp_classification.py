@@ -175,10 +175,10 @@ class OneVsRest(Posterior):
         self.process = process
 
     def _predictive(self, x: Any) -> Distribution:
-        return _largest(self.process(x))
+        return _largest(self.process._predictive(x))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        return _largest(self.process.draws(x, samples))
+        return _largest(self.process._draws(x, samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         mean, variance = self.process._function(x.double())

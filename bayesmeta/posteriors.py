@@ -124,13 +124,13 @@ class Transformed(Posterior):
         self.inner.samples = value
 
     def _predictive(self, x: Any) -> Distribution:
-        return self._mapped(self.inner(self.inputs(x)))
+        return self._mapped(self.inner._predictive(self.inputs(x)))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        return self._mapped(self.inner.draws(self.inputs(x), samples))
+        return self._mapped(self.inner._draws(self.inputs(x), samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        aleatoric, epistemic = self.inner._decompose(self.inner._inputs(self.inputs(x)), samples)
+        aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
         return self._variance(aleatoric), self._variance(epistemic)
 
     def _mapped(self, distribution: Distribution) -> Distribution:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
 from bayesmeta.data import Episode, move
 from bayesmeta.distributed import Processes
-from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_update, preflight
+from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_data, explain_update, preflight
 from bayesmeta.functional import chosen_strategy
 from bayesmeta.interruption import Interruption
 from bayesmeta.kernel_starts import start_kernels
@@ -208,7 +208,12 @@ def fit(
                 episode = tasks[index]
                 check_episode(learner, episode, index)
                 optimizer.zero_grad(set_to_none=True)
-                loss, gradient = meta_gradient(move(processes.share(episode), learner))
+                try:
+                    loss, gradient = meta_gradient(move(processes.share(episode), learner))
+                except ValueError as error:  # from the learner's own borders
+                    if broken := explain_data(episode, index):
+                        raise Diverged(f"step {step}: {broken}", history) from error
+                    raise
                 loss, gradient, history.interrupted = processes.mean(
                     loss, gradient, bool(interruption), meta_gradient.parameters
                 )

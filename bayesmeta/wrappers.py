@@ -78,16 +78,16 @@ class _Mixed(Posterior):
             member.samples = value
 
     def _predictive(self, x: Any) -> Distribution:
-        return mixture(stack([member(x) for member in self.members]))
+        return mixture(stack([member._predictive(x) for member in self.members]))
 
     def _draws(self, x: Any, samples: int) -> Distribution:
-        each = stack([member.draws(x, samples) for member in self.members])  # (K, S, B, M)
+        each = stack([member._draws(x, samples) for member in self.members])  # (K, S, B, M)
         device = self.support.mask.device
         chosen = torch.randint(len(self.members), (1, samples), device=device, generator=generator(device))
         return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        parts = [member._decompose(member._inputs(x), samples) for member in self.members]
+        parts = [member._decompose(x, samples) for member in self.members]
         aleatoric = torch.stack([part for part, _ in parts]).mean(0)
         predictive = self._predictive(x)
         return aleatoric, (uncertainty(predictive) - aleatoric).clamp(min=0)

@@ -163,7 +163,7 @@ def test_bad_input(name: str) -> None:
 
 
 def test_networks_that_are_none() -> None:
-    with pytest.raises(TypeError, match="features: expected a torch module .* got function"):
+    with pytest.raises(TypeError, match=r"features: expected a torch module .* got function"):
         bm.ClassPooling(8, 3, features=lambda x: x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"decoder: expected a network.*got NoneType"):
         bm.NeuralProcess(bm.ClassPooling(8, 3), None, bm.Categorical())  # type: ignore[arg-type]

@@ -287,7 +287,7 @@ def test_weights_frozen_after_a_learner_was_built_around_them_are_named() -> Non
     network = bm.MLP(1, 1, hidden=(5,))
     learner = bm.ABML(network, bm.Gaussian())
     network.head.requires_grad_(False)
-    with pytest.raises(ValueError, match="expected .* weights that a task adapts, as when the learner was built"):
+    with pytest.raises(ValueError, match=r"expected .* weights that a task adapts, as when the learner was built"):
         learner(bm.points([0.0], [0.0]))([0.0])
 
 

@@ -146,7 +146,7 @@ class _Processes(Posterior):
     def _moments(self, x: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, noise and epistemic variance of each process, ``(K, B, M, Y)``."""
         embedded, mean = self._embed(x)
-        inner = self.process(embedded).mean + mean
+        inner = self.process._predictive(embedded).mean + mean
         aleatoric, epistemic = self.process._decompose(embedded, 1)
         return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))
 
@@ -156,7 +156,7 @@ class _Processes(Posterior):
 
     def _draws(self, x: Any, samples: int) -> Distribution:
         embedded, mean = self._embed(x)
-        drawn = self.process.draws(embedded, samples)
+        drawn = self.process._draws(embedded, samples)
         functions = (drawn.mean + mean).unflatten(1, (self.count, -1)).movedim(1, 0)  # (K, S, B, M, Y)
         spread = drawn.variance.unflatten(1, (self.count, -1)).movedim(1, 0)
         device = functions.device
