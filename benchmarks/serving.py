@@ -4,9 +4,8 @@
     python benchmarks/serving.py --seconds 0.2  # a smoke test
 
 A request is ``learner(support)(x)`` of one task: the adaptation and the prediction, without gradients, with one intra-op thread a
-worker. Clients wait for each answer before they ask again, so a latency is that of a worker that is always busy. "A copy each"
-gives every thread a deep copy of the learner, so that no functional call waits for another's: what the locks cost is the
-difference. Every answer is compared with that of one worker alone, bit by bit. ABML draws from a generator that the threads of a
+worker. Clients wait for each answer before they ask again, so a latency is that of a worker that is always busy.
+Every answer is compared with that of one worker alone, bit by bit. ABML draws from a generator that the threads of a
 process share: where there are several, its answers' shapes are compared and its numbers must be finite; a worker that has a
 process to itself seeds it before each request, and is compared bit by bit.
 """
@@ -14,7 +13,6 @@ process to itself seeds it before each request, and is compared bit by bit.
 from __future__ import annotations
 
 import argparse
-import copy
 import multiprocessing
 import platform
 import statistics
@@ -52,8 +50,6 @@ WAYS = (
     "1 thread",
     "2 threads",
     "4 threads",
-    "2 threads, a copy each",
-    "4 threads, a copy each",
     "1 process",
     "2 processes",
 )
@@ -121,15 +117,14 @@ def child(name: str, seconds: float, start: Any, results: Any) -> None:
     results.put((*work(learner, asked, expected, seconds, name in RANDOM), [e.tolist() for e in expected]))
 
 
-def on_threads(name: str, count: int, copies: bool, seconds: float) -> list[tuple[list[float], float, int]]:
+def on_threads(name: str, count: int, seconds: float) -> list[tuple[list[float], float, int]]:
     learner, asked, expected = serial(name)
-    workers = [copy.deepcopy(learner) if copies else learner for _ in range(count)]
     random = name in RANDOM
     with ThreadPoolExecutor(count) as pool:  # it seeds what threads share only where there is one
         return list(
             pool.map(
-                lambda own: work(own, asked, expected, seconds, random and count == 1, not random or count == 1),
-                workers,
+                lambda _: work(learner, asked, expected, seconds, random and count == 1, not random or count == 1),
+                range(count),
             )
         )
 
@@ -150,7 +145,7 @@ def on_processes(name: str, count: int, seconds: float) -> list[tuple[list[float
 def measure(name: str, way: str, seconds: float) -> dict[str, Any]:
     count = int(way.split()[0])
     processes = "process" in way
-    parts = on_processes(name, count, seconds) if processes else on_threads(name, count, "copy" in way, seconds)
+    parts = on_processes(name, count, seconds) if processes else on_threads(name, count, seconds)
     latencies = [latency for part, _, _ in parts for latency in part]
     points = statistics.quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else latencies * 99
     return {

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Barrier, Event, Semaphore, Thread
 
+import pyro
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
@@ -104,3 +112,139 @@ def test_forward_mode_derivatives_on_two_threads(name: str) -> None:
     if name == "ImplicitMAML":  # ABML draws random numbers, in the order of its threads
         torch.testing.assert_close(histories[0].losses, histories[1].losses)
     assert len(histories[1].losses) == 4
+
+
+class Slow(nn.Linear):
+    """A layer in which another thread than the main one waits, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.inside, self.go = Event(), Event()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            self.inside.set()
+            self.go.wait(20)
+        return super().forward(x)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Slow:  # events do not copy
+        made = Slow()
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+@contextmanager
+def asked_meanwhile(learner: bm.Learner, network: Slow) -> Iterator[None]:
+    """A thread that is in the middle of an answer, its task's weights far from the learner's."""
+    thread = Thread(target=lambda: learner(bm.points([1.0, 2.0], [30.0, 60.0]))([1.0]))
+    thread.start()
+    network.inside.wait()
+    try:
+        yield
+    finally:
+        network.go.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_files_copies_and_training_have_the_learners_own_weights_while_it_is_asked(
+    strategy: bm.Strategy, tmp_path: Path
+) -> None:
+    network = Slow()
+    learner = bm.MAML(network, bm.Gaussian(), steps=1, rate=0.5)
+    learner.strategy = strategy
+    own = {name: value.clone() for name, value in learner.state_dict().items()}
+    other = copy.deepcopy(learner)
+    tasks = bm.Sinusoids(batch=2)
+    with asked_meanwhile(learner, network):
+        bm.save(learner, tmp_path / "a")
+        copied = copy.deepcopy(learner)
+        assert all(value.equal(own[name]) for name, value in learner.state_dict().items())
+        assert dict(learner.named_parameters())["network.weight"] is network.weight
+        history = bm.fit(learner, tasks, steps=2, progress=False)
+    fresh = copy.deepcopy(other)
+    bm.load(fresh, tmp_path / "a")
+    for found in (copied, fresh):
+        assert all(value.equal(own[name]) for name, value in found.state_dict().items())
+    assert history.losses == bm.fit(other, tasks, steps=2, progress=False).losses
+    assert all(value.equal(learner.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_draws_of_two_requests_differ_while_another_thread_evaluates() -> None:
+    tasks = bm.Sinusoids(noise=0.1, batch=2)
+    network = bm.MLP(1, 1)
+    posterior = bm.ALPaCA(network.features, network.head, bm.Gaussian())(bm.points([0.0], [0.0]))
+    inside, go = Semaphore(0), Semaphore(0)
+
+    def oracle(support: bm.Points) -> bm.Posterior:
+        inside.release()
+        go.acquire()
+        return tasks.oracle(support)
+
+    thread = Thread(target=lambda: [bm.evaluate(oracle, tasks, episodes=1) for _ in range(2)])
+    thread.start()
+    draws = []
+    for _ in range(2):
+        inside.acquire()
+        draws.append(posterior.draws([1.0], 3).mean)
+        go.release()
+    thread.join()
+    assert not draws[0].equal(draws[1])
+
+
+def test_what_takes_a_seed_leaves_torchs_generator_alone() -> None:
+    tasks, before = bm.Sinusoids(noise=0.1, batch=2), torch.get_rng_state()
+    learner = bm.Ensemble([bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1) for _ in range(2)])
+    torch.set_rng_state(before)
+    bm.fit(learner, tasks, steps=2, progress=False)
+    found = [bm.evaluate(learner, tasks, episodes=2, seed=seed)["NLL"].value for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+    bm.Calibrated(learner, tasks, episodes=1)
+    bm.Conformal(learner, tasks, episodes=5)
+    bm.compare({"ours": learner}, tasks, episodes=1, progress=False)
+    bm.sbc(learner, tasks, episodes=1)
+    assert torch.get_rng_state().equal(before)
+
+
+@contextmanager
+def within_a_pyro_program() -> Iterator[None]:
+    """A thread that is in the middle of one: it holds the lock, and its handlers are on Pyro's stack."""
+    inside, go = Event(), Event()
+
+    def work() -> None:
+        with bm.variational._PYRO, pyro.poutine.block():  # which hides every site from what is outside
+            inside.set()
+            go.wait(20)
+
+    thread = Thread(target=work)
+    thread.start()
+    inside.wait()
+    try:
+        yield
+    finally:
+        go.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_answers_and_trains_while_a_thread_was_asked() -> None:
+    network = Slow()
+    learner = bm.MAML(network, bm.Gaussian())
+    pyros = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1, objective="elbo")
+    episode, support = bm.Sinusoids(batch=2)[0], bm.points([1.0], [1.0])
+    expected = pyros.loss(episode).isfinite()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # operations in the child would wait for the others
+    try:
+        with asked_meanwhile(learner, network), within_a_pyro_program():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                answered = bool(learner(support)([1.0]).mean.isfinite())
+                os._exit(0 if answered and bool(pyros.loss(episode).isfinite()) else 1)
+            _, status = os.waitpid(child, 0)
+    finally:
+        torch.set_num_threads(threads)
+    assert expected
+    assert status == 0
