@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_numbers", "as_tensor", "check_bytes", "check_spread", "check_values", "convert", "queries", "stack"]
+__all__ = [
+    "as_numbers",
+    "as_tensor",
+    "check_bytes",
+    "check_spread",
+    "check_values",
+    "convert",
+    "queries",
+    "readable",
+    "stack",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -274,10 +284,17 @@ def check_spread(values: Tensor, dtype: torch.dtype, name: str) -> None:
         )
 
 
+def readable(values: Tensor) -> bool:
+    """Whether code may branch on values here: not where it is compiled or mapped, nor where CUDA captures a graph of it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def queries(support: Tensor, x: Any) -> Tensor:
     """A user's query inputs as ``(B, M, *X)``, on the device and of the floating type of the support's ``(B, N, *X)``.
 
-    Values are checked, except where code is compiled or mapped, or CUDA captures a graph: there they cannot be read.
+    Values are checked where they can be read.
 
     Raises:
         ValueError: x is not numbers, is of another shape, holds pictures as bytes, or a value is not finite or is lost.
@@ -301,8 +318,7 @@ def queries(support: Tensor, x: Any) -> Tensor:
         )
     if not support.is_floating_point():
         return given.to(support.device)
-    capturing = given.is_cuda and torch.cuda.is_current_stream_capturing()
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or capturing:
+    if not readable(given):
         return given.to(support.device, support.dtype)
     if given.dtype != support.dtype:
         given = torch.stack(convert(given, support.dtype, "x"))

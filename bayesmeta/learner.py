@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.border import queries
-from bayesmeta.data import Episode, Points, check_shapes, check_type, move
+from bayesmeta.border import queries, readable
+from bayesmeta.data import Episode, Points, check, check_shapes, move
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import nll
@@ -100,8 +100,17 @@ class Learner(Mapped, ABC):
     def __call__(self, support: Points) -> Posterior:
         """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
         check_shapes(support, "support")
-        check_type(support, self, "support")
-        posterior: Posterior = super().__call__(move(support, self))
+        if readable(support.mask):
+            check(support, "support", like=self)
+        try:
+            posterior: Posterior = super().__call__(move(support, self))
+        except (IndexError, RuntimeError) as error:
+            if support.y.is_floating_point() or "out of bounds" not in str(error):
+                raise
+            raise ValueError(
+                f"support.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
+                "task's classes from 0, or build the network with as many outputs"
+            ) from error
         return posterior
 
     @abstractmethod

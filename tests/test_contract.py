@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Episode, Learner, Likelihood, Points
+from bayesmeta.functional import Mapped
 
 B, N, M, S, D, W = 3, 4, 5, 6, 2, 3
 
@@ -248,9 +249,8 @@ class TestLearner:
     def test_loop_over_tasks_equals_vmap(self, name: str, likelihood: str) -> None:
         learner, given = build(name, likelihood), episode(likelihood)
         mapped = describe(learner, given.support, given.query.x, given.query.y)
-        for module in learner.modules():
-            if isinstance(module, Learner):
-                module.strategy = "loop"
+        learner.strategy = "loop"  # of all that is within, too
+        assert {module.strategy for module in learner.modules() if isinstance(module, Mapped)} == {"loop"}
         torch.testing.assert_close(describe(learner, given.support, given.query.x, given.query.y), mapped)
 
     def test_order_and_padding_of_the_support_do_not_matter(self, name: str, likelihood: str) -> None:
@@ -357,3 +357,29 @@ def test_batch_normalisation_is_transductive_and_group_normalisation_is_not(stra
         leak[norm] = (posterior(x).logits[:, :1] - posterior(x[:, :1]).logits).abs().max().item()
     assert leak[bm.BatchNorm] > 1e-3
     assert leak[bm.GroupNorm] < 1e-10
+
+
+@pytest.mark.parametrize("bad", [-1, W])
+@pytest.mark.parametrize(
+    "name", [learner for learner, likelihood in (case.values for case in CASES) if likelihood == "classes"]
+)
+def test_labels_of_a_support_that_name_no_class_are_refused(name: str, bad: int) -> None:
+    learner, given = build(name, "classes"), episode("classes")
+    y = given.support.y.clone()
+    y[0, 0] = bad
+    with pytest.raises(ValueError, match=rf"y: expected labels.* (0|{W - 1}).*{bad}|y: expected labels from 0"):
+        learner(given.support._replace(y=y))(given.query.x)
+
+
+@pytest.mark.parametrize("field", ["x", "y"])
+@pytest.mark.parametrize(
+    "name", [learner for learner, likelihood in (case.values for case in CASES) if likelihood == "gaussian"]
+)
+def test_a_support_that_is_not_finite_is_refused(name: str, field: str) -> None:
+    given = episode("gaussian")
+    broken = getattr(given.support, field).clone()
+    broken[1, 2] = torch.nan
+    with pytest.raises(
+        ValueError, match=rf"support\.{field}: expected finite numbers, got NaN or infinity at task 1, point 2"
+    ):
+        build(name, "gaussian")(given.support._replace(**{field: broken}))
