@@ -76,6 +76,7 @@ def check_learner(
 ) -> dict[str, Any]:
     """Everything that a user does with a learner."""
     warnings.simplefilter("ignore")
+    torch.backends.cudnn.allow_tf32 = False  # convolutions of 10 bits, torch's default, are no float32
     checks = Checks()
     exact, given = make(torch.float64), draw(torch.float64)
     ours, here = make(torch.float32).to(device), draw(torch.float32)
@@ -169,6 +170,7 @@ def check_learner(
 def check_wrappers(name: str, likelihood: str, device: str) -> dict[str, Any]:
     """Wrappers built around a learner that is on the card already, from tasks that are on the CPU."""
     warnings.simplefilter("ignore")
+    torch.backends.cudnn.allow_tf32 = False  # convolutions of 10 bits, torch's default, are no float32
     checks = Checks()
     episode = contract.episode(likelihood, torch.float32)
     tasks: Any = [episode] * 3

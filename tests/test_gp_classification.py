@@ -255,3 +255,24 @@ def test_errors() -> None:
         bm.DKTClassifier(nn.Identity(), nn.Identity(), classes=2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chains"):
         bm.PolyaGammaGP(nn.Identity(), RBFKernel(), classes=2, chains=-1)
+
+
+@pytest.mark.parametrize("objective", ["predictive", "elbo"])
+@pytest.mark.parametrize("kind", [bm.PolyaGammaGP, bm.LaplaceGP], ids=lambda kind: kind.__name__)
+def test_a_thousand_ways_are_refused_at_once_with_the_memory_they_would_take(kind, objective) -> None:  # type: ignore[no-untyped-def]
+    learner = kind(nn.Identity(), RBFKernel(), classes=1000, objective=objective)
+    support = bm.points(torch.randn(1000, 2), torch.arange(1000), classes=1000)
+    with pytest.raises(
+        ValueError, match=r"classes: expected .* 1000 points in 1000 classes, 7,451 GiB; use DKTClassifier"
+    ):
+        learner(support)
+    with pytest.raises(ValueError, match="classes: expected matrices"):
+        learner.losses(bm.Episode(support, support))
+
+
+def test_the_largest_of_many_is_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, scale = torch.randn(4, 20, dtype=torch.float64), torch.full((4, 1), 0.7, dtype=torch.float64)
+    whole = largest(mean, scale).probs  # type: ignore[attr-defined]
+    monkeypatch.setattr("bayesmeta.gp_classification.at_once", lambda numbers: 7)
+    torch.testing.assert_close(largest(mean, scale).probs, whole, rtol=1e-12, atol=0)  # type: ignore[attr-defined]
+    assert largest(mean[:0], scale[:0]).probs.shape == (0, 20)  # type: ignore[attr-defined]

@@ -5,14 +5,16 @@ import math
 import pytest
 import scipy.stats
 import torch
+from gpytorch.kernels import RBFKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import distributions as dist
 
-from bayesmeta import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Points, StudentT
+import bayesmeta as bm
+from bayesmeta import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, OneVsEach, Points, StudentT
 from bayesmeta.distributions import mixture
 from bayesmeta.functional import Frozen, call
-from bayesmeta.likelihoods import check_targets, nll, support_error
+from bayesmeta.likelihoods import check_gaussian, check_likelihood, check_targets, nll, support_error
 
 examples = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 D = torch.float64
@@ -216,3 +218,47 @@ def test_parameters_swapped_by_name_act(likelihood, outputs, y):
     own = {n: p.detach() + 0.5 for n, p in likelihood.named_parameters()}
     moved, still = call(likelihood, own, outputs).log_prob(y), likelihood(outputs).log_prob(y)
     assert torch.equal(moved, still) == (not own)
+
+
+# --- what is said, and refused
+
+
+def test_likelihoods_say_their_present_settings():
+    likelihood = Gaussian(scale=0.5)
+    assert repr(likelihood) == "Gaussian(scale=0.5)"
+    with torch.no_grad():
+        likelihood.log_scale.fill_(math.log(0.125 - 1e-4))
+    assert repr(likelihood) == "Gaussian(scale=0.125)"
+    assert repr(Gaussian(scale=(0.5, 2.0))) == "Gaussian(scale=(0.5, 2))"
+    assert repr(StudentT(scale=0.25, df=3.5)) == "StudentT(scale=0.25, df=3.5)"
+    assert [repr(one()) for one in (Categorical, Bernoulli, OneVsEach)] == [
+        "Categorical()",
+        "Bernoulli()",
+        "OneVsEach()",
+    ]
+    assert repr(Gaussian().to("meta")) == "Gaussian(scale=?)"
+
+
+def test_a_class_in_the_place_of_a_likelihood_is_refused_by_every_kernel_learner():
+    kernel = RBFKernel()
+    for build in (
+        check_likelihood,
+        check_gaussian,
+        lambda likelihood: bm.DKT(torch.nn.Identity(), kernel, likelihood),
+        lambda likelihood: bm.ADKL(bm.DeepSet(1, 1), bm.MLP(65, 4), kernel, likelihood),
+        lambda likelihood: bm.ADKF(torch.nn.Identity(), kernel, likelihood),
+        lambda likelihood: bm.PACOH(torch.nn.Identity(), kernel, likelihood, tasks=2),
+    ):
+        with pytest.raises(TypeError, match=r"likelihood: expected a likelihood such as .*call its class"):
+            build(Gaussian)
+
+
+def test_one_vs_each_of_many_classes_is_the_formula_and_piecewise_the_same():
+    outputs = normal(2, 300)
+    found = OneVsEach()(outputs).logits
+    expected = torch.nn.functional.logsigmoid(outputs[..., :, None] - outputs[..., None, :]).sum(-1)
+    torch.testing.assert_close(found, expected.log_softmax(-1))
+    many = normal(60, 1000)  # of which not all pairs are held at once
+    one = OneVsEach()(many[:1]).logits
+    torch.testing.assert_close(OneVsEach()(many).logits[:1], one)
+    assert OneVsEach()(many[:0]).logits.shape == (0, 1000)

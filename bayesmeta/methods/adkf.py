@@ -45,7 +45,8 @@ class ADKF(Learner):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
-        kernel: any gpytorch kernel on features, with few parameters: φ, whose Hessian is built.
+        kernel: any gpytorch kernel on features, with few parameters: φ, whose Hessian is built. `fit` starts its lengthscales,
+            in φ₀, if they are gpytorch's own.
         likelihood: a `Gaussian` with one σ, where each task starts.
         steps: J.
         deviation: τ, how far a task's φ may go from the shared one, as a standard deviation of raw parameters, which are

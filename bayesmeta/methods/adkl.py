@@ -41,7 +41,7 @@ class ADKL(KernelLearner):
     Args:
         encoder: of the task; it may be shared with other learners.
         network: from ``encoder.inputs + encoder.size`` features to those that the kernel sees.
-        kernel: any gpytorch kernel on these features.
+        kernel: any gpytorch kernel on these features; `fit` starts its lengthscales if they are gpytorch's own.
         likelihood: a `Gaussian` with one σ.
         mean: a gpytorch mean on these features, or None for zero.
         objective: ``"predictive"``, or ``"elbo"``, here the marginal likelihood.

@@ -86,8 +86,9 @@ class DKT(_DeepKernel):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
-        kernel: any gpytorch kernel on features. gpytorch's `CosineKernel` is positive definite on one feature only; the cosine
-            kernel of the paper is a `LinearKernel` on features of unit norm.
+        kernel: any gpytorch kernel on features; `fit` starts its lengthscales if they are gpytorch's own. gpytorch's
+            `CosineKernel` is positive definite on one feature only; the cosine kernel of the paper is a `LinearKernel` on
+            features of unit norm.
         likelihood: a `Gaussian` with one σ.
         mean: a gpytorch mean on features, or None for zero.
         objective: ``"elbo"``, here the marginal likelihood, or ``"predictive"``.
@@ -128,7 +129,7 @@ class DKTClassifier(_DeepKernel):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
-        kernel: any gpytorch kernel on features.
+        kernel: any gpytorch kernel on features; `fit` starts its lengthscales if they are gpytorch's own.
         classes: W; an attribute, which may be set to another number for other tasks.
         mean: a gpytorch mean on features, shared by the classes, or None for zero.
         noise: the initial σ of the regressions.

@@ -37,13 +37,15 @@ class LaplaceGP(GPClassifier):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
-        kernel: any gpytorch kernel on features, shared by the W functions.
+        kernel: any gpytorch kernel on features, shared by the W functions; `fit` starts its lengthscales if they are gpytorch's
+            own.
         classes: W; an attribute, which may be set to another number for other tasks.
         objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the approximate log evidence of all
             of a task's points, in the place of the two programs' ELBO.
 
     Raises:
-        ValueError: a label is not below `classes`, or the features keep running statistics.
+        ValueError: a label is not below `classes`, points times classes are too many for a matrix of their pairs, or the
+            features keep running statistics.
 
     Example:
         >>> learner = LaplaceGP(MLP(1, 1).features, RBFKernel(), classes=2)

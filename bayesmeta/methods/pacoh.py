@@ -43,17 +43,18 @@ class PACOH(HyperPosteriorLearner):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
-        kernel: any gpytorch kernel on features.
+        kernel: any gpytorch kernel on features, without priors; `fit` starts its lengthscales if they are gpytorch's own.
         likelihood: a `Gaussian` with one σ.
         tasks: n, the number of meta-training tasks: the fewer, the nearer the priors stay to the hyper-prior.
         mean: a network from inputs ``(N, *X)`` to the prior mean ``(N, Y)``, or None for zero.
         hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
         particles: K.
         hyper_scale: the standard deviation of the hyper-prior, around 0 for networks and around the given values for the
-            kernel's raw parameters and log σ.
+            kernel's raw parameters and log σ; where `fit` starts a lengthscale, its centre goes along.
 
     Raises:
-        ValueError: the likelihood is not a Gaussian with one σ, a network keeps running statistics, or a number is out of range.
+        ValueError: the likelihood is not a Gaussian with one σ, the kernel has priors, a network keeps running statistics, or a
+            number is out of range.
 
     Example:
         >>> learner = PACOH(MLP(1, 1).features, RBFKernel(), Gaussian(), tasks=20, mean=MLP(1, 1))
