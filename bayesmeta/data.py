@@ -309,7 +309,7 @@ def move(tree: T, like: nn.Module) -> T:
     def to(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        if leaf.is_inference() and not torch.is_inference_mode_enabled():
+        if not torch.compiler.is_compiling() and leaf.is_inference() and not torch.is_inference_mode_enabled():
             leaf = leaf.clone()  # else no gradient may pass through what is computed from it
         return leaf.to(reference.device, reference.dtype if leaf.is_floating_point() else None)
 

@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, constraints
 from pyro.infer import TraceMeanField_ELBO
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
@@ -28,15 +28,16 @@ __all__ = ["Latent", "Objective", "VariationalLearner", "registered"]
 Objective: TypeAlias = Literal["elbo", "predictive"]
 
 _PYRO = threading.RLock()
-"""Pyro keeps its stack of handlers in a global, which two threads must not share."""
+"""Pyro keeps its stacks of handlers and plates in globals, which two threads must not share."""
 
 
 def _start_anew() -> None:
-    """In a forked process the thread that held the lock is no more, and what it left on Pyro's stack means nothing."""
+    """In a forked process the thread that held the lock is no more, and what it left on Pyro's stacks means nothing."""
     global _PYRO
     if not _PYRO._is_owned():  # type: ignore[attr-defined]
         _PYRO = threading.RLock()
         _PYRO_STACK.clear()
+        _DIM_ALLOCATOR._stack.clear()  # of the plates
 
 
 if hasattr(os, "register_at_fork"):

@@ -139,6 +139,7 @@ def forks(count: int) -> dict[str, Any]:
             learner(support)(x)
 
     hung = failed = 0
+    request()  # torch imports parts of itself on first use, and a fork while a thread imports is Python's own trap
     torch.set_num_threads(1)  # a child has none of the threads that an operation would wait for
     with asked(request):
         for _ in range(count):

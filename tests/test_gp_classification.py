@@ -240,7 +240,7 @@ def test_other_numbers_of_classes() -> None:
     learner.classes = 2
     with pytest.raises(ValueError, match="labels 0 to 1, got 4"):
         learner(labelled(5))
-    with pytest.raises(ValueError, match="labels 0 to 1, got -1"):
+    with pytest.raises(ValueError, match="labels from 0 on, got -1"):
         learner(Points(labelled(2).x, labelled(2).y - 1, labelled(2).mask))
 
 
