@@ -106,8 +106,8 @@ def fit(
             seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
             each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
             rounding.
-        seed: of the random numbers of training, a whole number of at least 0. They are others than those that follow
-            ``torch.manual_seed(seed)``, and torch's global generator is left as it was.
+        seed: of the learner's random draws, a whole number of at least 0. They are others than those that follow
+            ``torch.manual_seed(seed)``, and torch's global generator is not touched; dropout in a network draws from that one.
         progress: shows a bar with the loss and the number of tasks per second.
         checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
             written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
