@@ -97,7 +97,8 @@ def _start(questions: Sequence[Asked]) -> None:
         started: Any = kernel.get_submodule(name)
         apart = torch.cat([torch.zeros(0), *(d[d > 0].cpu() for d in found)])
         raw = started.raw_lengthscale
-        if raw.any() or not raw.requires_grad or not len(apart):
+        asked_for = any(name.startswith("lengthscale") for name in started._priors)  # by a prior
+        if raw.any() or not raw.requires_grad or not len(apart) or asked_for:
             continue
         value = apart.median().to(raw) / 2**0.5
         constraint = started.raw_lengthscale_constraint

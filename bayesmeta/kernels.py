@@ -182,7 +182,8 @@ def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Ten
     inner = {f"module.{name}": value for name, value in (parameters or {}).items()}
     terms: Any = _double(_LogPriors(module), inner)()
     for term in terms:
-        total = total + (term.sum() if parameters is None else term.flatten(1).sum(1))
+        own = parameters is not None and term.dim() > 0 and len(term) == len(next(iter(parameters.values())))
+        total = total + (term.reshape(len(term), -1).sum(1) if own else term.sum())  # of frozen ones: all tasks'
     return total
 
 

@@ -271,7 +271,7 @@ def check_event(expected: torch.Size, given: torch.Size) -> None:
     if given != expected:
         raise ValueError(
             f"y: expected targets of event shape {tuple(expected)} as the predictions have, got {tuple(given)}; "
-            "change the network's number of outputs, or pass y as (B, N, *Y)"
+            "let the network map (N, *X) to (N, O) with as many outputs as y has numbers, or pass y as (B, N, *Y)"
         )
 
 

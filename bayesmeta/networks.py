@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayesmeta.functional import unfollowed
+
 __all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_network", "check_padding"]
 
 
@@ -238,8 +240,20 @@ def check_network(network: nn.Module, name: str = "network") -> None:
         if getattr(module, "track_running_stats", False):
             raise ValueError(
                 f"{name}: expected no running statistics, got {where}; use group or layer normalisation, or "
-                "track_running_stats=False (transductive: predictions then depend on the other queries)"
+                "track_running_stats=False (transductive: predictions then depend on the other queries). Of a pretrained body "
+                "that stays as it is, compute the features once, and give them as x"
             )
+        if type(module).__name__ == "_SpectralNorm" or any(
+            type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values()
+        ):
+            raise ValueError(
+                f"{name}: expected no state that a forward pass changes, got spectral_norm of {where}; leave it out"
+            )
+    if found := unfollowed(network):
+        raise ValueError(
+            f"{name}: expected layers in attributes, lists, dicts or functions, where a task's weights can take their place, "
+            f"got one at {found[0]!r} that is reached {found[1]}; make that an nn.Module, or call the layer by its attribute"
+        )
 
 
 def check_padding(network: nn.Module, mask: Tensor, name: str) -> None:
