@@ -210,9 +210,10 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 try:
                     loss, gradient = meta_gradient(move(processes.share(episode), learner))
-                except ValueError as error:  # from the learner's own borders
+                except (ValueError, IndexError, RuntimeError) as error:
                     if broken := explain_data(episode, index):
                         raise Diverged(f"step {step}: {broken}", history) from error
+                    error.add_note(f"at step {step}, in episode {index}; the learner is as it was before this step")
                     raise
                 loss, gradient, history.interrupted = processes.mean(
                     loss, gradient, bool(interruption), meta_gradient.parameters
