@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesmeta.data import Points, check_count
+from bayesmeta.distributions import apart
 from bayesmeta.functional import Mapped, map_tasks
 from bayesmeta.networks import MLP, check_network, check_padding
 
@@ -389,8 +390,11 @@ class TaskNetwork(nn.Module):
         self.encoder = encoder
         self.network = network
 
-    def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
-        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``."""
+    def forward(self, support: Points, x: Any, z: Tensor | None = None, own: bool = False) -> Tensor:
+        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``.
+
+        With `own`, z is ``(S, B, ...)`` and x ``(B, S M, *X)``: M points for each latent in turn.
+        """
         check_padding(self.encoder, support.mask, "support")
         embedded = self.encoder.embed(x)
         told = self.encoder.tell(support, embedded)  # (B, M, R) or (B, M, W, R)
@@ -398,6 +402,7 @@ class TaskNetwork(nn.Module):
             embedded = embedded[:, :, None].expand(*told.shape[:-1], -1)
         told = torch.cat([embedded, told], -1)
         if z is not None:
+            told = apart(told, len(z)) if own else told
             z = z.unsqueeze(-3 if self.encoder.classwise else -2)
             batch = torch.broadcast_shapes(z.shape[:-1], told.shape[:-1])
             told = torch.cat([told.expand(*batch, -1), z.expand(*batch, -1)], -1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import mixture, select, uncertainty
+from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
     Frozen,
     Gradient,
@@ -20,13 +21,25 @@ from bayesmeta.functional import (
     adaptable,
     descend,
     second_order,
+    with_bias,
 )
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Functions, Posterior, repeated
 from bayesmeta.likelihoods import Likelihood, check_likelihood, support_error
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.randomness import generator, standard_normal
 
-__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt", "check_inner_loop"]
+__all__ = [
+    "BayesianLinear",
+    "Outputs",
+    "Particles",
+    "PointEstimate",
+    "Sampled",
+    "Transformed",
+    "adapt",
+    "check_inner_loop",
+    "heads",
+    "networks",
+]
 
 
 class PointEstimate(Posterior):
@@ -49,9 +62,8 @@ class PointEstimate(Posterior):
         distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
         return distribution
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        predictive = self._predictive(x)
-        return predictive.expand(torch.Size([samples]) + predictive.batch_shape)
+    def _functions(self, samples: int) -> Functions:
+        return repeated(self._predictive, samples)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric = uncertainty(self._predictive(x))
@@ -126,8 +138,9 @@ class Transformed(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return self._mapped(self.inner._predictive(self.inputs(x)))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        return self._mapped(self.inner._draws(self.inputs(x), samples))
+    def _functions(self, samples: int) -> Functions:
+        inner = self.inner._functions(samples)
+        return lambda x, own: self._mapped(inner(self.inputs(x), own))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
@@ -148,54 +161,84 @@ class Particles(Posterior):
     """A posterior over functions by weighted particles: K functions, each with a weight in each task.
 
     Args:
-        functions: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
+        particles: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
         log_weights: ``(K, B)``, not necessarily normalised.
         support: what was learned from.
     """
 
-    def __init__(self, functions: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
+    def __init__(self, particles: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
         super().__init__(support)
-        self.functions = functions
+        self.particles = particles
         self.log_weights = log_weights
 
     def _predictive(self, x: Any) -> Distribution:
-        return mixture(self.functions(x), self.log_weights[..., None])
+        return mixture(self.particles(x), self.log_weights[..., None])
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
+    def _functions(self, samples: int) -> Functions:
         weights = self.log_weights.softmax(0).mT
         chosen = torch.multinomial(weights, samples, replacement=True, generator=generator(weights.device)).mT  # (S, B)
-        return select(self.functions(x), chosen)
+        return lambda x, own: select(self.particles(x), chosen, own=own)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        functions = self.functions(x)
-        each = uncertainty(functions)
+        particles = self.particles(x)
+        each = uncertainty(particles)
         weights = self.log_weights.softmax(0)[..., None].reshape(*self.log_weights.shape, *[1] * (each.dim() - 2))
         aleatoric = (weights * each).sum(0)
-        total = uncertainty(mixture(functions, self.log_weights[..., None]))
+        total = uncertainty(mixture(particles, self.log_weights[..., None]))
         return aleatoric, (total - aleatoric).clamp(min=0)
+
+
+Outputs: TypeAlias = Callable[[Any, bool], Tensor]
+"""The network outputs ``(S, B, M, *O)`` of S functions, at inputs in the form of `bayesmeta.learner.Functions`."""
 
 
 class Sampled(Posterior):
     """A posterior over functions from which one can draw: the predictive is the mixture of `samples` draws.
 
     Args:
-        outputs: maps x ``(B, M, *X)`` and S to the network outputs of S functions, ``(S, B, M, *O)``. For B tasks at
-            once to equal B one by one, its noise is shared over the tasks.
+        draw: makes S functions. For B tasks at once to equal B one by one, its noise is shared over the tasks.
         likelihood: maps outputs to distributions.
         support: what was learned from.
         samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
     """
 
     def __init__(
-        self, outputs: Callable[[Any, int], Tensor], likelihood: Likelihood, support: Points, samples: int = 64
+        self, draw: Callable[[int], Outputs], likelihood: Likelihood, support: Points, samples: int = 64
     ) -> None:
         super().__init__(support, samples)
-        self.outputs = outputs
+        self.draw = draw
         self.likelihood = Frozen(likelihood)
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        distribution: Distribution = self.likelihood(self.outputs(x, samples))
-        return distribution
+    def _functions(self, samples: int) -> Functions:
+        outputs = self.draw(samples)
+        return lambda x, own: self.likelihood(outputs(x, own))
+
+
+def networks(network: Frozen, weights: Tensor) -> Outputs:
+    """A network with S draws of each task's weights, ``(S, B, P)``, as S functions."""
+
+    def outputs(x: Any, own: bool) -> Tensor:
+        if not own:
+            return network.over_tasks(x, weights)
+        each = tree_map(lambda leaf: apart(leaf, len(weights)).flatten(0, 1), x)  # as many tasks of M points
+        return network.over_tasks(each, weights.flatten(0, 1)).unflatten(0, weights.shape[:2])
+
+    return outputs
+
+
+def heads(features: Callable[[Any], Tensor], weights: Tensor) -> Outputs:
+    """Linear heads on features, with S draws of each task's weights and biases, ``(S, B, *O, F + 1)``, as S functions.
+
+    Args:
+        features: maps inputs ``(B, M, *X)`` to features ``(B, M, F)``.
+        weights: of each draw's head; the last weight of each output is its bias.
+    """
+
+    def outputs(x: Any, own: bool) -> Tensor:
+        embedded = with_bias(features(x))
+        return (apart(embedded, len(weights)) if own else embedded) @ weights.mT
+
+    return outputs
 
 
 class BayesianLinear(Posterior):
@@ -240,10 +283,15 @@ class BayesianLinear(Posterior):
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
+    def _functions(self, samples: int) -> Functions:
         normal = standard_normal(samples, *self.mean.shape, like=self.mean)
         weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
-        return self._normal(self.features(x).double() @ weights, self.noise)
+
+        def ask(x: Any, own: bool) -> Distribution:
+            phi = self.features(x).double()
+            return self._normal((apart(phi, samples) if own else phi) @ weights, self.noise)
+
+        return ask
 
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype

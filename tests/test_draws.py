@@ -11,7 +11,8 @@ from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, RBFKernel, Scal
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.gaussian_process import GaussianProcess, drawn
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.gp_draws import Paths
 from bayesmeta.kernels import covariance
 
 D = torch.float64
@@ -82,7 +83,7 @@ def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters() ->
         return scale * torch.exp(-0.5 * (first - second.mT).square()) * (1 + first * second.mT)
 
     normal = torch.randn(200_000, 1, 2, 1, dtype=D, generator=torch.Generator().manual_seed(0))
-    values = drawn(between, x, torch.ones(1, dtype=D), normal, "test")[:, 0, :, 0]
+    values = Paths(between, "test")(x, torch.ones(1, dtype=D), normal)[:, 0, :, 0]
     matrix = between(x, x)[0]
     for found, exact in (
         (values[:, 1].square(), matrix[1, 1]),
@@ -113,7 +114,7 @@ def test_singular_covariances_are_drawn_from_exactly() -> None:
 def test_draws_of_what_is_not_finite_name_the_task() -> None:
     posterior, _ = process("RBF", 0.1)
     with pytest.raises(torch.linalg.LinAlgError, match=r"kernel ScaleKernel: expected finite .* in task 0"):
-        posterior._draws(torch.full((1, 2, 1), math.nan, dtype=D), 1)  # features of a broken network
+        posterior._functions(1)(torch.full((1, 2, 1), math.nan, dtype=D), False)  # features of a broken network
 
 
 @pytest.mark.parametrize("kind", [bm.LaplaceGP, bm.PolyaGammaGP], ids=lambda kind: kind.__name__)

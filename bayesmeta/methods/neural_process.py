@@ -24,12 +24,13 @@ import pyro
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.distributions import apart
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import MLP
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, Sampled
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -63,11 +64,14 @@ class ConditionalNeuralProcess(Learner):
     def forward(self, support: Points) -> Posterior:
         path = Frozen(self.path)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            outputs: Tensor = path(support, x)
-            return outputs.expand(samples, *outputs.shape)
+        def draw(samples: int) -> Outputs:
+            def outputs(x: Any, own: bool) -> Tensor:
+                found: Tensor = path(support, x)
+                return apart(found, samples) if own else found.expand(samples, *found.shape)
 
-        return Sampled(functions, self.likelihood, support, samples=1)
+            return outputs
+
+        return Sampled(draw, self.likelihood, support, samples=1)
 
 
 @final
@@ -122,12 +126,11 @@ class NeuralProcess(VariationalLearner):
         mean, scale = self.infer(support)
         path = Frozen(self.path)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            outputs: Tensor = path(support, x, self._shape(z))
-            return outputs
+        def draw(samples: int) -> Outputs:
+            z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
+            return lambda x, own: path(support, x, z, own)
 
-        return Sampled(functions, self.likelihood, support)
+        return Sampled(draw, self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode

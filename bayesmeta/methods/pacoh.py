@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points
-from bayesmeta.distributions import mixture, select
+from bayesmeta.distributions import apart, mixture, select
 from bayesmeta.functional import Frozen, Params, adaptable, unravel
 from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.kernels import check_kernel, priors
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.randomness import generator
@@ -155,16 +155,24 @@ class _Processes(Posterior):
         mean, aleatoric, epistemic = self._moments(x)
         return mixture(self._normal(mean, aleatoric + epistemic))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        embedded, mean = self._embed(x)
-        drawn = self.process._draws(embedded, samples)
-        functions = (drawn.mean + mean).unflatten(1, (self.count, -1)).movedim(1, 0)  # (K, S, B, M, Y)
-        spread = drawn.variance.unflatten(1, (self.count, -1)).movedim(1, 0)
-        device = functions.device
-        chosen = torch.randint(self.count, (1, *functions.shape[1:3]), device=device, generator=generator(device))
-        picked = select(self._normal(functions.flatten(1, 2), spread.flatten(1, 2)), chosen.flatten(1))
-        shape = functions.shape[1:]
-        return self._normal(picked.mean.reshape(shape), picked.variance.reshape(shape))
+    def _functions(self, samples: int) -> Functions:
+        processes = self.process._functions(samples)
+        mask = self.support.mask
+        chosen = torch.randint(
+            self.count, (1, samples * len(mask)), device=mask.device, generator=generator(mask.device)
+        )
+
+        def ask(x: Any, own: bool) -> Distribution:
+            embedded, mean = self._embed(x)
+            drawn = processes(embedded, own)  # (S, K B, M)
+            centre = drawn.mean + (apart(mean, samples) if own and mean.dim() else mean)
+            functions, spread = (
+                part.unflatten(1, (self.count, -1)).movedim(1, 0).flatten(1, 2) for part in (centre, drawn.variance)
+            )  # (K, S B, M, Y)
+            picked = select(self._normal(functions, spread), chosen)
+            return self._normal(*(part[0].unflatten(0, (samples, -1)) for part in (picked.mean, picked.variance)))
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         mean, aleatoric, epistemic = self._moments(x)

@@ -11,7 +11,7 @@ For classification the row of a class is amortised from the points of that class
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import pyro
 from torch import Tensor
@@ -21,7 +21,7 @@ from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, Sampled, heads
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -82,11 +82,11 @@ class VERSA(VariationalLearner):
         mean, scale = self.infer(support)
         embed = Frozen(self.encoder.features, self.strategy).over_tasks
 
-        def functions(x: Any, samples: int) -> Tensor:
+        def draw(samples: int) -> Outputs:
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            return self._outputs(weights, embed(x))
+            return heads(embed, weights.unflatten(-1, self.to_head.shape))
 
-        return Sampled(functions, self.likelihood, support)
+        return Sampled(draw, self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode
