@@ -149,12 +149,11 @@ def select(draws: Distribution, index: Tensor, *, own: bool = False) -> Distribu
     With `own` the batch is ``(K, B, S M)``, at M points for each of the S choices in turn.
     """
     tasks = torch.arange(index.shape[1], device=index.device)
-    if not own:
-        chosen: Distribution = _map_parameters(draws, lambda p: p[index, tasks])
-        return chosen
     place = torch.arange(len(index), device=index.device)[:, None]
     size = (len(index), draws.batch_shape[2] // len(index))
-    chosen = _map_parameters(draws, lambda p: p.unflatten(2, size)[index, tasks, place])
+    chosen: Distribution = _map_parameters(
+        draws, lambda p: p.unflatten(2, size)[index, tasks, place] if own else p[index, tasks]
+    )
     return chosen
 
 

@@ -141,11 +141,11 @@ class ClassProcess(Posterior):
 
         def ask(x: Any, own: bool) -> Distribution:
             inputs = x.double()
+            towards = self._cross(inputs).mT  # (B, M, N)
             if own:  # where chains are more than functions, the last function stands for those that nobody asks
                 given = torch.arange(rounds * chains, device=inputs.device).clamp(max=samples - 1)
-                inputs = apart(inputs, samples)[given]
-            cross = each(self._cross)(inputs)
-            return self._likelihood((prior(inputs) + cross.mT @ correction)[:samples])
+                inputs, towards = (apart(part, samples)[given] for part in (inputs, towards))
+            return self._likelihood((prior(inputs) + towards @ correction)[:samples])
 
         return ask
 

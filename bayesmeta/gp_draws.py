@@ -23,12 +23,13 @@ class Paths:
     mean A ε and covariance Σ' - A Aᵀ, where A is their covariance with ε; the symmetric root of that gives a draw. At points that
     were asked before nothing is left, and the answer is the one that was given.
 
-    Answers are differentiable, once. Moving a point moves its own value alone, by the slope that is expected of the function given
-    all values so far, E[f'(x) | f]: so slopes are never larger than those of the process, and with the chain rule they give
-    unbiased gradients of any expectation over draws, as f enters E[∂g(f) f'(x)] through E[f'(x) | f] alone. The derivative of a
-    Cholesky factor has neither property: it divides by pivots that are rounding where points are close. Likewise a parameter that
-    changes the mean of new values given old ones, and their covariance Σ by dΣ, moves them by the change of the mean and by
-    ½ dΣ Σ⁻¹ times their distance from it, which leaves their law.
+    Answers are differentiable, once. Moving a point moves its own value alone, by the slope that is expected of the function
+    given all values so far, E[f'(x) | f]: so slopes are never larger than those of the process, and with the chain rule they give
+    unbiased gradients of any expectation over these values, as f enters E[∂g(f) f'(x)] through E[f'(x) | f] alone (values that
+    come later were not known to it; asked anew, the function has the slope that they leave). The derivative of a Cholesky factor
+    has neither property: it divides by pivots that are rounding where points are close. Likewise a parameter that changes the
+    mean of new values given old ones, and their covariance Σ by dΣ, moves them by the change of the mean and by ½ dΣ Σ⁻¹ times
+    their distance from it, which leaves their law.
 
     Args:
         between: the covariance of values at two sets of points, of float64.

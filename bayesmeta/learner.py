@@ -58,8 +58,9 @@ class Posterior(ABC):
 
         A Gaussian process is drawn as far as it is asked: the values at new inputs given all its own earlier ones, by random
         numbers of the moment. So each question costs time and memory in proportion to the square of the number of all points
-        asked so far (to each function, where inputs are its own), and one thread at a time may ask. All other functions are drawn
-        when they are made, and cost the same at each question.
+        asked so far (to each function, where inputs are its own), one thread at a time may ask, and the slope of an answer is the
+        one that is expected of the function given all its answers so far. All other functions are drawn when they are made, and
+        cost the same at each question.
 
         Args:
             samples: S, the number of functions; from torch's global generator.
