@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import Any
 
 import pyro
@@ -14,13 +13,12 @@ from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points, concatenate
+from bayesmeta.data import Points
 from bayesmeta.distributions import apart
 from bayesmeta.functional import Params
 from bayesmeta.gp_draws import Paths, each
 from bayesmeta.kernels import check_inputs, covariance, trend
 from bayesmeta.learner import Functions, Posterior
-from bayesmeta.likelihoods import check_event
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["GaussianProcess", "JointNormal", "cholesky"]
@@ -139,19 +137,8 @@ class GaussianProcess(Posterior):
         other = reduced if second is first else self._reduced(second)
         return each(self.kernel)(first, second) - reduced.mT @ other
 
-    def update(self, points: Points) -> GaussianProcess:
-        """The posterior after some more points of the same B tasks, ``(B, M, D)``: this one stays as it is.
-
-        The Cholesky factor grows by a block, in O(N² M) operations where a new posterior takes O((N + M)³).
-
-        Example:
-            >>> first = points([0.0, 1.0], [0.0, 1.0])
-            >>> posterior = GaussianProcess(RBFKernel(), None, torch.tensor(0.1), first)
-            >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
-            torch.Size([1, 1, 1])
-        """
-        points = Points(self._inputs(points.x), points.y.to(self.support.y), points.mask.to(self.mask.device))
-        check_event(self.support.y.shape[2:], points.y.shape[2:])
+    def _updated(self, points: Points) -> GaussianProcess:
+        # The Cholesky factor grows by a block, in O(N² M) operations where a new posterior takes O((N + M)³).
         x, mask = points.x.double(), points.mask
         cross = self.kernel(self.x, x) * self.mask[..., None] * mask[:, None]  # (B, N, M)
         below = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
@@ -163,8 +150,7 @@ class GaussianProcess(Posterior):
             ],
             1,
         )
-        later = copy(self)
-        later.support = concatenate(self.support, points)
+        later = self._later()
         y = torch.cat([self.y, points.y.double()], 1)
         later._condition(torch.cat([self.x, x], 1), y, torch.cat([self.mask, mask], 1), factor)
         return later

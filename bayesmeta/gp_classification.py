@@ -188,6 +188,13 @@ class OneVsRest(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return _largest(self.process._predictive(x))
 
+    def _updated(self, points: Points) -> Posterior:
+        classes = self.process.y.shape[-1]
+        check_classes(points, classes)
+        later = self._later()
+        later.process = self.process._updated(points._replace(y=signs(points.y, classes, self.support.y.dtype)))
+        return later
+
     def _functions(self, samples: int) -> Functions:
         process = self.process._functions(samples)
         return lambda x, own: _largest(process(x, own))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, NoReturn, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.border import as_tensor, queries, readable
+from bayesmeta.border import as_tensor, convert, queries, readable
 from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import nll
 
-__all__ = ["Functions", "Learner", "Posterior", "decompose", "repeated"]
+__all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -91,6 +93,66 @@ class Posterior(ABC):
     def _functions(self, samples: int) -> Functions:
         """S functions, of inputs that are checked already."""
 
+    def update(self, points: Points) -> Posterior:
+        """The posterior after further points of the same B tasks. This one stays as it is.
+
+        - Exact, whatever the order and the division into updates, and of a size that does not grow: `BayesianLinear` (ALPaCA),
+          prototypes, and neural processes and VERSA with an encoder that pools (`DeepSet`, `ClassPooling`).
+        - Exact in any order too, of a size that grows with the points: Gaussian processes with Gaussian noise (DKT, its classifier,
+          PACOH), by a block of the Cholesky factor.
+        - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
+          family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
+        - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
+        - All others refuse: `Rehearsal` keeps the points and adapts again.
+
+        Exact means: as if all points had been known at once. The result is differentiable as the posterior itself. It keeps no
+        points: its `support` is one unobserved row of zeros, which says shapes, types and device.
+
+        Args:
+            points: ``(B, M, *X)`` and so on, of as many tasks and with the event shapes of the support; a task without a new
+                point has none observed.
+
+        Raises:
+            NotImplementedError: further points cannot be told to a posterior of this kind.
+            ValueError: the points differ from the support in tasks or event shapes, or in the kind of targets; or a value is not
+                finite, or no label.
+
+        Example:
+            >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
+            torch.Size([1, 1, 1])
+        """
+        check_shapes(points, "points")
+        like = self.support
+        if len(points.mask) != len(like.mask):
+            raise ValueError(
+                f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(points.mask)} tasks; give "
+                "each task a row, without observed points where there are none"
+            )
+        y = points.y
+        if y.shape[2:] != like.y.shape[2:] or y.is_floating_point() != like.y.is_floating_point():
+            raise ValueError(
+                f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, got "
+                f"{y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
+            )
+        if y.is_floating_point() and y.dtype != like.y.dtype and readable(y):
+            y = torch.stack(convert(y, like.y.dtype, "points.y"))
+        further = Points(self._inputs(points.x), y.to(like.y), points.mask.to(like.mask.device))
+        if readable(further.mask):
+            check(further, "points")
+        with _labels(further.y, "points"):
+            return self._updated(further)
+
+    def _updated(self, points: Points) -> Posterior:
+        """The posterior after further points, which are checked already."""
+        refuse_update(f"{type(self).__name__}, which would need the old ones too")
+
+    def _later(self) -> Self:
+        """A copy that keeps no points, to be told further ones."""
+        later = copy(self)
+        later.support = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(self.support)))
+        return later
+
     def _predictive(self, x: Any) -> Distribution:
         return mixture(self._functions(self.samples)(x, False))
 
@@ -118,6 +180,14 @@ class Posterior(ABC):
                     f"{tuple(leaf.shape)}; give each function its own inputs, or all the same ones as (B, M, ...)"
                 )
         return self._inputs(tree_map(lambda leaf: leaf.movedim(0, 1).flatten(1, 2), given)), True
+
+
+def refuse_update(got: str) -> NoReturn:
+    """Raises the NotImplementedError of a posterior that cannot be told further points."""
+    raise NotImplementedError(
+        f"update: expected a posterior that can be told further points, got {got}; wrap the learner, "
+        "Rehearsal(learner, capacity=None), which keeps points and adapts again"
+    )
 
 
 def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
@@ -168,6 +238,20 @@ def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor,
     return aleatoric + epistemic, aleatoric, epistemic
 
 
+@contextmanager
+def _labels(y: Tensor, name: str) -> Iterator[None]:
+    """Says of labels what torch says of indices."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if y.is_floating_point() or "out of bounds" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
+            "task's classes from 0, or build the network with as many outputs"
+        ) from error
+
+
 class Learner(Mapped, ABC):
     """What is shared between tasks: an initialisation, a prior, a kernel. Called with a support it gives a posterior.
 
@@ -179,15 +263,8 @@ class Learner(Mapped, ABC):
         check_shapes(support, "support")
         if readable(support.mask):
             check(support, "support", like=self)
-        try:
+        with _labels(support.y, "support"):
             posterior: Posterior = super().__call__(move(support, self))
-        except (IndexError, RuntimeError) as error:
-            if support.y.is_floating_point() or "out of bounds" not in str(error):
-                raise
-            raise ValueError(
-                f"support.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
-                "task's classes from 0, or build the network with as many outputs"
-            ) from error
         return posterior
 
     @abstractmethod

@@ -23,9 +23,9 @@ from bayesmeta.functional import (
     second_order,
     with_bias,
 )
-from bayesmeta.learner import Functions, Posterior, repeated
+from bayesmeta.learner import Functions, Posterior, refuse_update, repeated
 from bayesmeta.likelihoods import Likelihood, check_likelihood, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import BatchNorm, check_network, check_padding
 from bayesmeta.randomness import generator, standard_normal
 
 __all__ = [
@@ -37,8 +37,10 @@ __all__ = [
     "Transformed",
     "adapt",
     "check_inner_loop",
+    "check_pointwise",
     "heads",
     "networks",
+    "on_features",
 ]
 
 
@@ -50,13 +52,30 @@ class PointEstimate(Posterior):
         likelihood: maps outputs to distributions.
         weights: the adapted parameters by name, each ``(B, ...)``; the others are the network's own.
         support: what was learned from.
+        learn: moves one task's weights to where its further points lead, for updates; None if there are none.
     """
 
-    def __init__(self, network: Frozen, likelihood: Likelihood, weights: Params, support: Points) -> None:
+    def __init__(
+        self,
+        network: Frozen,
+        likelihood: Likelihood,
+        weights: Params,
+        support: Points,
+        learn: Callable[[Points, Params], Params] | None = None,
+    ) -> None:
         super().__init__(support, samples=1)
         self.network = network
         self.weights = weights
         self.likelihood = Frozen(likelihood)
+        self.learn = learn
+
+    def _updated(self, points: Points) -> Posterior:
+        if self.learn is None:
+            return super()._updated(points)
+        check_padding(self.network.module, points.mask, "points")
+        later = self._later()
+        later.weights = self.network.map(self.learn, points, self.weights)
+        return later
 
     def _predictive(self, x: Any) -> Distribution:
         distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
@@ -92,16 +111,18 @@ def adapt(
 ) -> PointEstimate:
     """K gradient steps from the network's weights on each task's support error: the inner loop of the MAML family.
 
-    The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is.
+    The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is. Its update takes
+    as many steps again, on the new points alone.
     """
     check_padding(network, support.mask, "support")
     frozen = Frozen(network, strategy)
     start = frozen.weights
 
-    def inner_loop(support: Points) -> Params:
-        return descend(support_error(frozen, likelihood, support), start, steps, rates, gradient)
+    def learn(points: Points, weights: Params) -> Params:
+        return descend(support_error(frozen, likelihood, points), weights, steps, rates, gradient)
 
-    return PointEstimate(frozen, likelihood, frozen.map(inner_loop, support), support)
+    weights = frozen.map(lambda support: learn(support, start), support)
+    return PointEstimate(frozen, likelihood, weights, support, learn)
 
 
 class Transformed(Posterior):
@@ -112,6 +133,7 @@ class Transformed(Posterior):
         support: the support as the user gave it, before the maps.
         inputs: maps x ``(B, M, *X)`` to the inner posterior's inputs.
         outputs: maps the inner posterior's distributions of real targets to the user's; None leaves them.
+        further: maps further points to the inner posterior's, for updates; by the map of inputs if None.
     """
 
     def __init__(
@@ -120,11 +142,13 @@ class Transformed(Posterior):
         support: Points,
         inputs: Callable[[Any], Any],
         outputs: Callable[[Distribution], Distribution] | None = None,
+        further: Callable[[Points], Points] | None = None,
     ) -> None:
         self.inner = inner
         super().__init__(support, inner.samples)
         self.inputs = inputs
         self.outputs = outputs
+        self.further = further
 
     @property
     def samples(self) -> int:
@@ -142,6 +166,12 @@ class Transformed(Posterior):
         inner = self.inner._functions(samples)
         return lambda x, own: self._mapped(inner(self.inputs(x), own))
 
+    def _updated(self, points: Points) -> Posterior:
+        seen = points._replace(x=self.inputs(points.x)) if self.further is None else self.further(points)
+        later = self._later()
+        later.inner = self.inner._updated(seen)
+        return later
+
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
         return self._variance(aleatoric), self._variance(epistemic)
@@ -155,6 +185,22 @@ class Transformed(Posterior):
             return variance
         normal = Normal(torch.zeros_like(variance), variance.sqrt(), validate_args=False)
         return self.outputs(normal.to_event(1)).variance
+
+
+def on_features(inner: Posterior, support: Points, features: Frozen) -> Transformed:
+    """A posterior on features that all tasks share, seen from the inputs. Its updates need features of each point by itself."""
+
+    def further(points: Points) -> Points:
+        check_pointwise(features.module)
+        return points._replace(x=features.over_tasks(points.x))
+
+    return Transformed(inner, support, features.over_tasks, further=further)
+
+
+def check_pointwise(network: nn.Module) -> None:
+    """Raises a NotImplementedError if what a network says of a point depends on the points beside it."""
+    if any(isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm)) for module in network.modules()):
+        refuse_update("one with batch normalisation, to which the old points would look otherwise beside the new ones")
 
 
 class Particles(Posterior):
@@ -244,6 +290,8 @@ def heads(features: Callable[[Any], Tensor], weights: Tensor) -> Outputs:
 class BayesianLinear(Posterior):
     """The conjugate posterior of a linear model on features, y = φ(x) W + noise, in closed form.
 
+    Updates add to Λ and to Λ mean: exact, and of the same size after any number of points.
+
     The noise is N(0, σ²) and each column of W has the prior N(mean, covariance). With the prior's precision Λ₀,
     Λ = Λ₀ + ΦᵀΦ / σ² and the posterior mean is Λ⁻¹ (Λ₀ mean + Φᵀ y / σ²) (Bishop 2006, eqs. 3.50 and 3.51).
     Solved in float64 by Cholesky, so that many points with little noise stay exact.
@@ -265,9 +313,22 @@ class BayesianLinear(Posterior):
         phi = features(support.x).double() * support.mask[..., None]
         prior = torch.linalg.inv(covariance.double())
         precision = prior + phi.mT @ phi / self.noise**2
-        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
         evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
+        self._solve(precision, evidence)
+
+    def _solve(self, precision: Tensor, evidence: Tensor) -> None:
+        self.precision, self.evidence = precision, evidence
+        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
         self.mean = torch.cholesky_solve(evidence, self.cholesky)  # (B, P, Y)
+
+    def _updated(self, points: Points) -> Posterior:
+        phi = self.features(points.x).double() * points.mask[..., None]
+        later = self._later()
+        later._solve(
+            self.precision + phi.mT @ phi / self.noise**2,
+            self.evidence + phi.mT @ points.y.double() / self.noise**2,
+        )
+        return later
 
     def _predictive(self, x: Any) -> Distribution:
         phi = self.features(x).double()

@@ -80,6 +80,11 @@ class _Mixed(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return mixture(stack([member._predictive(x) for member in self.members]))
 
+    def _updated(self, points: Points) -> Posterior:
+        later = self._later()
+        later.members = [member._updated(points) for member in self.members]
+        return later
+
     def _functions(self, samples: int) -> Functions:
         members = [member._functions(samples) for member in self.members]
         device = self.support.mask.device
@@ -187,8 +192,12 @@ class Standardized(Learner):
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)
 
+        def further(points: Points) -> Points:
+            y = (points.y - y_loc) / y_scale if points.y.is_floating_point() else points.y
+            return Points(scale(points.x), y, points.mask)
+
         scaled = support.y.is_floating_point() and not self._discrete
-        return Transformed(inner, support, scale, unscale if scaled else None)
+        return Transformed(inner, support, scale, unscale if scaled else None, further)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(self._episode(episode))

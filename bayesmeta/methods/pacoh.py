@@ -30,6 +30,7 @@ from bayesmeta.kernels import check_kernel, priors
 from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.posteriors import check_pointwise
 from bayesmeta.randomness import generator
 
 __all__ = ["PACOH"]
@@ -122,10 +123,21 @@ class _Processes(Posterior):
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
         noise = standard_deviation(values.get("likelihood.log_scale", learner.likelihood.log_scale)).expand(self.count)
-        embedded, mean = self._embed(support.x)
-        y = support.y.expand(self.count, *support.y.shape).flatten(0, 1)
-        given = Points(embedded, y - mean, support.mask.repeat(self.count, 1))
-        self.process = GaussianProcess(kernel, None, noise.repeat_interleave(tasks, 0), given, own)
+        noise = noise.repeat_interleave(tasks, 0)
+        self.process = GaussianProcess(kernel, None, noise, self._seen(support), own)
+
+    def _seen(self, points: Points) -> Points:
+        """Points as the K·B processes see them."""
+        embedded, mean = self._embed(points.x)
+        y = points.y.expand(self.count, *points.y.shape).flatten(0, 1)
+        return Points(embedded, y - mean, points.mask.repeat(self.count, 1))
+
+    def _updated(self, points: Points) -> Posterior:
+        for network in self.networks.values():
+            check_pointwise(network.module)
+        later = self._later()
+        later.process = self.process._updated(self._seen(points))
+        return later
 
     def _embed(self, x: Any) -> tuple[Tensor, Tensor]:
         """Features and prior mean at x, each with K·B tasks."""
