@@ -434,9 +434,10 @@ class TaskNetwork(nn.Module):
         self.network = network
 
     def forward(self, support: Points | Tensor, x: Any, z: Tensor | None = None, own: bool = False) -> Tensor:
-        """From a support, or what the encoder `knows` of it, x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``.
+        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``.
 
-        With `own`, z is ``(S, B, ...)`` and x ``(B, S M, *X)``: M points for each latent in turn.
+        With `own`, z is ``(S, B, ...)`` and x ``(B, S M, *X)``: M points for each latent in turn. In the place of a support it
+        takes what the encoder `knows` of it.
         """
         if isinstance(support, Points):
             check_padding(self.encoder, support.mask, "support")

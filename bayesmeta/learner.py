@@ -96,10 +96,10 @@ class Posterior(ABC):
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.
 
-        - Exact, whatever the order and the division into updates, and of a size that does not grow: `BayesianLinear` (ALPaCA),
-          prototypes, and neural processes and VERSA with an encoder that pools (`DeepSet`, `ClassPooling`).
-        - Exact in any order too, of a size that grows with the points: Gaussian processes with Gaussian noise (DKT, its classifier,
-          PACOH), by a block of the Cholesky factor.
+        - Exact in any order and division, and of a size that does not grow: `ALPaCA`, `PrototypicalNetwork`, and neural processes
+          and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
+        - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
+          Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
@@ -126,14 +126,14 @@ class Posterior(ABC):
         like = self.support
         if len(points.mask) != len(like.mask):
             raise ValueError(
-                f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(points.mask)} tasks; give "
-                "each task a row, without observed points where there are none"
+                f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(points.mask)} tasks; "
+                "give each task a row, without observed points where there are none"
             )
         y = points.y
         if y.shape[2:] != like.y.shape[2:] or y.is_floating_point() != like.y.is_floating_point():
             raise ValueError(
-                f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, got "
-                f"{y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
+                f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, "
+                f"got {y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
             )
         if y.is_floating_point() and y.dtype != like.y.dtype and readable(y):
             y = torch.stack(convert(y, like.y.dtype, "points.y"))

@@ -22,9 +22,10 @@ __all__ = ["Rehearsal"]
 class Rehearsal(Learner):
     """A learner whose posteriors keep their points, so that an update adapts to old and new ones together.
 
-    Without a capacity an update is exact: as if all points had been known at once. With one, each task keeps so many of its points,
-    every one that it was ever told with the same probability (reservoir sampling: Vitter 1985, "Random sampling with a reservoir",
-    https://doi.org/10.1145/3147.3165), so that memory and time stay bounded in a stream without end. Training passes through.
+    Without a capacity an update is exact: as if all points had been known at once. With one, each task keeps so many of its
+    points, every one that it was ever told with the same probability (reservoir sampling: Vitter 1985, "Random sampling with a
+    reservoir", https://doi.org/10.1145/3147.3165), so that memory and time stay bounded in a stream without end. Training passes
+    through.
 
     Args:
         learner: any learner, trained or to be trained.

@@ -76,7 +76,7 @@ class _Prototypes(Posterior):
         """The sum of each class's features ``(B, W, F)``, and the number of its points ``(B, W, 1)``."""
         if int(points.y.max()) >= self.classes:
             raise ValueError(
-                f"support.y: expected labels 0 to {self.classes - 1}, got {int(points.y.max())}; number each task's classes "
+                f"y: expected labels 0 to {self.classes - 1}, got {int(points.y.max())}; number each task's classes "
                 f"from 0, or build the learner with classes={int(points.y.max()) + 1}"
             )
         member = F.one_hot(points.y.long(), self.classes).to(points.x) * points.mask[..., None]  # (B, N, W)
