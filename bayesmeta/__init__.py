@@ -81,6 +81,7 @@ from bayesmeta.plots import (
     plot_ranks,
     plot_reliability,
 )
+from bayesmeta.rehearsal import Rehearsal
 from bayesmeta.report import Comparison, compare
 from bayesmeta.tasks import (
     ArrayTasks,
@@ -173,6 +174,7 @@ __all__ = [
     "Posterior",
     "PrototypicalNetwork",
     "QuantileCalibrationError",
+    "Rehearsal",
     "Relation",
     "Reptile",
     "Sharpness",

@@ -11,12 +11,13 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.distributions import class_probabilities, has_classes, temper, uniform
+from bayesmeta.distributions import apart, class_probabilities, has_classes, temper, uniform
 from bayesmeta.evaluation import answers, reading
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import nll
 from bayesmeta.metrics import NLL, Estimate, bootstrap
 from bayesmeta.posteriors import Transformed
+from bayesmeta.randomness import generator, seeded
 
 __all__ = ["Calibrated", "Conformal", "Tempered"]
 
@@ -36,15 +37,23 @@ class Tempered(Transformed):
         self.temperature = torch.as_tensor(temperature).clone()
         super().__init__(inner, inner.support, lambda x: x, lambda predictive: temper(predictive, self.temperature))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        draws = self.inner._draws(x, samples)
-        if has_classes(draws):
-            return temper(draws, self.temperature)
-        return temper(draws, self.temperature, self.inner._predictive(x).mean.expand(draws.mean.shape))
+    def _functions(self, samples: int) -> Functions:
+        inner = self.inner._functions(samples)
+        seed = int(torch.randint(2**31, (), device="cpu", generator=generator(torch.device("cpu"))))
+
+        def ask(x: Any, own: bool) -> Distribution:
+            draws = inner(x, own)
+            if has_classes(draws):
+                return temper(draws, self.temperature)
+            with seeded(seed):  # the centre stays where it is, even if it is random
+                centre = self.inner._predictive(x).mean
+            return temper(draws, self.temperature, apart(centre, samples) if own else centre.expand(draws.mean.shape))
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         # One draw tells the kind of targets: a prediction might take many.
-        if not self.support.y.is_floating_point() or has_classes(self.inner._draws(x, 1)):
+        if not self.support.y.is_floating_point() or has_classes(self.inner._functions(1)(x, False)):
             return Posterior._decompose(self, x, samples)
         aleatoric, epistemic = self.inner._decompose(x, samples)
         return self.temperature**2 * aleatoric, self.temperature**2 * epistemic

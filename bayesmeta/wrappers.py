@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from bayesmeta.border import check_spread
 from bayesmeta.data import Episode, Points, check, concatenate, move
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import generator
@@ -80,11 +80,21 @@ class _Mixed(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return mixture(stack([member._predictive(x) for member in self.members]))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        each = stack([member._draws(x, samples) for member in self.members])  # (K, S, B, M)
+    def _updated(self, points: Points) -> Posterior:
+        later = self._later()
+        later.members = [member._updated(points) for member in self.members]
+        return later
+
+    def _functions(self, samples: int) -> Functions:
+        members = [member._functions(samples) for member in self.members]
         device = self.support.mask.device
-        chosen = torch.randint(len(self.members), (1, samples), device=device, generator=generator(device))
-        return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
+        chosen = torch.randint(len(members), (1, samples), device=device, generator=generator(device))
+
+        def ask(x: Any, own: bool) -> Distribution:
+            each = stack([member(x, own) for member in members])  # (K, S, B, M)
+            return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
@@ -182,8 +192,12 @@ class Standardized(Learner):
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)
 
+        def further(points: Points) -> Points:
+            y = (points.y - y_loc) / y_scale if points.y.is_floating_point() else points.y
+            return Points(scale(points.x), y, points.mask)
+
         scaled = support.y.is_floating_point() and not self._discrete
-        return Transformed(inner, support, scale, unscale if scaled else None)
+        return Transformed(inner, support, scale, unscale if scaled else None, further)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(self._episode(episode))

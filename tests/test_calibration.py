@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 import bayesmeta as bm
 from bayesmeta import Episode, Points, Posterior
 from bayesmeta.distributions import mixture, temper
+from bayesmeta.learner import Functions, repeated
 
 
 class Scripted(bm.Learner):
@@ -36,9 +37,8 @@ class Says(Posterior):
         found: Distribution = self.predict(x)
         return found
 
-    def _draws(self, x: Tensor, samples: int) -> Distribution:
-        single: Any = self.predict(x)
-        return single.expand((samples, *single.batch_shape))
+    def _functions(self, samples: int) -> Functions:
+        return repeated(self.predict, samples)
 
 
 def tasks(y: Any, count: int, queries: int = 20, batch: int = 100, seed: int = 0) -> list[Episode]:

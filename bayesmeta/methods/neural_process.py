@@ -24,12 +24,14 @@ import pyro
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.distributions import apart
+from bayesmeta.encoded import Encoded
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import MLP
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -61,13 +63,22 @@ class ConditionalNeuralProcess(Learner):
         self.likelihood = likelihood
 
     def forward(self, support: Points) -> Posterior:
-        path = Frozen(self.path)
+        return Encoded(self, self._draw, support, samples=1)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            outputs: Tensor = path(support, x)
-            return outputs.expand(samples, *outputs.shape)
+    @property
+    def encoder(self) -> Encoder:
+        """Of the support."""
+        return self.path.encoder
 
-        return Sampled(functions, self.likelihood, support, samples=1)
+    def infer(self, known: Points | Tensor) -> None:
+        """Nothing: it has no latent."""
+
+    def _draw(self, frozen: Frozen, known: Any, inferred: None, samples: int) -> Outputs:
+        def outputs(x: Any, own: bool) -> Tensor:
+            found: Tensor = frozen(_answer, known, x)
+            return apart(found, samples) if own else found.expand(samples, *found.shape)
+
+        return outputs
 
 
 @final
@@ -109,8 +120,11 @@ class NeuralProcess(VariationalLearner):
         self.latent_size = latent
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
 
-    def infer(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z | points), each ``(B, Z)``, where Z is `latent`, or W times that for a classwise encoder."""
+    def infer(self, points: Points | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of q(z | points), each ``(B, Z)``, where Z is `latent`, or W times that for a classwise encoder.
+
+        From points, or from what the encoder `knows` of them.
+        """
         mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
         return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
 
@@ -119,15 +133,17 @@ class NeuralProcess(VariationalLearner):
         return z.unflatten(-1, (-1, self.latent_size)) if self.path.encoder.classwise else z
 
     def forward(self, support: Points) -> Posterior:
-        mean, scale = self.infer(support)
-        path = Frozen(self.path)
+        return Encoded(self, self._draw, support)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            outputs: Tensor = path(support, x, self._shape(z))
-            return outputs
+    def _draw(self, frozen: Frozen, known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
+        mean, scale = inferred
+        z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
+        return lambda x, own: frozen(_answer, known, x, z, own)
 
-        return Sampled(functions, self.likelihood, support)
+    @property
+    def encoder(self) -> Encoder:
+        """Of the support."""
+        return self.path.encoder
 
     def model(self, episode: Episode) -> None:
         support, query = episode
@@ -138,6 +154,11 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
+
+
+def _answer(learner: ConditionalNeuralProcess | NeuralProcess, *inputs: Any) -> Tensor:
+    outputs: Tensor = learner.path(*inputs)
+    return outputs
 
 
 def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> None:
