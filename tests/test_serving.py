@@ -199,8 +199,8 @@ def test_what_takes_a_seed_leaves_torchs_generator_alone() -> None:
     bm.fit(learner, tasks, steps=2, progress=False)
     found = [bm.evaluate(learner, tasks, episodes=2, seed=seed)["NLL"].value for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
-    bm.Calibrated(learner, tasks, episodes=1)
-    bm.Conformal(learner, tasks, episodes=5)
+    bm.Calibrated.from_tasks(learner, tasks, episodes=1)
+    bm.Conformal.from_tasks(learner, tasks, episodes=5)
     bm.compare({"ours": learner}, tasks, episodes=1, progress=False)
     bm.sbc(learner, tasks, episodes=1)
     assert torch.get_rng_state().equal(before)
