@@ -125,7 +125,7 @@ def check_learner(
                 for parameter in other.parameters():
                     parameter.add_(0.01)
             on_cpu, on_card = (
-                seeded(lambda to=to: bm.load(other.to(to), path)(query.x).log_prob(query.y.to(to)))  # type: ignore[misc]
+                seeded(lambda to=to: bm.load(path, other.to(to))(query.x).log_prob(query.y.to(to)))  # type: ignore[misc]
                 for to in ("cpu", device)
             )
         on_device(on_card)

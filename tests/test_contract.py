@@ -306,7 +306,7 @@ class TestLearner:
         bm.save(learner, tmp_path / "a", support=given.support)
         other = build(name, likelihood)
         torch.manual_seed(3)
-        posterior = bm.load(other, tmp_path / "a")
+        posterior = bm.load(tmp_path / "a", other)
         assert posterior is not None
         torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y), expected, rtol=0, atol=0)
 

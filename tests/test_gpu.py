@@ -104,7 +104,7 @@ class TestLearner:
         for device in (DEVICE, "cpu"):
             other = contract.build(name, likelihood, torch.float32).to(device)
             y = here.query.y.to(device)
-            found = seeded(lambda other=other, y=y: bm.load(other, tmp_path / "a")(here.query.x).log_prob(y))  # type: ignore[misc]
+            found = seeded(lambda other=other, y=y: bm.load(tmp_path / "a", other)(here.query.x).log_prob(y))  # type: ignore[misc]
             assert found.device.type == device
             torch.testing.assert_close(found.cpu(), expected.cpu(), rtol=1e-3, atol=1e-3)
 

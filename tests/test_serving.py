@@ -163,7 +163,7 @@ def test_files_copies_and_training_have_the_learners_own_weights_while_it_is_ask
         assert dict(learner.named_parameters())["network.weight"] is network.weight
         history = bm.fit(learner, tasks, steps=2, progress=False)
     fresh = copy.deepcopy(other)
-    bm.load(fresh, tmp_path / "a")
+    bm.load(tmp_path / "a", fresh)
     for found in (copied, fresh):
         assert all(value.equal(own[name]) for name, value in found.state_dict().items())
     assert history.losses == bm.fit(other, tasks, steps=2, progress=False).losses
