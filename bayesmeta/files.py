@@ -1,7 +1,7 @@
 """Files that survive: written whole or not at all, checked when read, and never executed.
 
 A file is a line that says what it is, the SHA-256 of the rest, and the rest as ``torch.save`` writes it, which is read with
-``weights_only=True``: tensors, numbers and texts, and no code.
+``weights_only=True``: tensors, numbers and texts, and no code. Classes are named in it (`bayesmeta.blueprint`), from a list.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from bayesmeta.blueprint import blueprint, build
 from bayesmeta.data import Points, check, check_shapes
-from bayesmeta.learner import Posterior
 
 if sys.platform == "win32":
     import msvcrt
@@ -195,7 +195,7 @@ def read(path: Path, kind: str, *names: str) -> dict[str, Any]:
 
 
 def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | None = None) -> None:
-    """Saves a learner, or what it made of a support, atomically: names, shapes, the library's version, and a checksum.
+    """Saves a learner, or what it made of a support, atomically: weights, settings, the library's version, and a checksum.
 
     A posterior is a learner and a support: the file then holds both, and `load` gives the same answers, bit by bit.
 
@@ -214,7 +214,7 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
         >>> import tempfile
         >>> path = f"{tempfile.mkdtemp()}/child.bayesmeta"
         >>> save(MAML(MLP(1, 1), Gaussian()), path, support=points([2.0, 3.5], [87.1, 99.0]))
-        >>> load(MAML(MLP(1, 1), Gaussian()), path)([8.0]).mean.shape
+        >>> load(path)([8.0]).mean.shape
         torch.Size([1, 1, 1])
     """
     check_target(path)
@@ -232,45 +232,66 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
         given = tree_map(
             lambda leaf: leaf.detach().cpu().clone(), tuple(support)
         )  # a view would keep all it is a view of
-    write(Path(path), {**described, "state": state, "support": given})
+    write(Path(path), {**described, "settings": blueprint(learner), "state": state, "support": given})
 
 
-def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
-    """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
+def load(path: str | os.PathLike[str], learner: nn.Module | None = None) -> Any:
+    """Loads what `save` saved: a learner, or the posterior that it made of a support.
 
-    The file has weights and buffers. Settings such as ``steps`` and ``rate`` are those of the learner it is loaded into.
+    A file is enough where the learner is made of the library's own parts, of common layers of ``torch.nn``, and of kernels, means
+    and priors of gpytorch: it says by which classes of these and with which arguments to build it. Where it holds others, such as
+    a network of yours, or was changed since it was built, build it the same way and pass it too. No file ever runs code.
 
     Args:
-        learner: built with the same arguments as the one that was saved.
         path: of the file.
+        learner: to load the weights into, built with the same arguments as the one that was saved; it is unchanged where an error
+            is raised. Its settings, such as ``steps`` and ``rate``, are its own. A new one by the file's settings if None.
 
     Returns:
-        The posterior, if the file was saved with a support, else None. A copy of the learner adapts to the support again; where
-        adaptation draws random numbers (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
+        The learner, if the file was saved without a support: the one that was passed, or a new one, on the CPU and in evaluation
+        mode. Else the posterior, of a learner of its own that adapts to the support again; where adaptation draws random numbers
+        (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names, other shapes or another
-            floating type; or a weight in it is NaN or infinite.
+            floating type; a weight in it is NaN or infinite; or it has not all of the settings and no learner was passed.
 
     Example:
-        >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
+        >>> learner = load("maml.bayesmeta")  # doctest: +SKIP
+        >>> load("own.bayesmeta", MAML(MyNetwork(), Gaussian()))  # doctest: +SKIP
     """
-    content = read(Path(path), "learner", "type", "version", "state")
-    if content["type"] != type(learner).__name__:
+    content = read(Path(path), "learner", "type", "version", "settings", "state")
+    source = f"{path} (by version {content['version']})"
+    given = content.get("support")
+    if learner is None:
+        target = _built(content, source)
+    elif content["type"] != type(learner).__name__:
         raise ValueError(
-            f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
+            f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; pass one of those, or none"
         )
-    state = content["state"]
-    check_state(learner, state, f"{path} (by version {content['version']})")
-    posterior: Posterior | None = None
-    if (given := content.get("support")) is not None:
-        support = _as_points(given, path)
-        adapting = deepcopy(learner)  # if the support does not fit, the learner stays as it was
-        adapting.load_state_dict(state)
-        posterior = adapting(support)
-    learner.load_state_dict(state)
+    else:
+        target = learner if given is None else deepcopy(learner)  # that a support does not fit is known at the end
+    check_state(target, content["state"], source)
+    target.load_state_dict(content["state"])
+    if given is None:
+        return target
+    posterior = target(_as_points(given, path))
+    if learner is not None:
+        learner.load_state_dict(content["state"])
     return posterior
+
+
+def _built(content: Mapping[str, Any], source: str) -> nn.Module:
+    """A learner of a file's settings."""
+    remedy = "build the learner as it was built when it was saved, and pass it: load(path, learner)"
+    settings = content["settings"]
+    if isinstance(settings, str):
+        raise ValueError(f"{source}: expected a learner that its file alone can give back, got {settings}; {remedy}")
+    try:
+        return build(settings)
+    except ValueError as error:
+        raise ValueError(f"{source}: expected settings of a {content['type']}, got {error}; {remedy}") from error
 
 
 def check_state(learner: nn.Module, state: Any, source: str) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, Params
+from bayesmeta.recorded import Recorded
 
 __all__ = [
     "Bernoulli",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Recorded, ABC):
     """p(y | network outputs). It owns its parameters, such as the noise, which are shared by all tasks."""
 
     discrete: ClassVar[bool] = False

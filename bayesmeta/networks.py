@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesmeta.functional import unfollowed
+from bayesmeta.recorded import Recorded
 
 __all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_network", "check_padding"]
 
 
-class MLP(nn.Module):
+class MLP(Recorded):
     """A multilayer perceptron ``(..., inputs)`` to ``(..., outputs)``: `features`, then a linear `head`.
 
     Args:
@@ -113,7 +114,7 @@ PIECE = 2**19
 """Numbers of a map that are worked on at a time on a CPU: two megabytes, which its cache holds."""
 
 
-class Block(nn.Module):
+class Block(Recorded):
     """Convolution, normalisation, ReLU and 2x2 max-pool: (N, C, H, H) to (N, W, H // 2, H // 2).
 
     The pool comes first, since relu(a·y + b) commutes with it where a >= 0, and the rest then works on a quarter of the map.
@@ -162,7 +163,7 @@ class FirstBlock(Block):
         return torch.cat([pooled(*piece) for piece in pieces])
 
 
-class Conv4(nn.Module):
+class Conv4(Recorded):
     """The four-block network of the few-shot literature: `features`, then a linear `head`.
 
     Images ``(N, channels, image_size, image_size)`` to ``(N, outputs)``. Each block is a 3x3 convolution, a normalisation,

@@ -109,7 +109,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "negative inner steps": (lambda: bm.MAML(bm.MLP(1, 1), bm.Gaussian(), steps=-1)(given()), "steps: expected a whole number"),
     "scales for another number of targets": (lambda: maml(likelihood=bm.Gaussian((0.5, 0.5)))(given())(torch.zeros(2, 1, 1)), "scale: expected one standard deviation.*each of 1, got 2"),
-    "scaling of other features": (lambda: bm.Standardized(maml(), bm.Sinusoids())(given(inputs=2)), "expected"),
+    "scaling of other features": (lambda: bm.Standardized.from_tasks(maml(), bm.Sinusoids())(given(inputs=2)), "expected"),
     "dates in float32": (lambda: points(1.7e9 + np.arange(4) * 10.0, np.arange(4.0)), "x: expected values that torch.float32 can tell apart"),
     "integer dtype": (lambda: points([0.5], [0.5], dtype=torch.int64), "dtype: expected a floating type"),
     # encoders and decoders

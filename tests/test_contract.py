@@ -146,12 +146,12 @@ LEARNERS: dict[str, Make] = {
     "Ensemble": lambda network, likelihood: bm.Ensemble(
         [bm.ABML(network, likelihood, steps=2, rate=0.1), bm.ABML(outwards(network), likelihood, steps=1, rate=0.1)]
     ),
-    "Calibrated": lambda network, likelihood: bm.Calibrated(
+    "Calibrated": lambda network, likelihood: bm.Calibrated.from_tasks(
         bm.ABML(network, likelihood, steps=2, rate=0.1),
         [episode("classes" if classwise(likelihood) else "gaussian", torch.float32)],  # type: ignore[arg-type]
         episodes=1,
     ),
-    "Standardized": lambda network, likelihood: bm.Standardized(
+    "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
     "Rehearsal": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
@@ -309,7 +309,7 @@ class TestLearner:
         bm.save(learner, tmp_path / "a", support=given.support)
         other = build(name, likelihood)
         torch.manual_seed(3)
-        posterior = bm.load(other, tmp_path / "a")
+        posterior = bm.load(tmp_path / "a", other)
         assert posterior is not None
         torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y), expected, rtol=0, atol=0)
 

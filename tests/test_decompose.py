@@ -59,7 +59,7 @@ def test_units_of_the_user() -> None:
     tasks = bm.LinearGaussian(inputs=1, noise=0.3, batch=4)
     torch.manual_seed(0)
     inner = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.Gaussian(0.3))
-    learner = bm.Standardized(inner, tasks)
+    learner = bm.Standardized.from_tasks(inner, tasks)
     with torch.no_grad():
         learner.y_scale.fill_(10.0)
     support, query = tasks[0]

@@ -11,13 +11,14 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.compilation import part
+from bayesmeta.recorded import Recorded
 
 __all__ = ["Mapped", "Strategy", "chosen_strategy", "map_tasks"]
 
 Strategy: TypeAlias = Literal["auto", "vmap", "loop"]
 
 
-class Mapped(nn.Module):
+class Mapped(Recorded):
     """A module that maps over tasks. Its strategy is that of all such modules within it too."""
 
     _strategy: Strategy = "auto"
