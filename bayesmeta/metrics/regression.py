@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import cdf, has_classes, marginals, quantile, sample
+from bayesmeta.distributions import cdf, crps, has_classes, marginals, quantile, sample
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
@@ -59,88 +57,10 @@ class CRPS(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
-        single: Any = marginals(distribution)
-        if isinstance(single, torch.distributions.Normal):
-            score = _absolute(given.y - single.loc, single.scale) - single.scale / math.sqrt(math.pi)
-        elif isinstance(single, torch.distributions.StudentT):
-            score = _student(single, given.y)
-        elif isinstance(single, torch.distributions.MixtureSameFamily) and isinstance(
-            single.component_distribution, torch.distributions.Normal
-        ):
-            score = _mixed(single, given.y)
-        else:
-            raise TypeError(
-                "distribution: expected normals, Student's t or a mixture of normals for CRPS, got "
-                f"{type(single).__name__}; use NLL"
-            )
-        return _entries(score, given)
+        return _entries(crps(marginals(distribution), given.y), given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
-
-
-_PAIRS = 128
-"""Components of a mixture up to which their pairs are summed."""
-
-
-def _mixed(mixture: Any, y: Tensor) -> Tensor:
-    weight, loc, scale = mixture.mixture_distribution.probs, *_moments(mixture.component_distribution)
-    if weight.shape[-1] > _PAIRS:  # an oracle has thousands, nearly all of them without weight
-        weight, order = weight.sort(-1, descending=True)
-        needed = int((weight.cumsum(-1) < 1 - 1e-9).sum(-1).max()) + 1
-        weight, order = weight[..., :needed], order[..., :needed]
-        loc, scale = loc.gather(-1, order), scale.gather(-1, order)
-        if needed > _PAIRS:
-            return _integrated(weight, loc, scale, y)
-    error = (weight * _absolute(y[..., None] - loc, scale)).sum(-1)
-    between = torch.zeros_like(error)
-    for k in range(weight.shape[-1]):  # a row of pairs at a time: 64 draws have 4,096 of them
-        pairs = weight * _absolute(loc - loc[..., k : k + 1], torch.hypot(scale, scale[..., k : k + 1]))
-        between = between + weight[..., k] * pairs.sum(-1)
-    return error - 0.5 * between
-
-
-def _moments(normal: Any) -> tuple[Tensor, Tensor]:
-    return normal.loc, normal.scale
-
-
-def _integrated(weight: Tensor, loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
-    """∫ (F(z) - [z ≥ y])² dz on both sides of y, by 100 Gauss-Legendre nodes each, out to 6 standard deviations.
-
-    They resolve components no narrower than a hundredth of the whole.
-    """
-    nodes, masses = np.polynomial.legendre.leggauss(100)
-    mean = (weight * loc).sum(-1)
-    reach = 6 * (weight * (scale.square() + (loc - mean[..., None]).square())).sum(-1).sqrt()
-    score = torch.zeros_like(y)
-    for end, left in ((torch.minimum(mean - reach, y), True), (torch.maximum(mean + reach, y), False)):
-        half = (y - end) / 2
-        for node, mass in zip(nodes, masses, strict=True):
-            z = (y + end) / 2 + half * node
-            below = (weight * torch.special.ndtr((z[..., None] - loc) / scale)).sum(-1)
-            score = score + mass * half.abs() * (below if left else 1 - below).square()
-    return score
-
-
-def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
-    """E|z| of a normal z."""
-    ratio = mean / scale
-    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
-
-
-def _student(single: Any, y: Tensor) -> Tensor:
-    df = single.df.double()
-    z = ((y - single.loc) / single.scale).double()
-    unit = torch.distributions.StudentT(df, validate_args=False)
-    density, rank = unit.log_prob(z).exp(), cdf(unit, z)
-
-    def log_beta(b: Tensor) -> Tensor:
-        return math.lgamma(0.5) + torch.lgamma(b) - torch.lgamma(b + 0.5)
-
-    spread = 2 * df.sqrt() / (df - 1) * (log_beta(df - 0.5) - 2 * log_beta(df / 2)).exp()
-    score: Tensor = single.scale * (z * (2 * rank - 1) + 2 * density * (df + z.square()) / (df - 1) - spread)
-    return score
 
 
 def ranks(distribution: Distribution, y: Tensor) -> Tensor:
