@@ -13,7 +13,7 @@ from bayesmeta.border import queries, readable
 from bayesmeta.data import Episode, Points, check, check_shapes, move
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Mapped
-from bayesmeta.likelihoods import nll
+from bayesmeta.likelihoods import check_support, nll
 
 __all__ = ["Learner", "Posterior", "decompose"]
 
@@ -102,6 +102,7 @@ class Learner(Mapped, ABC):
         check_shapes(support, "support")
         if readable(support.mask):
             check(support, "support", like=self)
+            check_support(self, support)
         try:
             posterior: Posterior = super().__call__(move(support, self))
         except (IndexError, RuntimeError) as error:

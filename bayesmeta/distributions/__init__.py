@@ -8,7 +8,9 @@ from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
     bernoulli,
     categorical,
     compound,
+    negative_binomial,
     normal,
+    poisson,
     student_t,
 )
 from bayesmeta.distributions.family import Family, Kind, register

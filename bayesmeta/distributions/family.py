@@ -95,7 +95,7 @@ class Family:
                 return d.cdf(value)
             except NotImplementedError:
                 pass
-        raise unknown(d, "with a cumulative distribution function")
+        raise unknown(d, "with a cumulative distribution function", "cdf")
 
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         """A first guess of an interval that holds a quantile; counts may begin at -1, where the cdf is 0."""
@@ -111,10 +111,15 @@ class Family:
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         """The distribution of ``loc + scale * y``, of the same family."""
-        raise unknown(d, "of real numbers")
+        raise unknown(d, "of real numbers", "affine")
 
     def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
         """More doubt (above 1) or less: real targets spread from the centre, if they know `affine`."""
+        if family(self.leaf(d)).kind == "counts":
+            raise TypeError(
+                f"distribution: expected real numbers or classes, which have a temperature, got {self.name(d)}, whose counts "
+                "must stay whole; use the likelihood NegativeBinomial, which learns their spread"
+            )
         centre = d.mean if centre is None else centre
         return self.affine(self.affine(d, -centre, torch.ones_like(temperature)), centre, temperature)
 
@@ -176,13 +181,15 @@ def family(d: Any) -> Family:
     return _UNKNOWN
 
 
-def unknown(d: Any, wanted: str) -> TypeError:
-    """The error of an operation that a family does not know."""
-    names = ", ".join(sorted(of.__name__ for of, known in _FAMILIES.items() if known.parameters))
+def unknown(d: Any, wanted: str, operation: str = "map") -> TypeError:
+    """The error of an operation that a family does not know; it names those that do."""
+    known = {of.__name__: kind for of, kind in _FAMILIES.items() if kind.parameters}
+    if operation != "map":
+        known = {name: kind for name, kind in known.items() if operation in vars(type(kind))}
     return TypeError(
-        f"distribution: expected one {wanted}, got {type(d).__name__}; known are {names}, and Independent and MixtureSameFamily "
-        "of these: let the likelihood return one that can do this, or register the family's own way "
-        "(bayesmeta.distributions.register)"
+        f"distribution: expected one {wanted} ({', '.join(sorted(known))}, or an Independent or MixtureSameFamily of these), got "
+        f"{type(d).__name__}; let the likelihood return one of these, or register the family's own way with "
+        "bayesmeta.distributions.register"
     )
 
 

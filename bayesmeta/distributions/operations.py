@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.distributions.family import Kind, family
+from bayesmeta.distributions.family import Kind, family, unknown
 
 __all__ = [
     "affine",
@@ -70,6 +70,8 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
         single: Distribution = family(draws).map(draws, lambda p: p[0])
         return single
     leaf = family(draws).leaf(draws)
+    if not family(leaf).parameters:
+        raise unknown(leaf, "of a known family")
     like: Tensor = getattr(leaf, family(leaf).parameters[0])
     if log_weights is None:
         log_weights = like.new_zeros(batch[0], *[1] * (len(batch) - 1))
