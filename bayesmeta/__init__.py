@@ -19,7 +19,9 @@ from bayesmeta.likelihoods import (
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
+    NegativeBinomial,
     OneVsEach,
+    Poisson,
     StudentT,
 )
 from bayesmeta.methods import (
@@ -166,10 +168,12 @@ __all__ = [
     "Longitudinal",
     "MetaSGD",
     "Metric",
+    "NegativeBinomial",
     "NeuralProcess",
     "Omniglot",
     "OneVsEach",
     "Points",
+    "Poisson",
     "PolyaGammaGP",
     "Posterior",
     "PrototypicalNetwork",

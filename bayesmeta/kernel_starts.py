@@ -39,8 +39,8 @@ def start_kernels(learner: Learner, episode: Episode) -> None:
     them; with `ard_num_dims` all of its lengthscales do. An `RBFKernel` then begins with a correlation of 1/e between the
     typical two: far from the identity, and short enough for functions that vary within a task.
 
-    What is not as gpytorch made it, or has a prior, or is frozen, or bounded elsewhere, stays. So do the lengthscales, periods and frequencies of
-    periodic and spectral kernels, which are not distances.
+    What is not as gpytorch made it, or has a prior, or is frozen, or bounded elsewhere, stays. So do the lengthscales, periods
+    and frequencies of periodic and spectral kernels, which are not distances.
 
     A task without known points has its queries for known ones.
 

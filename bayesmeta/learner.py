@@ -17,7 +17,7 @@ from bayesmeta.border import as_tensor, convert, queries, readable
 from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
-from bayesmeta.likelihoods import nll
+from bayesmeta.likelihoods import check_support, nll
 
 __all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
 
@@ -263,6 +263,7 @@ class Learner(Mapped, ABC):
         check_shapes(support, "support")
         if readable(support.mask):
             check(support, "support", like=self)
+            check_support(self, support)
         with _labels(support.y, "support"):
             posterior: Posterior = super().__call__(move(support, self))
         return posterior

@@ -7,7 +7,7 @@ is known to its own context alone (a `contextvars.ContextVar`: other threads nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "generator", "rewound", "seeded", "set_stream_state", "standard_normal", "stream_state"]
+__all__ = ["Stream", "generator", "rewound", "seeded", "set_stream_state", "standard_normal", "stream_state", "uniform"]
 
 
 class Stream:
@@ -122,6 +122,12 @@ def standard_normal(*shape: int, like: Tensor) -> Tensor:
         return _compiled_normal(list(shape), like.device).to(like.dtype)
     drawn = torch.randn(shape, device=like.device, dtype=torch.float32, generator=generator(like.device))
     return drawn.to(like.dtype)
+
+
+def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uniform numbers on [0, 1), of the device and floating type of `like`, from `generator`."""
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return torch.rand(tuple(shape), device=like.device, dtype=dtype, generator=generator(like.device))
 
 
 @torch.library.custom_op(  # else the compiler would draw from a generator of its own, and may drop or merge draws

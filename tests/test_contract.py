@@ -164,6 +164,8 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "student": (bm.StudentT, 1),
     "classes": (bm.Categorical, W),
     "yes or no": (bm.Bernoulli, 1),
+    "counts": (bm.Poisson, 1),
+    "spread counts": (bm.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
 CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "Laplace", "Prototypical"))]
@@ -193,6 +195,8 @@ def episode(likelihood: str, dtype: torch.dtype = torch.float64) -> Episode:
             y = torch.randint(W, (B, points), generator=generator)
         elif likelihood == "yes or no":
             y = torch.randint(2, (B, points, 1), generator=generator).to(dtype)
+        elif likelihood in ("counts", "spread counts"):
+            y = torch.randint(5, (B, points, 1), generator=generator).to(dtype)
         else:
             y = torch.randn(B, points, 1, generator=generator).to(dtype)
         return Points(x, y, torch.ones(B, points, dtype=torch.bool))

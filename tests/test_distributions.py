@@ -8,15 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import distributions as dist
 
+from bayesmeta import CRPS, Coverage, Points, Width
 from bayesmeta.distributions import (
+    Family,
     affine,
     cdf,
     class_probabilities,
+    crps,
+    kind,
     marginals,
     mixture,
     quantile,
+    register,
     sample,
     select,
+    stack,
+    temper,
     undefined,
 )
 
@@ -51,7 +58,18 @@ SCALARS = {
     "entries of a mixture's event": marginals(mixture(gaussian(5, 4, 3).to_event(1))),
 }
 scalars = pytest.mark.parametrize("d", SCALARS.values(), ids=SCALARS)
-families = pytest.mark.parametrize("family", [gaussian, student, bernoulli])
+
+
+def poisson(*shape: int, seed: int = 0):
+    return dist.Poisson(normal(*shape, seed=seed).exp() * 3)
+
+
+def negative_binomial(*shape: int, seed: int = 0):
+    return dist.NegativeBinomial(normal(*shape, seed=seed + 1).exp(), logits=normal(*shape, seed=seed))
+
+
+families = pytest.mark.parametrize("family", [gaussian, student, bernoulli, poisson, negative_binomial])
+counts = pytest.mark.parametrize("family", [poisson, negative_binomial])
 
 
 # --- cdf and quantile
@@ -130,7 +148,19 @@ def test_no_points_have_no_quantiles(d):
     assert quantile(d, [0.1, 0.9]).shape == (2, 2, 0, 1)
 
 
-@pytest.mark.parametrize("kind", ["normal", "student", "bernoulli", "categorical", "mixture", "mixture of bits"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "normal",
+        "student",
+        "bernoulli",
+        "categorical",
+        "mixture",
+        "mixture of bits",
+        "poisson",
+        "mixture of counts",
+    ],
+)
 def test_draws_have_the_moments_of_their_distribution(kind):
     """20,000 draws: six standard errors."""
     d = {
@@ -140,6 +170,8 @@ def test_draws_have_the_moments_of_their_distribution(kind):
         "categorical": dist.Categorical(logits=normal(2, 3, 4)),
         "mixture": mixture(gaussian(4, 2, 3, 2).to_event(1), normal(4, 1, 1)),
         "mixture of bits": mixture(bernoulli(4, 2, 3, 1).to_event(1)),
+        "poisson": poisson(2, 3, 1).to_event(1),
+        "mixture of counts": mixture(negative_binomial(4, 2, 3, 1).to_event(1)),
     }[kind]
     drawn = sample(d, 20_000)
     assert drawn.shape == (20_000, *d.batch_shape, *d.event_shape)
@@ -330,3 +362,130 @@ def test_class_probabilities_are_the_distributions_own():
 def test_real_numbers_have_no_class_probabilities(d):
     with pytest.raises(TypeError, match="expected Categorical or Bernoulli"):
         class_probabilities(d)
+
+
+# --- counts
+
+
+def exact(d):
+    """The same as scipy's."""
+    if isinstance(d, dist.Poisson):
+        return scipy.stats.poisson(d.rate.numpy())
+    return scipy.stats.nbinom(d.total_count.numpy(), (-d.logits).sigmoid().numpy())
+
+
+@counts
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_cdf_and_quantiles_of_counts_equal_scipys(family, scale):
+    d = family(4, 3)
+    d = dist.Poisson(d.rate * scale) if family is poisson else dist.NegativeBinomial(d.total_count, logits=d.logits)
+    if family is negative_binomial:  # means from 1e-3 to 1e7, and from few failures to many
+        d = dist.NegativeBinomial(d.total_count * scale, logits=d.logits + (scale > 1) * normal(4, 3, seed=9))
+    at = (normal(4, 3, seed=5).exp() * d.mean).round()
+    for value in (at, at + 0.5, torch.zeros_like(at), torch.full_like(at, -1.0)):
+        expected = torch.from_numpy(exact(d).cdf(value.numpy()))
+        torch.testing.assert_close(cdf(d, value), expected, rtol=1e-8, atol=1e-12)
+    for p in (1e-6, 0.05, 0.5, 0.975, 1 - 1e-6):
+        assert torch.equal(quantile(d, p), torch.from_numpy(exact(d).ppf(p)))
+
+
+@counts
+def test_the_quantile_of_a_mixture_of_counts_is_the_least_whole_number_with_the_probability(family):
+    d = marginals(mixture(family(5, 4, 3).to_event(1), normal(5, 1, seed=8)))
+    for p in (0.01, 0.3, 0.95):
+        value = quantile(d, p)
+        assert torch.equal(value, value.round())
+        assert (cdf(d, value) >= p).all()
+        assert (cdf(d, value - 1) < p).all()
+    assert kind(d) == "counts"
+    every = torch.arange(30.0, dtype=D)[:, None, None].expand(30, 4, 3)
+    torch.testing.assert_close(cdf(d, every), d.log_prob(every).exp().cumsum(0), rtol=1e-9, atol=1e-9)
+
+
+@counts
+def test_crps_of_counts_is_that_of_all_pairs(family):
+    """E|Y - y| - ½ E|Y - Y'| over 0 to 600."""
+    every = torch.arange(600.0, dtype=D)
+    for d in (family(4, 3), mixture(family(5, 4, 3))):
+        p = d.log_prob(every[:, None, None].expand(600, 4, 3)).exp()
+        y = sample(d, 1)[0]
+        error = ((every[:, None, None] - y).abs() * p).sum(0)
+        pairs = torch.einsum("ibm,ij,jbm->bm", p, (every[:, None] - every).abs(), p)
+        torch.testing.assert_close(crps(d, y), error - pairs / 2, rtol=1e-6, atol=1e-6)
+
+
+@counts
+def test_intervals_of_calibrated_counts_cover_as_promised_without_noise(family):
+    """The mean over all counts, weighed by their probability, is the level: not more, as whole numbers alone would give."""
+    every = torch.arange(400.0, dtype=D)[:, None]
+    for d in (family(1, 1), mixture(family(5, 1, 1))):
+        p = d.log_prob(every[:, None]).exp()[:, 0, 0]
+        wide = d.expand(torch.Size([400, 1]))
+        given = Points(torch.zeros(400, 1, 1), every, torch.ones(400, 1, dtype=torch.bool))
+        for level in (0.5, 0.9):
+            inside = Coverage(level).statistic(wide, given)[:, 0]
+            assert (p * inside).sum().item() == pytest.approx(level, abs=1e-9)
+            assert ((inside > 0) & (inside < 1)).any()
+        width = Width(0.9).statistic(wide, given)[0, 0]
+        assert width == quantile(d, 0.95) - quantile(d, 0.05)
+    with pytest.raises(TypeError, match="CRPS"):
+        CRPS().statistic(mixture(student(3, 2, 1)), Points(every[:2], every[:2], torch.ones(2, 1, dtype=torch.bool)))
+
+
+@counts
+def test_counts_have_no_unit_and_no_temperature(family):
+    for d in (family(4, 3).to_event(1), mixture(family(5, 4, 3).to_event(1))):
+        with pytest.raises(TypeError, match="of real numbers"):
+            affine(d, torch.tensor(0.0), torch.tensor(2.0))
+        with pytest.raises(TypeError, match="counts must stay whole; use the likelihood NegativeBinomial"):
+            temper(d, torch.tensor(2.0))
+        with pytest.raises(TypeError, match="expected Categorical or Bernoulli"):
+            class_probabilities(d)
+        assert not undefined(d).any()
+    assert undefined(dist.Poisson(torch.tensor([1.0, torch.inf, torch.nan]), validate_args=False)).tolist() == [
+        False,
+        True,
+        True,
+    ]
+
+
+# --- a family of one's own
+
+
+def test_a_family_is_registered_in_one_place():
+    class Rayleigh(dist.Weibull):
+        """A family that the library does not know."""
+
+    draws = Rayleigh(normal(5, 4, 3).exp(), 2 * torch.ones(5, 4, 3, dtype=D))
+    with pytest.raises(TypeError, match=r"of a known family \(.*\), got Rayleigh"):
+        mixture(draws)
+
+    @register(dist.Weibull)
+    class WeibullFamily(Family):
+        parameters = ("scale", "concentration")
+
+        def affine(self, d, loc, scale):
+            if loc.any():
+                return super().affine(d, loc, scale)
+            return self.make(scale * d.scale, d.concentration, validate_args=False)
+
+    try:
+        y = normal(4, 3, seed=5).exp()
+        for d in (
+            mixture(draws),
+            marginals(mixture(draws.to_event(1))),
+            mixture(stack([mixture(draws), mixture(draws)])),
+        ):
+            torch.testing.assert_close(d.log_prob(y).exp(), draws.log_prob(y).exp().mean(0))
+            below = scipy.stats.weibull_min.cdf(y.numpy(), 2, scale=draws.scale.numpy()).mean(0)
+            torch.testing.assert_close(cdf(d, y), torch.from_numpy(below))
+            torch.testing.assert_close(cdf(d, quantile(d, 0.1)), torch.full_like(y, 0.1))
+            moved = affine(d, torch.tensor(0.0), torch.tensor(3.0))
+            torch.testing.assert_close(quantile(moved, 0.1), 3 * quantile(d, 0.1))
+        with pytest.raises(TypeError, match=r"of real numbers \(Normal, StudentT, Weibull, or .*\), got Rayleigh"):
+            affine(draws, torch.tensor(1.0), torch.tensor(1.0))
+        assert sample(draws, 7).shape == (7, 5, 4, 3)
+    finally:
+        from bayesmeta.distributions.family import _FAMILIES
+
+        del _FAMILIES[dist.Weibull]

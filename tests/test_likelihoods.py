@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from pyro import distributions as dist
 
 import bayesmeta as bm
-from bayesmeta import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, OneVsEach, Points, StudentT
+from bayesmeta import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    NegativeBinomial,
+    OneVsEach,
+    Points,
+    Poisson,
+    StudentT,
+)
 from bayesmeta.distributions import mixture
 from bayesmeta.functional import Frozen, call
 from bayesmeta.likelihoods import check_gaussian, check_likelihood, check_targets, nll, support_error
@@ -28,6 +38,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 LABELS = torch.arange(B * M).reshape(B, M) % 4
 BITS = (normal(B, M, 2, seed=3) > 0).to(D)
 REAL = normal(B, M, 2, seed=1)
+COUNTS = (3 * normal(B, M, 2, seed=4)).abs().floor()
 # likelihood, outputs, targets
 ROWS = {
     "Gaussian": (Gaussian().double(), normal(B, M, 2), REAL),
@@ -35,6 +46,8 @@ ROWS = {
     "StudentT": (StudentT().double(), normal(B, M, 2), REAL),
     "Categorical": (Categorical().double(), normal(B, M, 4), LABELS),
     "Bernoulli": (Bernoulli().double(), normal(B, M, 2), BITS),
+    "Poisson": (Poisson().double(), normal(B, M, 2), COUNTS),
+    "NegativeBinomial": (NegativeBinomial().double(), normal(B, M, 2), COUNTS),
 }
 every = pytest.mark.parametrize(("likelihood", "outputs", "y"), ROWS.values(), ids=ROWS)
 
@@ -76,6 +89,58 @@ def test_discrete_likelihoods_read_outputs_as_logits():
     torch.testing.assert_close(Bernoulli()(normal(B, M, 2)).mean, normal(B, M, 2).sigmoid(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("dispersion", [0.002, 0.5, (2.0, 0.1)])
+def test_counts_are_scipys_with_the_outputs_as_log_mean(dispersion):
+    mean = normal(B, M, 2).exp().numpy()
+    exact = torch.from_numpy(scipy.stats.poisson.logpmf(COUNTS.numpy(), mean).sum(-1))
+    torch.testing.assert_close(Poisson()(normal(B, M, 2)).log_prob(COUNTS), exact, rtol=1e-10, atol=1e-10)
+    likelihood = NegativeBinomial(dispersion).double()
+    alpha = likelihood.dispersion.detach()
+    torch.testing.assert_close(alpha, torch.as_tensor(dispersion, dtype=D), rtol=1e-5, atol=0)
+    failures = (1 / alpha).numpy()
+    exact = scipy.stats.nbinom(failures, failures / (failures + mean))
+    d = likelihood(normal(B, M, 2))
+    torch.testing.assert_close(
+        d.log_prob(COUNTS), torch.from_numpy(exact.logpmf(COUNTS.numpy()).sum(-1)), rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(d.mean, torch.from_numpy(mean), rtol=1e-9, atol=0)
+    torch.testing.assert_close(d.variance, torch.from_numpy(mean + mean**2 / failures), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), NegativeBinomial()], ids=["Poisson", "NegativeBinomial"])
+def test_counts_of_wild_outputs_have_finite_moments_and_a_slope(likelihood):
+    outputs = torch.tensor([-1e4, -20.0, 20.0, 1e4], requires_grad=True)
+    d = likelihood(outputs[:, None])
+    assert d.mean.isfinite().all()
+    assert d.variance.isfinite().all()
+    assert (d.mean.diff(dim=0) > 0).all()
+    for y in (0.0, 5.0):
+        slope = torch.autograd.grad(likelihood.error(outputs[:, None], torch.full((4, 1), y)).sum(), outputs)[0]
+        assert slope.isfinite().all()
+        assert (slope[2:] > 0).all()
+        assert y == 0 or (slope[:2] < 0).all()
+
+
+def test_a_support_of_impossible_targets_is_refused_where_it_enters():
+    for make, bad, match in (
+        (Poisson, 1.5, "a Poisson can produce, whole numbers"),
+        (NegativeBinomial, -1.0, "a NegativeBinomial can produce, whole numbers"),
+        (Bernoulli, 0.5, "a Bernoulli can produce, 0.0 or 1.0"),
+    ):
+        learner = bm.MAML(bm.MLP(1, 1), make())
+        learner(bm.points([0.0, 1.0], [1.0, 0.0]))([0.5])
+        with pytest.raises(ValueError, match=f"{match}.*got .* at task 0, point 1"):
+            learner(bm.points([0.0, 1.0], [1.0, bad]))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, 1e-3, math.nan, math.inf])
+def test_impossible_dispersions_are_refused(bad):
+    with pytest.raises(ValueError, match="dispersion: expected a positive number above"):
+        NegativeBinomial(bad)
+    with pytest.raises(ValueError, match="dispersion: expected one for all targets or one for each of 3, got 2"):
+        NegativeBinomial((1.0, 2.0))(torch.zeros(B, M, 3))
+
+
 @every
 def test_shapes_dtypes_and_gradients_of_every_parameter(likelihood, outputs, y):
     for dtype in (torch.float32, D):
@@ -95,7 +160,14 @@ def test_shapes_dtypes_and_gradients_of_every_parameter(likelihood, outputs, y):
 def test_the_error_is_free_of_parameters_and_is_what_its_name_says(likelihood, outputs, y):
     own = {n: p + 1.0 for n, p in likelihood.named_parameters()}
     error = likelihood.error(outputs, y)
-    if y.is_floating_point() and not isinstance(likelihood, Bernoulli):
+    if y is COUNTS:  # half a deviance: the NLL less that of a mean equal to y
+        mean = outputs.exp()
+        if isinstance(likelihood, Poisson):
+            nll_of = lambda mu: -scipy.stats.poisson.logpmf(y.numpy(), mu.numpy())  # noqa: E731
+        else:  # of dispersion 1
+            nll_of = lambda mu: -scipy.stats.nbinom.logpmf(y.numpy(), 1.0, 1 / (1 + mu.numpy()))  # noqa: E731
+        expected = torch.from_numpy(nll_of(mean) - nll_of(y)).sum(-1)
+    elif y.is_floating_point() and not isinstance(likelihood, Bernoulli):
         expected = 0.5 * (outputs[..., :2] - y).square().sum(-1)
     else:
         expected = -likelihood(outputs).log_prob(y)  # cross-entropy
@@ -149,7 +221,7 @@ def test_nll_refuses_targets_that_would_broadcast_or_round():
         nll(Gaussian()(torch.zeros(B, M, 2)), observe(torch.zeros(B, M, 1)))
     with pytest.raises(ValueError, match="integer labels"):
         nll(Categorical()(torch.zeros(B, M, 2)), observe(torch.zeros(B, M)))
-    for likelihood in (Gaussian(), Bernoulli(), StudentT()):
+    for likelihood in (Gaussian(), Bernoulli(), StudentT(), Poisson(), NegativeBinomial()):
         with pytest.raises(ValueError, match="event shape"):
             likelihood.error(torch.zeros(B, M, 2), torch.zeros(B, M, 1))
 
@@ -170,6 +242,8 @@ def test_check_targets_accepts_what_the_distribution_can_produce(likelihood, out
         (Categorical(), 4, -1, "labels 0 to 3.*got -1 at task 1, point 2"),
         (Bernoulli(), 2, 0.5, r"at task 1, point 2"),
         (Gaussian(), 2, math.nan, r"at task 1, point 2"),
+        (Poisson(), 2, 0.5, r"whole numbers from 0 on, got \[0.5, 0.5\] at task 1, point 2"),
+        (NegativeBinomial(), 2, -1.0, r"whole numbers from 0 on, got \[-1.0, -1.0\] at task 1, point 2"),
     ],
 )
 def test_check_targets_names_the_observed_target_that_is_impossible(likelihood, ways, bad, match):
@@ -230,6 +304,7 @@ def test_likelihoods_say_their_present_settings():
         likelihood.log_scale.fill_(math.log(0.125 - 1e-4))
     assert repr(likelihood) == "Gaussian(scale=0.125)"
     assert repr(Gaussian(scale=(0.5, 2.0))) == "Gaussian(scale=(0.5, 2))"
+    assert repr(NegativeBinomial(dispersion=(0.5, 2.0))) == "NegativeBinomial(dispersion=(0.5, 2))"
     assert repr(StudentT(scale=0.25, df=3.5)) == "StudentT(scale=0.25, df=3.5)"
     assert [repr(one()) for one in (Categorical, Bernoulli, OneVsEach)] == [
         "Categorical()",

@@ -19,7 +19,7 @@ __all__ = ["Copier", "unfollowed"]
 
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 _UNUSED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_state_dict_hooks"}
-_UNUSED |= {"_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+_UNUSED |= {"_built_with", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
 """Attributes of every module that its forward has no use for, or that are copied by themselves."""
 
 

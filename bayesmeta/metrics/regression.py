@@ -1,18 +1,16 @@
-"""Metrics of real targets: errors, scores of distributions, and the calibration of intervals."""
+"""Metrics of real targets and counts: errors, scores of distributions, and the calibration of intervals."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import cdf, has_classes, marginals, quantile, sample
+from bayesmeta.distributions import cdf, crps, has_classes, kind, marginals, quantile, sample, uniform
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
@@ -54,102 +52,47 @@ class CRPS(Metric):
     """The continuous ranked probability score, in y's unit: the mean absolute error of a distribution; lower is better.
 
     The mean over the entries of y, in closed form for normals, Student's t (Jordan, Krüger & Lerch 2019,
-    https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5).
+    https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5). Of
+    counts it is a sum from 0 on, which costs in proportion to the largest.
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
-        single: Any = marginals(distribution)
-        if isinstance(single, torch.distributions.Normal):
-            score = _absolute(given.y - single.loc, single.scale) - single.scale / math.sqrt(math.pi)
-        elif isinstance(single, torch.distributions.StudentT):
-            score = _student(single, given.y)
-        elif isinstance(single, torch.distributions.MixtureSameFamily) and isinstance(
-            single.component_distribution, torch.distributions.Normal
-        ):
-            score = _mixed(single, given.y)
-        else:
-            raise TypeError(
-                "distribution: expected normals, Student's t or a mixture of normals for CRPS, got "
-                f"{type(single).__name__}; use NLL"
-            )
-        return _entries(score, given)
+        return _entries(crps(marginals(distribution), given.y), given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
 
 
-_PAIRS = 128
-"""Components of a mixture up to which their pairs are summed."""
-
-
-def _mixed(mixture: Any, y: Tensor) -> Tensor:
-    weight, loc, scale = mixture.mixture_distribution.probs, *_moments(mixture.component_distribution)
-    if weight.shape[-1] > _PAIRS:  # an oracle has thousands, nearly all of them without weight
-        weight, order = weight.sort(-1, descending=True)
-        needed = int((weight.cumsum(-1) < 1 - 1e-9).sum(-1).max()) + 1
-        weight, order = weight[..., :needed], order[..., :needed]
-        loc, scale = loc.gather(-1, order), scale.gather(-1, order)
-        if needed > _PAIRS:
-            return _integrated(weight, loc, scale, y)
-    error = (weight * _absolute(y[..., None] - loc, scale)).sum(-1)
-    between = torch.zeros_like(error)
-    for k in range(weight.shape[-1]):  # a row of pairs at a time: 64 draws have 4,096 of them
-        pairs = weight * _absolute(loc - loc[..., k : k + 1], torch.hypot(scale, scale[..., k : k + 1]))
-        between = between + weight[..., k] * pairs.sum(-1)
-    return error - 0.5 * between
-
-
-def _moments(normal: Any) -> tuple[Tensor, Tensor]:
-    return normal.loc, normal.scale
-
-
-def _integrated(weight: Tensor, loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
-    """∫ (F(z) - [z ≥ y])² dz on both sides of y, by 100 Gauss-Legendre nodes each, out to 6 standard deviations.
-
-    They resolve components no narrower than a hundredth of the whole.
-    """
-    nodes, masses = np.polynomial.legendre.leggauss(100)
-    mean = (weight * loc).sum(-1)
-    reach = 6 * (weight * (scale.square() + (loc - mean[..., None]).square())).sum(-1).sqrt()
-    score = torch.zeros_like(y)
-    for end, left in ((torch.minimum(mean - reach, y), True), (torch.maximum(mean + reach, y), False)):
-        half = (y - end) / 2
-        for node, mass in zip(nodes, masses, strict=True):
-            z = (y + end) / 2 + half * node
-            below = (weight * torch.special.ndtr((z[..., None] - loc) / scale)).sum(-1)
-            score = score + mass * half.abs() * (below if left else 1 - below).square()
-    return score
-
-
-def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
-    """E|z| of a normal z."""
-    ratio = mean / scale
-    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
-
-
-def _student(single: Any, y: Tensor) -> Tensor:
-    df = single.df.double()
-    z = ((y - single.loc) / single.scale).double()
-    unit = torch.distributions.StudentT(df, validate_args=False)
-    density, rank = unit.log_prob(z).exp(), cdf(unit, z)
-
-    def log_beta(b: Tensor) -> Tensor:
-        return math.lgamma(0.5) + torch.lgamma(b) - torch.lgamma(b + 0.5)
-
-    spread = 2 * df.sqrt() / (df - 1) * (log_beta(df - 0.5) - 2 * log_beta(df / 2)).exp()
-    score: Tensor = single.scale * (z * (2 * rank - 1) + 2 * density * (df + z.square()) / (df - 1) - spread)
-    return score
-
-
 def ranks(distribution: Distribution, y: Tensor) -> Tensor:
     """The probability integral transform: the probability of values below y, ``(B, M, *Y)``, uniform if calibrated.
 
-    Dawid 1984; Gneiting, Balabdaoui & Raftery 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x.
+    Dawid 1984; Gneiting, Balabdaoui & Raftery 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x. Of a count it is a random
+    number between the probability of less than y and that of at most y, by the library's generator (`evaluate` seeds it).
     """
+    below, at_most = _steps(distribution, y)
+    return at_most if below is at_most else below + (at_most - below) * uniform(below.shape, below)
+
+
+def _steps(distribution: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of less than y and that of at most y, which are one tensor but for counts."""
     _check_numbers(distribution, y)
-    return cdf(marginals(distribution), y)
+    single = marginals(distribution)
+    at_most = cdf(single, y)
+    return cdf(single, y - 1) if kind(single) == "counts" else at_most, at_most
+
+
+def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:
+    """The share of an entry's ranks that is at most `level`, float64: of counts the mean over the random `ranks`.
+
+    So coverage and histograms of counts are those of the randomised transform without its noise (Czado, Gneiting & Held 2009,
+    https://doi.org/10.1111/j.1541-0420.2009.01191.x, section 2.1).
+    """
+    below, at_most = (step.double() for step in steps)
+    if steps[0] is steps[1]:
+        return (at_most <= level).double()
+    inside = ((level - below) / (at_most - below)).clamp(0, 1)
+    return torch.where(at_most > below, inside, (at_most <= level).double())
 
 
 def _check_level(level: float) -> None:
@@ -162,6 +105,7 @@ def _check_level(level: float) -> None:
 class Coverage(Metric):
     """The share of targets inside the central interval of the given level; a calibrated predictive's is the level.
 
+    A count at an end of the interval is inside in part, as much as makes the interval's probability the level: see `ranks`.
     Points of all tasks and entries of y are pooled: tasks of many points weigh more (`Conformal.coverage` weighs tasks alike).
     """
 
@@ -175,8 +119,9 @@ class Coverage(Metric):
         return f"{100 * self.level:g}% coverage"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        inside = (ranks(distribution, given.y) - 0.5).abs() <= self.level / 2
-        return _entries(inside.double(), given)
+        steps = _steps(distribution, given.y)
+        low, high = (_share_below(steps, 0.5 + side * self.level / 2) for side in (-1, 1))
+        return _entries(high - low, given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
@@ -238,10 +183,10 @@ class QuantileCalibrationError(Metric):
         return "quantile calibration error"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _histogram(ranks(distribution, given.y), given, self.levels)
+        return _histogram(_steps(distribution, given.y), given, self.levels)
 
     def gaps(self, sums: Tensor) -> Tensor:
-        return _shares_below(sums)[..., :-1]
+        return _excess(sums)[..., :-1]
 
     def size(self, gaps: Tensor) -> Tensor:
         return gaps.abs().mean(-1)
@@ -261,27 +206,27 @@ class PIT(Metric):
         check_count("bins", self.bins, least=2)
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _histogram(ranks(distribution, given.y), given, self.bins)
+        return _histogram(_steps(distribution, given.y), given, self.bins)
 
     def gaps(self, sums: Tensor) -> Tensor:
-        return _shares_below(sums)
+        return _excess(sums)
 
     def size(self, gaps: Tensor) -> Tensor:
         return gaps.abs().amax(-1)
 
 
-def _shares_below(sums: Tensor) -> Tensor:
+def _excess(sums: Tensor) -> Tensor:
     """By how much the shares of ranks up to 1/K, ..., 1 exceed these levels, from counts in K bins ``(..., K)``."""
     bins = sums.shape[-1]
     return sums.cumsum(-1) / sums.sum(-1, keepdim=True) - torch.arange(1, bins + 1).to(sums) / bins
 
 
-def _histogram(rank: Tensor, given: Points, bins: int) -> Tensor:
+def _histogram(steps: tuple[Tensor, Tensor], given: Points, bins: int) -> Tensor:
     """Counts ``(B, bins)`` of ranks in (k/K, (k + 1)/K], of all entries of y; the first bin has 0 too."""
-    flat = rank.double().reshape(*given.mask.shape, -1)
-    place = (flat * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    weight = given.mask[..., None].double().expand_as(flat)
-    return flat.new_zeros(len(flat), bins).scatter_add(1, place.flatten(1), weight.flatten(1))
+    within = [_share_below(steps, k / bins) for k in range(1, bins)]
+    below = torch.stack([torch.zeros_like(within[0]), *within, torch.ones_like(within[0])], -1)
+    shares = below.diff(dim=-1).reshape(*given.mask.shape, -1, bins)
+    return (shares * given.mask[..., None, None]).sum((1, 2))
 
 
 @final

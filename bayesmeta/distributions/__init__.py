@@ -1,0 +1,60 @@
+"""Operations on distributions, each by its family: one file a family, and one place where a family is registered.
+
+Predictions are distributions of torch or Pyro. What the library must be able to do with them (mix draws, find quantiles, change
+units, ...) depends on the family; `register` tells it of another one.
+"""
+
+from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
+    bernoulli,
+    categorical,
+    compound,
+    negative_binomial,
+    normal,
+    poisson,
+    student_t,
+)
+from bayesmeta.distributions.family import Family, Kind, register
+from bayesmeta.distributions.operations import (
+    affine,
+    apart,
+    cdf,
+    class_probabilities,
+    crps,
+    expects,
+    has_classes,
+    kind,
+    marginals,
+    mixture,
+    quantile,
+    sample,
+    select,
+    stack,
+    temper,
+    uncertainty,
+    undefined,
+)
+from bayesmeta.randomness import uniform
+
+__all__ = [
+    "Family",
+    "Kind",
+    "affine",
+    "apart",
+    "cdf",
+    "class_probabilities",
+    "crps",
+    "expects",
+    "has_classes",
+    "kind",
+    "marginals",
+    "mixture",
+    "quantile",
+    "register",
+    "sample",
+    "select",
+    "stack",
+    "temper",
+    "uncertainty",
+    "undefined",
+    "uniform",
+]

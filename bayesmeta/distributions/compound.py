@@ -1,0 +1,132 @@
+"""Distributions made of others: independent entries of an event, and mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import Independent, MixtureSameFamily
+from torch import Tensor
+
+from bayesmeta.distributions.family import Family, Kind, family, register
+
+__all__ = ["IndependentFamily", "MixtureFamily"]
+
+
+@register(torch.distributions.Independent)
+class IndependentFamily(Family):
+    """Entries of an event, each by itself."""
+
+    def map(self, d: Any, f: Callable[[Tensor], Tensor]) -> Any:
+        return _again(d, family(d.base_dist).map(d.base_dist, f))
+
+    def leaf(self, d: Any) -> Any:
+        return family(d.base_dist).leaf(d.base_dist)
+
+    def name(self, d: Any) -> str:
+        return family(d.base_dist).name(d.base_dist)
+
+    def marginals(self, d: Any) -> Any:
+        return d.base_dist
+
+    def undefined(self, d: Any) -> Tensor:
+        inner = family(d.base_dist).undefined(d.base_dist)
+        return inner.flatten(len(d.batch_shape)).any(-1) if d.reinterpreted_batch_ndims else inner
+
+    def expects(self, d: Any) -> str:
+        return family(d.base_dist).expects(d.base_dist)
+
+    def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
+        return _again(d, family(d.base_dist).affine(d.base_dist, loc, scale))
+
+    def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
+        return _again(d, family(d.base_dist).temper(d.base_dist, temperature, centre))
+
+    def probabilities(self, d: Any) -> Tensor:
+        return family(d.base_dist).probabilities(d.base_dist)
+
+    def sample(self, d: Any, samples: int) -> Tensor:
+        return family(d.base_dist).sample(d.base_dist, samples)
+
+
+def _again(d: Any, base: Any) -> Any:
+    return Independent(base, d.reinterpreted_batch_ndims, validate_args=False)
+
+
+@register(torch.distributions.MixtureSameFamily)
+class MixtureFamily(Family):
+    """Components stand in the last batch dimension."""
+
+    def map(self, d: Any, f: Callable[[Tensor], Tensor]) -> Any:
+        weights, components = d.mixture_distribution, d.component_distribution
+        mapped = family(weights).map(weights, f), family(components).map(components, f)
+        return MixtureSameFamily(*mapped, validate_args=False)
+
+    def leaf(self, d: Any) -> Any:
+        return family(d.component_distribution).leaf(d.component_distribution)
+
+    def name(self, d: Any) -> str:
+        return f"mixture of {family(d.component_distribution).name(d.component_distribution)}"
+
+    def marginals(self, d: Any) -> Any:
+        place, events = len(d.batch_shape), len(d.event_shape)
+        if not events and self._kind(d) != "classes":
+            return d
+        single = family(d.component_distribution).marginals(d.component_distribution)
+        draws = family(single).map(single, lambda p: p.movedim(place, 0))
+        log_weights = d.mixture_distribution.logits.movedim(-1, 0)
+        return family(draws).mix(draws, log_weights.reshape(*log_weights.shape, *[1] * events))
+
+    def mix(self, draws: Any, log_weights: Tensor) -> Any:  # a mixture of mixtures is one
+        inner, last = draws.component_distribution, len(draws.batch_shape)
+        flat = family(inner).map(inner, lambda p: p.movedim(last, 1).flatten(0, 1))
+        within = draws.mixture_distribution.logits.log_softmax(-1)
+        joint = log_weights.log_softmax(0)[..., None] + within
+        return family(flat).mix(flat, joint.movedim(-1, 1).flatten(0, 1))
+
+    def undefined(self, d: Any) -> Tensor:
+        parts = d.component_distribution, d.mixture_distribution
+        components, weights = (family(part).undefined(part) for part in parts)
+        return (components | weights[..., None]).any(-1)
+
+    def expects(self, d: Any) -> str:
+        return family(d.component_distribution).expects(d.component_distribution)
+
+    def cdf(self, d: Any, value: Tensor) -> Tensor:
+        weights, components = d.mixture_distribution.logits.softmax(-1), d.component_distribution
+        return (weights * family(components).cdf(components, value[..., None])).sum(-1)
+
+    def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
+        lows, highs = family(d.component_distribution).bracket(d.component_distribution)
+        return lows.amin(-1), highs.amax(-1)
+
+    def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
+        events = len(d.event_shape)
+        loc, scale = (t.unsqueeze(-1 - events) if t.dim() > events else t for t in (loc, scale))  # before the event
+        moved = family(d.component_distribution).affine(d.component_distribution, loc, scale)
+        return MixtureSameFamily(d.mixture_distribution, moved, validate_args=False)
+
+    def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
+        if self._kind(d) != "classes":
+            return super().temper(d, temperature, centre)
+        single = self.marginals(d)
+        return family(single).temper(single, temperature, None).to_event(len(d.event_shape))
+
+    def crps(self, d: Any, y: Tensor) -> Tensor:
+        return family(d.component_distribution).crps_of_mixture(d, y)
+
+    def probabilities(self, d: Any) -> Tensor:
+        if self._kind(d) != "classes":
+            return super().probabilities(d)
+        single = self.marginals(d)
+        return family(single).probabilities(single)
+
+    def sample(self, d: Any, samples: int) -> Tensor:
+        parts, shape = (d.component_distribution, d.mixture_distribution), (samples, *d.batch_shape)
+        each, place = (family(part).sample(part, samples) for part in parts)  # (S, ..., K, *Y) and (S, ...)
+        place = place.reshape(*shape, *[1] * (len(d.event_shape) + 1)).expand(*shape, 1, *d.event_shape)
+        return each.gather(len(shape), place).squeeze(len(shape))
+
+    def _kind(self, d: Any) -> Kind:
+        return family(self.leaf(d)).kind

@@ -1,0 +1,41 @@
+"""From network outputs to distributions of targets, and the parameter-free errors that inner loops descend."""
+
+from bayesmeta.likelihoods.base import (
+    Likelihood,
+    check_event,
+    check_likelihood,
+    check_support,
+    check_targets,
+    nll,
+    support_error,
+)
+from bayesmeta.likelihoods.classes import Bernoulli, Categorical, OneVsEach, at_once
+from bayesmeta.likelihoods.counts import NegativeBinomial, Poisson
+from bayesmeta.likelihoods.real import (
+    Gaussian,
+    HeteroscedasticGaussian,
+    StudentT,
+    check_gaussian,
+    standard_deviation,
+)
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Likelihood",
+    "NegativeBinomial",
+    "OneVsEach",
+    "Poisson",
+    "StudentT",
+    "at_once",
+    "check_event",
+    "check_gaussian",
+    "check_likelihood",
+    "check_support",
+    "check_targets",
+    "nll",
+    "standard_deviation",
+    "support_error",
+]
