@@ -33,6 +33,7 @@ RANDOM = (
     "PACOH-NN",
     "Ensemble",
     "Calibrated",
+    "Rehearsal",
 )
 """Whose answers draw from torch's global generator, which threads share: no order of their draws is the right one."""
 
