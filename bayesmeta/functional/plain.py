@@ -34,8 +34,9 @@ def twice_differentiable() -> Iterator[None]:
 
 def plainly(kinds: Iterable[type]) -> AbstractContextManager[object]:
     """Within it, layers of these types are computed plainly, if there is need."""
-    fused = _fused.__wrapped__ if torch.compiler.is_compiling() else _fused  # which does not trace a cache
-    if (torch._C._are_functorch_transforms_active() or _TWICE.get()) and any(map(fused, kinds)):
+    compiling = torch.compiler.is_compiling()  # which traces no cache and no context; there all is torch.func's
+    fused = _fused.__wrapped__ if compiling else _fused
+    if (torch._C._are_functorch_transforms_active() or (not compiling and _TWICE.get())) and any(map(fused, kinds)):
         return _Plain()
     return nullcontext()
 
