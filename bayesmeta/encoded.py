@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Points
@@ -36,29 +37,31 @@ class Encoded(Posterior):
     `Attention`, there are no updates.
 
     Args:
-        learner: which is frozen as it is now.
-        draw: makes S functions, from the frozen learner, what its encoder knows, what it inferred from that, and S. The learner's
-            methods are called by `Opened`. For B tasks at once to equal B one by one, noise is shared over the tasks.
+        learner: which is frozen as it is now, for updates.
+        draw: makes S functions, from what the encoder knows, what the learner inferred from that, and S. For B tasks at once to
+            equal B one by one, noise is shared over the tasks.
         support: what was learned from.
         samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
     """
 
     def __init__(
-        self, learner: Reader, draw: Callable[[Frozen, Any, Any, int], Outputs], support: Points, samples: int = 64
+        self, learner: Reader, draw: Callable[[Any, Any, int], Outputs], support: Points, samples: int = 64
     ) -> None:
         super().__init__(support, samples)
-        self.known = learner.encoder.knows(support)
+        self.known: Any = learner.encoder.knows(support)
         self.inferred = learner.infer(self.known)
-        self.learner = Frozen(Opened(learner), learner.strategy)
         self.likelihood = Frozen(learner.likelihood)
+        self.learner: Frozen | None = None
+        if isinstance(self.known, Tensor) and not torch.compiler.is_compiling():  # compiled training updates nothing
+            self.learner = Frozen(_Opened(learner), learner.strategy)
         self.draw = draw
 
     def _functions(self, samples: int) -> Functions:
-        outputs = self.draw(self.learner, self.known, self.inferred, samples)
+        outputs = self.draw(self.known, self.inferred, samples)
         return lambda x, own: self.likelihood(outputs(x, own))
 
     def _updated(self, points: Points) -> Posterior:
-        if not isinstance(self.known, Tensor):
+        if self.learner is None:
             return super()._updated(points)
         later = self._later()
         later.known = self.known.double() + self.learner(_told, points).double()
@@ -66,7 +69,7 @@ class Encoded(Posterior):
         return later
 
 
-class Opened(nn.Module):
+class _Opened(nn.Module):
     """A module that runs functions of a learner, so that with it all is frozen that the learner can do."""
 
     def __init__(self, learner: Any) -> None:

@@ -154,7 +154,7 @@ LEARNERS: dict[str, Make] = {
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
-    "Rehearsal": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
+    "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "Laplace")
 """Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""

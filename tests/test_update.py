@@ -51,7 +51,7 @@ CONSTANT = {
     "Ensemble of VERSA",
 }
 """Updates are exact, and the state does not grow."""
-GROWING = {"Rehearsal", "Standardized DKT"}
+GROWING = {"ABML, rehearsed", "Standardized DKT"}
 GROWING |= {"DKT", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | {
     f"PACOH, {k}" for k in ("map", "variational", "svgd")
 }

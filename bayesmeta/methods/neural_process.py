@@ -63,7 +63,16 @@ class ConditionalNeuralProcess(Learner):
         self.likelihood = likelihood
 
     def forward(self, support: Points) -> Posterior:
-        return Encoded(self, self._draw, support, samples=1)
+        path = Frozen(self.path)
+
+        def draw(known: Any, inferred: None, samples: int) -> Outputs:
+            def outputs(x: Any, own: bool) -> Tensor:
+                found: Tensor = path(known, x)
+                return apart(found, samples) if own else found.expand(samples, *found.shape)
+
+            return outputs
+
+        return Encoded(self, draw, support, samples=1)
 
     @property
     def encoder(self) -> Encoder:
@@ -72,13 +81,6 @@ class ConditionalNeuralProcess(Learner):
 
     def infer(self, known: Points | Tensor) -> None:
         """Nothing: it has no latent."""
-
-    def _draw(self, frozen: Frozen, known: Any, inferred: None, samples: int) -> Outputs:
-        def outputs(x: Any, own: bool) -> Tensor:
-            found: Tensor = frozen(_answer, known, x)
-            return apart(found, samples) if own else found.expand(samples, *found.shape)
-
-        return outputs
 
 
 @final
@@ -133,12 +135,14 @@ class NeuralProcess(VariationalLearner):
         return z.unflatten(-1, (-1, self.latent_size)) if self.path.encoder.classwise else z
 
     def forward(self, support: Points) -> Posterior:
-        return Encoded(self, self._draw, support)
+        path = Frozen(self.path)
 
-    def _draw(self, frozen: Frozen, known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
-        mean, scale = inferred
-        z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
-        return lambda x, own: frozen(_answer, known, x, z, own)
+        def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
+            mean, scale = inferred
+            z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
+            return lambda x, own: path(known, x, z, own)
+
+        return Encoded(self, draw, support)
 
     @property
     def encoder(self) -> Encoder:
@@ -154,11 +158,6 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
-
-
-def _answer(learner: ConditionalNeuralProcess | NeuralProcess, *inputs: Any) -> Tensor:
-    outputs: Tensor = learner.path(*inputs)
-    return outputs
 
 
 def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> None:

@@ -70,13 +70,13 @@ class _Prototypes(Posterior):
         super().__init__(support, samples=1)
         self.classes = classes
         self.likelihood = Frozen(likelihood)
-        self._set(*self._sums(support))
+        self._set(*self._sums(support, "support"))
 
-    def _sums(self, points: Points) -> tuple[Tensor, Tensor]:
+    def _sums(self, points: Points, name: str) -> tuple[Tensor, Tensor]:
         """The sum of each class's features ``(B, W, F)``, and the number of its points ``(B, W, 1)``."""
         if int(points.y.max()) >= self.classes:
             raise ValueError(
-                f"y: expected labels 0 to {self.classes - 1}, got {int(points.y.max())}; number each task's classes "
+                f"{name}.y: expected labels 0 to {self.classes - 1}, got {int(points.y.max())}; number each task's classes "
                 f"from 0, or build the learner with classes={int(points.y.max()) + 1}"
             )
         member = F.one_hot(points.y.long(), self.classes).to(points.x) * points.mask[..., None]  # (B, N, W)
@@ -88,7 +88,7 @@ class _Prototypes(Posterior):
         self.prototypes = torch.where(count > 0, total / count.clamp(min=1), anywhere).to(self.support.x.dtype)
 
     def _updated(self, points: Points) -> Posterior:
-        total, count = self._sums(points)
+        total, count = self._sums(points, "points")
         later = self._later()
         later._set(self.total + total, self.count + count)
         return later

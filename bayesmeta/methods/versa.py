@@ -83,12 +83,14 @@ class VERSA(VariationalLearner):
         return with_bias(embedded) @ weights.unflatten(-1, self.to_head.shape).mT
 
     def forward(self, support: Points) -> Posterior:
-        return Encoded(self, self._draw, support)
+        embed, shape = Frozen(self.encoder.features, self.strategy).over_tasks, self.to_head.shape
 
-    def _draw(self, frozen: Frozen, known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
-        mean, scale = inferred
-        weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-        return heads(lambda x: frozen(_embed, x), weights.unflatten(-1, self.to_head.shape))
+        def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
+            mean, scale = inferred
+            weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
+            return heads(embed, weights.unflatten(-1, shape))
+
+        return Encoded(self, draw, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode
@@ -99,7 +101,3 @@ class VERSA(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("head", *self.infer(episode.support), shared=True)
-
-
-def _embed(learner: VERSA, x: Any) -> Tensor:
-    return learner.encoder.embed(x)
