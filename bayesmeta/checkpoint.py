@@ -33,6 +33,8 @@ _RUN = {
     "losses": list,
     "gradient_norms": list,
     "seconds": float,
+    "validation": dict,
+    "best": dict,
 }
 
 _LONGER = (
@@ -108,7 +110,8 @@ class Checkpoint:
         Args:
             generators: the states of each process's generators by name, ``(processes, bytes)``.
             episode: of the last step.
-            progress: ``losses`` and ``gradient_norms``, a number a step, and ``seconds``.
+            progress: ``losses`` and ``gradient_norms``, a number a step; ``seconds``; ``validation``, the NLL by the number of
+                steps, and ``best``, the learner's state at the lowest.
         """
         now = describe(self.learner, self.optimizer, self.scheduler)
         self.moved |= {name for name in now if now[name] != self.settings.get(name)}
@@ -185,6 +188,13 @@ class Checkpoint:
                 f"it trained on, differs; {remedy}"
             )
         check_state(self.learner, content["states"].get("learner"), str(self.path))
+        looked, best = content["validation"], content["best"]
+        if not all(isinstance(step, int) and isinstance(nll, float) for step, nll in looked.items()):
+            raise ValueError(
+                f"{self.path}: expected the NLL of validation tasks by steps, got others; use another folder"
+            )
+        if looked:
+            check_state(self.learner, best, f"{self.path}: the best state")
 
 
 def describe(
