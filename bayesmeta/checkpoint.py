@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
-from bayesmeta.files import alone, check_state, check_target, read, write
+from bayesmeta.files import alone, check_target, read, write
 from bayesmeta.learner import Learner
 from bayesmeta.randomness import set_stream_state, stream_state
+from bayesmeta.saving import check_state
 
 __all__ = ["Checkpoint", "describe", "digest", "generator_states"]
 

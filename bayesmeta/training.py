@@ -8,65 +8,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
-from bayesmeta.data import Episode, move
+from bayesmeta.data import Episode
 from bayesmeta.distributed import Processes
-from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_data, explain_update, preflight
+from bayesmeta.fit_checks import check_arguments, explain_update, preflight
 from bayesmeta.functional import chosen_strategy
 from bayesmeta.interruption import Interruption
 from bayesmeta.kernel_starts import start_kernels
 from bayesmeta.learner import Learner
 from bayesmeta.meta_gradient import MetaGradient
 from bayesmeta.randomness import seeded
-from bayesmeta.validation import Validation, lowest
+from bayesmeta.step import Diverged, History, Update
+from bayesmeta.validation import Validation
 
 __all__ = ["Diverged", "History", "fit"]
-
-
-@dataclass
-class History:
-    """What happened in `fit`, step by step."""
-
-    losses: list[float] = field(default_factory=list)
-    """The meta-objective of each step, before its update."""
-    gradient_norms: list[float] = field(default_factory=list)
-    """The norm of each step's meta-gradient, before clipping."""
-    seconds: float = 0.0
-    """Wall-clock time."""
-    interrupted: bool = False
-    """True if Ctrl-C ended the run early."""
-    validation: dict[int, float] = field(default_factory=dict)
-    """The predictive NLL of the validation tasks, by the number of steps before it."""
-
-    @property
-    def best(self) -> int | None:
-        """The number of steps with the lowest of them, after which the learner's state was kept; None without validation."""
-        return lowest(self.validation)
-
-
-class Diverged(FloatingPointError):
-    """The loss, a gradient or an updated weight was not finite; `history` ends there.
-
-    The learner is as it was before that step, unless the message says that an update broke it. No checkpoint is written then.
-    """
-
-    def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
-        self.history = history
-
-    def __reduce__(self) -> tuple[Any, ...]:  # else a process pool cannot hand it back
-        return type(self), (str(self), self.history)
 
 
 @torch.inference_mode(False)
@@ -135,8 +99,8 @@ def fit(
             end; whole or not at all. A call with a folder that holds a run of the same settings resumes it. Compared are the
             arguments here; numbers, texts and names of functions of learner, optimiser and scheduler, but not what training
             moves, such as a rate with a schedule; which parameters are trained; the first episode, the last one trained on, and
-            the first for validation. More steps may be asked for where the schedule does not depend on them, and more patience. While
-            a run lasts, its folder is locked; the file ``lock`` stays.
+            the first for validation. More steps may be asked for where the schedule does not depend on them, and more patience.
+            While a run lasts, its folder is locked; the file ``lock`` stays.
         checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
         fabric: a ``lightning_fabric.Fabric``, whose devices share each episode's tasks, and whose device and precision the
             learner is taken to. The run is then that of one process with all tasks, but for the order of sums, and for random
@@ -222,7 +186,7 @@ def fit(
             say(
                 "compile: the first step takes until all is compiled, up to minutes; the bar's rate is wrong until then"
             )
-        update = _Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history)
+        update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history)
         while not (ended := _ended(history, steps, looks)):
             interruption.breakable = True
             index = len(history.losses) % length
@@ -247,45 +211,6 @@ def fit(
         if said := _explain_end(history, checkpoint):
             say(f"{ended} after step {len(history.losses)} of {steps}: {said}")
     return history
-
-
-@dataclass
-class _Update:
-    """The step of an episode: its meta-gradient, what is checked of it, and the update."""
-
-    learner: Learner
-    optimizer: Optimizer
-    scheduler: LRScheduler | None
-    clip: float | None
-    processes: Processes
-    interruption: Interruption
-    meta_gradient: MetaGradient
-    history: History
-
-    def __call__(self, episode: Episode, index: int) -> None:
-        step = len(self.history.losses)
-        check_episode(self.learner, episode, index)
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss, gradient = self.meta_gradient(move(self.processes.share(episode), self.learner))
-        except ValueError as error:  # from the learner's own borders
-            if broken := explain_data(episode, index):
-                raise Diverged(f"step {step}: {broken}", self.history) from error
-            raise
-        trained = self.meta_gradient.parameters
-        loss, gradient, self.history.interrupted = self.processes.mean(loss, gradient, bool(self.interruption), trained)
-        self.interruption.breakable = False
-        for parameter, slope in zip(trained, gradient, strict=True):
-            parameter.grad = slope
-        everything = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(everything, self.clip if self.clip is not None else float("inf")).item()
-        if not (torch.isfinite(loss) and norm < float("inf")):
-            raise Diverged(explain(self.learner, loss, step, episode, index), self.history)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.history.losses.append(loss.item())
-        self.history.gradient_norms.append(norm)
 
 
 def _ended(history: History, steps: int, looks: Validation) -> str:
