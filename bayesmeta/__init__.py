@@ -9,7 +9,6 @@ from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.distributions import quantile
 from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
-from bayesmeta.files import load, save
 from bayesmeta.functional import Strategy
 from bayesmeta.hyper_posterior import Bound, HyperPosterior
 from bayesmeta.learner import Learner, Posterior, decompose
@@ -85,6 +84,7 @@ from bayesmeta.plots import (
 )
 from bayesmeta.rehearsal import Rehearsal
 from bayesmeta.report import Comparison, compare
+from bayesmeta.saving import load, save
 from bayesmeta.tasks import (
     ArrayTasks,
     GaussianProcessTasks,
