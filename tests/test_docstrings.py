@@ -31,9 +31,10 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
-def test_extending_page() -> None:
-    page = Path(__file__).parent.parent / "docs" / "extending.md"
-    assert doctest.testfile(str(page), module_relative=False).failed == 0
+@pytest.mark.parametrize("page", ["extending", "likelihoods"])
+def test_page(page: str) -> None:
+    path = Path(__file__).parent.parent / "docs" / f"{page}.md"
+    assert doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 @pytest.mark.parametrize("name", ["MAML", "Sinusoids", "fit", "evaluate", "points", "Standardized", "Conv4"])

@@ -112,7 +112,8 @@ def check_support(module: nn.Module, support: Points) -> None:
     for part in module.modules():
         if isinstance(part, Likelihood) and part.support is not None:
             inside = part.support.check(support.y).flatten(2).all(2)
-            _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {_WORDS[part.support]}")
+            words = _WORDS.get(part.support, f"values in {part.support}")
+            _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {words}")
 
 
 _WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "whole numbers from 0 on"}
