@@ -114,7 +114,7 @@ class Frozen:
 
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), set, frozenset, torch.dtype, torch.device, torch.Size}
 _UNUSED = {"_parameters", "_buffers", "_modules", "_state_dict_hooks", "_state_dict_pre_hooks"}
-_UNUSED |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+_UNUSED |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_built_with"}
 """Attributes of every module that its forward has no use for, or that are copied by themselves."""
 
 
