@@ -84,6 +84,12 @@ class Frozen:
             weights = unravel(weights, self.weights)
         return call(self.module, {**self.state, **(weights or {})}, *inputs)
 
+    def run(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What a function of the module as it was says: `function` is called with the module and the inputs. Not compiled."""
+        copier = _Copier(self.module, self.state)
+        with plainly(copier.kinds):
+            return function(copier.root, *inputs)
+
     def map(self, function: Callable[..., Any], *batched: Any) -> Any:
         """`map_tasks`, of a function that calls the module."""
         return map_tasks(function, *batched, network=self.module, strategy=self.strategy)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
 from bayesmeta.distributions import apart
-from bayesmeta.encoded import Encoded
+from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
@@ -72,15 +72,12 @@ class ConditionalNeuralProcess(Learner):
 
             return outputs
 
-        return Encoded(self, draw, support, samples=1)
+        def tell(points: Points) -> Tensor:
+            known: Tensor = path.run(_told, points)
+            return known
 
-    @property
-    def encoder(self) -> Encoder:
-        """Of the support."""
-        return self.path.encoder
-
-    def infer(self, known: Points | Tensor) -> None:
-        """Nothing: it has no latent."""
+        known = self.path.encoder.knows(support)
+        return Encoded(known, lambda known: None, tell, draw, self.likelihood, support, samples=1)
 
 
 @final
@@ -127,27 +124,29 @@ class NeuralProcess(VariationalLearner):
 
         From points, or from what the encoder `knows` of them.
         """
-        mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
-        return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
+        return _latent(self.to_latent(self.path.encoder(points)))
 
     def _shape(self, z: Tensor) -> Tensor:
         """z ``(..., Z)`` as the path takes it."""
         return z.unflatten(-1, (-1, self.latent_size)) if self.path.encoder.classwise else z
 
     def forward(self, support: Points) -> Posterior:
-        path = Frozen(self.path)
+        path, to_latent = Frozen(self.path), Frozen(self.to_latent)
 
         def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
             mean, scale = inferred
             z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
             return lambda x, own: path(known, x, z, own)
 
-        return Encoded(self, draw, support)
+        def infer(known: Any) -> tuple[Tensor, Tensor]:
+            return _latent(to_latent(path.run(_encoded, known)))
 
-    @property
-    def encoder(self) -> Encoder:
-        """Of the support."""
-        return self.path.encoder
+        def tell(points: Points) -> Tensor:
+            known: Tensor = path.run(_told, points)
+            return known
+
+        known = self.path.encoder.knows(support)
+        return Encoded(known, infer, tell, draw, self.likelihood, support, inferred=self.infer(known))
 
     def model(self, episode: Episode) -> None:
         support, query = episode
@@ -158,6 +157,19 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
+
+
+def _latent(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    mean, raw = outputs.chunk(2, -1)
+    return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
+
+
+def _encoded(path: TaskNetwork, known: Tensor) -> Tensor:
+    return path.encoder(known)
+
+
+def _told(path: TaskNetwork, points: Points) -> Any:
+    return told(path.encoder, points)
 
 
 def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> None:

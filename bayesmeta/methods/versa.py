@@ -17,7 +17,7 @@ import pyro
 from torch import Tensor
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.encoded import Encoded
+from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
@@ -84,13 +84,23 @@ class VERSA(VariationalLearner):
 
     def forward(self, support: Points) -> Posterior:
         embed, shape = Frozen(self.encoder.features, self.strategy).over_tasks, self.to_head.shape
+        encoder, to_head = Frozen(self.encoder, self.strategy), Frozen(self.to_head, self.strategy)
+
+        def infer(known: Any) -> tuple[Tensor, Tensor]:
+            mean, scale = to_head(encoder(known))
+            return mean.flatten(1), scale.flatten(1)
 
         def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
             mean, scale = inferred
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
             return heads(embed, weights.unflatten(-1, shape))
 
-        return Encoded(self, draw, support)
+        def tell(points: Points) -> Tensor:
+            known: Tensor = encoder.run(told, points)
+            return known
+
+        known = self.encoder.knows(support)
+        return Encoded(known, infer, tell, draw, self.likelihood, support, inferred=self.infer(known))
 
     def model(self, episode: Episode) -> None:
         support, query = episode
