@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Learner
+from bayesmeta.posteriors import Sampled
 
 Make = Callable[[Any, Any], Learner]
 NETWORKS: dict[str, Make] = {
@@ -149,14 +150,14 @@ def test_a_decomposition_draws_as_often_as_it_was_asked_to(monkeypatch: pytest.M
     """Through every wrapper: nobody predicts once more to learn what kind of targets there are."""
     tasks = bm.Sinusoids(batch=2, noise=0.1)
     inner = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1)
-    posterior = bm.Standardized(inner, tasks, episodes=2)(tasks[0].support)
+    posterior = bm.Standardized.from_tasks(inner, tasks, episodes=2)(tasks[0].support)
     asked: list[int] = []
-    drawn = bm.posteriors.Sampled._draws
+    drawn = Sampled._functions
 
-    def counting(self: Any, x: Any, samples: int) -> Any:
+    def counting(self: Sampled, samples: int) -> Any:
         asked.append(samples)
-        return drawn(self, x, samples)
+        return drawn(self, samples)
 
-    monkeypatch.setattr(bm.posteriors.Sampled, "_draws", counting)
+    monkeypatch.setattr(Sampled, "_functions", counting)
     bm.decompose(posterior, tasks[0].query.x, samples=100)
     assert asked == [100]

@@ -86,7 +86,7 @@ class Frozen:
 
     def run(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of the module as it was says: `function` is called with the module and the inputs. Not compiled."""
-        copier = _Copier(self.module, self.state)
+        copier = Copier(self.module, self.state)
         with plainly(copier.kinds):
             return function(copier.root, *inputs)
 
