@@ -21,7 +21,7 @@ from bayesmeta.rehearsal import _Rehearsed
 
 
 def standardized(name: str) -> Callable[[str], Learner]:
-    return lambda likelihood: bm.Standardized(build(name, likelihood), bm.LinearGaussian(inputs=D)).double()
+    return lambda likelihood: bm.Standardized.from_tasks(build(name, likelihood), bm.LinearGaussian(inputs=D)).double()
 
 
 def ensemble(name: str) -> Callable[[str], Learner]:
