@@ -92,7 +92,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "yes-or-no targets of 2": (
         lambda: fit(Episode(given(), given()._replace(y=torch.full((2, 3, 1), 2.0))), maml(likelihood=bm.Bernoulli())),
-        r"y: expected values in.*got \[2\.0\] at task 0, point 0",
+        r"y: expected 0.0 or 1.0.*got \[2\.0\] at task 0, point 0",
     ),
     "odd heteroscedastic outputs": (lambda: maml(outputs=1, likelihood=bm.HeteroscedasticGaussian())(given()), "outputs: expected an even number.*got 1"),
     "query inputs of another B": (lambda: maml()(given())(torch.zeros(3, 4, 1)), r"x: expected shape \(B, M, 1\) with B = 2.*got \(3, 4, 1\)"),
