@@ -285,7 +285,7 @@ def test_points_that_do_not_fit_are_refused_by_name() -> None:
         posterior.update(given.x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"points: expected further points of the 3 tasks of the support, got 2 tasks"):
         posterior.update(Points(*(leaf[:2] for leaf in given)))
-    with pytest.raises(ValueError, match=r"x: expected shape \(B, M, 2\)"):
+    with pytest.raises(ValueError, match=r"x: expected inputs of event shape \(2,\), as the support has, got \(1,\)"):
         posterior.update(given._replace(x=given.x[..., :1]))
     with pytest.raises(
         ValueError, match=r"points\.y: expected targets as the support has them, torch.float64 of event shape \(1,\)"
