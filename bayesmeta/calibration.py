@@ -124,9 +124,6 @@ class Calibrated(Learner):
     def forward(self, support: Points) -> Posterior:
         return Tempered(self.learner(support), self.temperature)
 
-    def losses(self, episode: Episode) -> Tensor:
-        return self.learner.losses(episode)
-
     def loss(self, episode: Episode) -> Tensor:
         return self.learner.loss(episode)
 

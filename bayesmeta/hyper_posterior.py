@@ -146,10 +146,6 @@ class HyperPosteriorLearner(VariationalLearner):
             chosen = torch.randint(len(theta), (), device=theta.device, generator=generator(theta.device))
             pyro.sample("theta", Delta(theta[chosen], event_dim=1))
 
-    def losses(self, episode: Episode) -> Tensor:
-        theta, points = self.theta(), self.observed(episode)
-        return self._parts(self.log_evidence(theta, points), theta, points)
-
     def _parts(self, evidence: Tensor, theta: Tensor, points: Points) -> Tensor:
         """Each task's part of the bound, ``(B,)``; particles have minus their log density in the place of a KL."""
         if self.hyper_posterior == "variational":
@@ -161,14 +157,13 @@ class HyperPosteriorLearner(VariationalLearner):
         return -evidence.mean(0) / count + (1 + 1 / count) / self.tasks * complexity
 
     def loss(self, episode: Episode) -> Tensor:
-        """The mean of `losses`; for ``"svgd"`` its gradient is the Stein direction towards Q*: particles stay apart."""
-        if self.hyper_posterior != "svgd":
-            return self.losses(episode).mean()
+        """The bound; for ``"svgd"`` its gradient is the Stein direction towards Q*: particles stay apart."""
         theta, points = self.theta(), self.observed(episode)
         evidence = self.log_evidence(theta, points)  # (K, B)
-        value = self._parts(evidence, theta, points).mean().detach()
-        if not torch.is_grad_enabled():
+        value = self._parts(evidence, theta, points).mean()
+        if self.hyper_posterior != "svgd" or not torch.is_grad_enabled():
             return value
+        value = value.detach()
         powered = self.tasks * (evidence / (_count(points, evidence) + 1)).mean(1)
         log_target = powered + self.hyper_prior().log_prob(theta)
         (score,) = torch.autograd.grad(log_target.sum(), theta)

@@ -44,6 +44,6 @@ class KernelLearner(VariationalLearner, ABC):
         total = log_prior(self.kernel) + log_prior(self.mean)
         return total.to(next(self.parameters()))
 
-    def _predictive_losses(self, episode: Episode) -> Tensor:
+    def _predictive_loss(self, episode: Episode) -> Tensor:
         count = episode.query.mask.sum(1).clamp(min=1)
-        return super()._predictive_losses(episode) - self.log_prior() / count
+        return super()._predictive_loss(episode) - (self.log_prior() / count).mean()

@@ -255,7 +255,7 @@ def _labels(y: Tensor, name: str) -> Iterator[None]:
 class Learner(Mapped, ABC):
     """What is shared between tasks: an initialisation, a prior, a kernel. Called with a support it gives a posterior.
 
-    A new learner implements `forward`; `losses` where its objective is not the query's NLL under the posterior.
+    A new learner implements `forward`; `loss` where its objective is not the query's NLL under the posterior.
     """
 
     def __call__(self, support: Points) -> Posterior:
@@ -279,10 +279,10 @@ class Learner(Mapped, ABC):
             if isinstance(value, (bool, int, float, str, tuple)) and not name.startswith("_") and name != "training"
         )
 
-    def losses(self, episode: Episode) -> Tensor:
-        """The meta-objective of each task, ``(B,)``: the mean over its observed query points."""
-        return nll(self(episode.support)(episode.query.x), episode.query)
-
     def loss(self, episode: Episode) -> Tensor:
-        """The mean of `losses`; its gradient is the meta-update."""
-        return self.losses(episode).mean()
+        """The meta-objective, a scalar whose gradient is the meta-update: here the query's NLL per observed point.
+
+        It is a mean over tasks, and so must another objective be: `fit` averages it over parts of an episode with equally many
+        tasks, slices or the shares of processes. What depends on no task, such as a prior of the weights, is so counted once.
+        """
+        return nll(self(episode.support)(episode.query.x), episode.query).mean()

@@ -57,9 +57,6 @@ class Rehearsal(Learner):
         kept = _Kept(self.capacity, self.seed, support)
         return _Rehearsed(self.learner(kept.points), Frozen(_Called(self.learner), self.strategy), kept)
 
-    def losses(self, episode: Episode) -> Tensor:
-        return self.learner.losses(episode)
-
     def loss(self, episode: Episode) -> Tensor:
         return self.learner.loss(episode)
 

@@ -176,31 +176,17 @@ class VariationalLearner(Learner, ABC):
     def loss(self, episode: Episode) -> Tensor:
         self._check_settings()
         if self.objective == "predictive":
-            return self._predictive_losses(episode).mean()
+            return self._predictive_loss(episode)
         weight = self._weight(episode)
         evidence = self.evidence(episode)
         if evidence is not None:
             return -(weight * evidence).mean()
         return self._negative_elbo(episode, weight / len(weight))
 
-    def losses(self, episode: Episode) -> Tensor:
-        self._check_settings()
-        if self.objective == "predictive":
-            return self._predictive_losses(episode)
-        evidence = self.evidence(episode)
-        if evidence is not None:
-            return -self._weight(episode) * evidence
-        with torch.enable_grad():  # the ELBO is linear in the tasks' weights, so its slope in them is each task's part
-            weight = self._weight(episode).requires_grad_()
-            total = self._negative_elbo(episode, weight)
-            (parts,) = torch.autograd.grad(total, weight, create_graph=True)
-        losses = parts * weight.detach()
-        return losses if torch.is_grad_enabled() else losses.detach()
-
-    def _predictive_losses(self, episode: Episode) -> Tensor:
+    def _predictive_loss(self, episode: Episode) -> Tensor:
         posterior = self(episode.support)
         posterior.samples = self.draws
-        return nll(posterior(episode.query.x), episode.query)
+        return nll(posterior(episode.query.x), episode.query).mean()
 
     def _weight(self, episode: Episode) -> Tensor:
         """One over the number of each task's observed points, ``(B,)``."""

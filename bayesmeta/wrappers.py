@@ -50,14 +50,9 @@ class Ensemble(Learner):
     def forward(self, support: Points) -> Posterior:
         return _Mixed([learner(support) for learner in self.learners], support)
 
-    def losses(self, episode: Episode) -> Tensor:
-        return torch.stack([learner.losses(episode) for learner in self._members()]).mean(0)
-
     def loss(self, episode: Episode) -> Tensor:
-        return torch.stack([learner.loss(episode) for learner in self._members()]).mean()
-
-    def _members(self) -> list[Learner]:
-        return [learner for learner in self.learners if isinstance(learner, Learner)]
+        members = [learner for learner in self.learners if isinstance(learner, Learner)]
+        return torch.stack([learner.loss(episode) for learner in members]).mean()
 
 
 class _Mixed(Posterior):
@@ -231,14 +226,8 @@ class Standardized(Learner):
         scaled = support.y.is_floating_point() and not self._discrete
         return Transformed(inner, support, scale, unscale if scaled else None, further)
 
-    def losses(self, episode: Episode) -> Tensor:
-        return self.learner.losses(self._episode(episode))
-
     def loss(self, episode: Episode) -> Tensor:
-        return self.learner.loss(self._episode(episode))
-
-    def _episode(self, episode: Episode) -> Episode:
-        return Episode(self._scale(episode.support), self._scale(episode.query))
+        return self.learner.loss(Episode(self._scale(episode.support), self._scale(episode.query)))
 
 
 def _check_unscaled(learner: Learner) -> None:

@@ -42,8 +42,8 @@ class Together(bm.Learner):
     def forward(self, support: bm.Points) -> bm.Posterior:
         return self.first(support)
 
-    def losses(self, episode: bm.Episode) -> torch.Tensor:
-        return self.first.losses(episode) + self.second.losses(episode)
+    def loss(self, episode: bm.Episode) -> torch.Tensor:
+        return self.first.loss(episode) + self.second.loss(episode)
 
 
 def main() -> dict[str, dict[str, bm.Estimate]]:

@@ -105,9 +105,9 @@ class Sided(bm.Learner):
     def forward(self, support: bm.Points) -> bm.Posterior:
         return self.inner(support)
 
-    def losses(self, episode: bm.Episode) -> Tensor:
-        losses = self.inner.losses(episode)
-        return losses + self.some.square().sum() if bool(episode.query.y.max() > 0) else losses
+    def loss(self, episode: bm.Episode) -> Tensor:
+        loss = self.inner.loss(episode)
+        return loss + self.some.square().sum() if bool(episode.query.y.max() > 0) else loss
 
 
 def validated(fabric: Fabric | None) -> tuple[list[Tensor], dict[int, float], int]:

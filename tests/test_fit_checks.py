@@ -116,9 +116,9 @@ def test_the_stream_is_not_that_of_the_initial_weights() -> None:
         def forward(self, support: bm.Points) -> bm.Posterior:
             return self.inner(support)
 
-        def losses(self, episode: bm.Episode) -> Tensor:
+        def loss(self, episode: bm.Episode) -> Tensor:
             drawn.append(torch.randn(5))
-            return self.inner.losses(episode)
+            return self.inner.loss(episode)
 
     for _ in range(2):
         fit(Drawing(), steps=1, seed=0)

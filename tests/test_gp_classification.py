@@ -267,7 +267,7 @@ def test_a_thousand_ways_are_refused_at_once_with_the_memory_they_would_take(kin
     ):
         learner(support)
     with pytest.raises(ValueError, match="classes: expected matrices"):
-        learner.losses(bm.Episode(support, support))
+        learner.loss(bm.Episode(support, support))
 
 
 def test_the_largest_of_many_is_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def test_first_and_second_order_agree_in_value_and_differ_in_gradient(episode: E
     first = bm.FirstOrderMAML(network(), bm.Gaussian(), steps=2, rate=0.1).double()
     second = bm.MAML(network(), bm.Gaussian(), steps=2, rate=0.1).double()
     second.load_state_dict(first.state_dict())
-    torch.testing.assert_close(first.losses(episode), second.losses(episode))
+    torch.testing.assert_close(first.loss(episode), second.loss(episode))
     gradients = [gradient(learner.loss(episode), list(learner.network.parameters())) for learner in (first, second)]
     assert relative_error(*gradients) > 0.01
     likelihoods = [

@@ -30,11 +30,11 @@ class Signalled(bm.Learner):
     def forward(self, support: bm.Points) -> bm.Posterior:
         return self.inner(support)
 
-    def losses(self, episode: bm.Episode) -> Tensor:
+    def loss(self, episode: bm.Episode) -> Tensor:
         if self._calls == self._at:
             self._act()
         self._calls += 1
-        return self.inner.losses(episode)
+        return self.inner.loss(episode)
 
 
 def ctrl_c(times: int = 1) -> None:

@@ -110,14 +110,14 @@ class Poisoned(bm.Learner):
     def forward(self, support: bm.Points) -> bm.Posterior:
         return self.inner(support)
 
-    def losses(self, episode: Episode) -> Tensor:
+    def loss(self, episode: Episode) -> Tensor:
         self.calls += 1
-        losses = self.inner.losses(episode)
+        loss = self.inner.loss(episode)
         if self.calls <= self.at:
-            return losses
+            return loss
         if self.gradient_only:  # the square root of zero has an infinite slope and a finite value
-            return losses + (self.scale - self.scale.detach()).sqrt()
-        return losses * torch.nan
+            return loss + (self.scale - self.scale.detach()).sqrt()
+        return loss * torch.nan
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ class Modes(bm.Learner):
     def forward(self, support: bm.Points) -> bm.Posterior:
         return self.inner(support)
 
-    def losses(self, episode: Episode) -> Tensor:
+    def loss(self, episode: Episode) -> Tensor:
         self.seen.add((self.training, self.kept.training))
-        return self.inner.losses(episode)
+        return self.inner.loss(episode)
 
 
 def test_fit_leaves_a_learner_that_is_ready_to_answer() -> None:
@@ -253,9 +253,9 @@ def test_threads_go_on_in_the_callers_context() -> None:
     seen: set[int] = set()
 
     class Asking(Modes):
-        def losses(self, episode: Episode) -> Tensor:
+        def loss(self, episode: Episode) -> Tensor:
             seen.add(context.get())
-            return super().losses(episode)
+            return super().loss(episode)
 
     token = context.set(7)
     try:

@@ -51,8 +51,8 @@ class Sliding(bm.Learner):
         normal = torch.distributions.Normal
         return lambda x: torch.distributions.Independent(normal(self.m + 0 * x, 1.0, validate_args=False), 1)
 
-    def losses(self, episode: bm.Episode) -> Tensor:
-        return -self.m.expand(len(episode.query.mask))
+    def loss(self, episode: bm.Episode) -> Tensor:
+        return -self.m
 
 
 def slide(start: float, **options: Any) -> tuple[Sliding, bm.History]:

@@ -128,10 +128,10 @@ class BMAML(Learner):
         tasks, count, _ = particles.shape
         return Particles(predictions, particles.new_zeros(count, tasks), support)
 
-    def losses(self, episode: Episode) -> Tensor:
+    def loss(self, episode: Episode) -> Tensor:
         chaser = self.infer(episode.support)
         with torch.no_grad():  # constant, and by itself no small part of the time
             leader = self._svgd(chaser, concatenate(*episode), self.leader_steps)
         distance = (chaser - leader).square().sum((1, 2))
         query = episode.query
-        return distance + nll(self._posterior(chaser.detach(), episode.support)(query.x), query)
+        return (distance + nll(self._posterior(chaser.detach(), episode.support)(query.x), query)).mean()

@@ -26,7 +26,7 @@ __all__ = ["ImplicitMAML"]
 class ImplicitMAML(Learner):
     """Meta-learns an initialisation by implicit differentiation: memory does not grow with the inner steps.
 
-    The number that `losses` returns is the query's NLL; its gradient for the initialisation is ⟨g, θ⟩ with the
+    The number that `loss` returns is the query's NLL; its gradient for the initialisation is ⟨g, θ⟩ with the
     implicit gradient g held constant.
 
     Args:
@@ -83,7 +83,7 @@ class ImplicitMAML(Learner):
             weights = network.map(solve, support)
         return PointEstimate(network, self.likelihood, weights, support)
 
-    def losses(self, episode: Episode) -> Tensor:
+    def loss(self, episode: Episode) -> Tensor:
         posterior = self(episode.support)
         assert isinstance(posterior, PointEstimate)
         weights = {name: weight.requires_grad_() for name, weight in posterior.weights.items()}
@@ -107,4 +107,4 @@ class ImplicitMAML(Learner):
             implicit = posterior.network.map(solve, posterior.support, weights, outer)
         initial = posterior.network.weights
         linear = torch.stack([(implicit[name] * weight).flatten(1).sum(1) for name, weight in initial.items()]).sum(0)
-        return values + linear - linear.detach()
+        return (values + linear - linear.detach()).mean()

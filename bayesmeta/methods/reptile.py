@@ -59,7 +59,7 @@ class Reptile(Learner):
             strategy=self.strategy,
         )
 
-    def losses(self, episode: Episode) -> Tensor:
+    def loss(self, episode: Episode) -> Tensor:
         network = Frozen(self.network, self.strategy)
         initial = network.weights
 
@@ -76,4 +76,4 @@ class Reptile(Learner):
         distance = torch.stack(
             [0.5 * (weight - trained[name]).square().flatten(1).sum(1) for name, weight in initial.items()]
         ).sum(0)
-        return values + distance - distance.detach()
+        return (values + distance - distance.detach()).mean()
