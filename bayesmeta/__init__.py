@@ -74,6 +74,7 @@ from bayesmeta.metrics import (
     summary,
 )
 from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
+from bayesmeta.objectives import ELBO, Predictive
 from bayesmeta.plots import (
     plot_calibration,
     plot_metric_against_shots,
@@ -114,6 +115,7 @@ __all__ = [
     "CRPS",
     "DKT",
     "ECE",
+    "ELBO",
     "LEO",
     "MAML",
     "MCE",
@@ -176,6 +178,7 @@ __all__ = [
     "Poisson",
     "PolyaGammaGP",
     "Posterior",
+    "Predictive",
     "PrototypicalNetwork",
     "QuantileCalibrationError",
     "Rehearsal",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.networks import BatchNorm, GroupNorm
-from bayesmeta.recorded import Arguments, Named, Recorded, spelled
+from bayesmeta.recorded import Arguments, Named, Recorded, Setting, kept, spelled
 
 __all__ = ["blueprint", "build"]
 
@@ -77,9 +77,9 @@ _LAYERS = [
 
 
 @cache
-def _kinds() -> dict[str, type[nn.Module]]:
+def _kinds() -> dict[str, type[Any]]:
     """The classes that a file may name, by their public names."""
-    found: dict[str, type[nn.Module]] = {f"torch.nn.{name}": getattr(nn, name) for name in _LAYERS}
+    found: dict[str, type[Any]] = {f"torch.nn.{name}": getattr(nn, name) for name in _LAYERS}
     for package, base in (
         (gpytorch.kernels, gpytorch.kernels.Kernel),
         (gpytorch.means, gpytorch.means.Mean),
@@ -89,11 +89,11 @@ def _kinds() -> dict[str, type[nn.Module]]:
         for name in package.__all__:
             if isinstance(kind := getattr(package, name), type) and issubclass(kind, base):
                 found[f"{package.__name__}.{name}"] = kind
-    own: list[type[nn.Module]] = [BatchNorm, GroupNorm, *_below(Recorded)]
+    own: list[type[Any]] = [BatchNorm, GroupNorm, *_below(Recorded), *_below(Setting)]
     return found | {f"bayesmeta.{kind.__name__}": kind for kind in own if kind.__module__.startswith("bayesmeta.")}
 
 
-def _below(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:
+def _below(kind: type[Any]) -> Iterator[type[Any]]:
     for child in kind.__subclasses__():
         yield child
         yield from _below(child)
@@ -114,7 +114,7 @@ def blueprint(learner: nn.Module) -> dict[str, Any] | str:
             built = build(plan)
         except ValueError as error:
             raise _Unknown(str(error)) from error
-        plan["set"] = _differences(learner, built)
+        plan["set"] = [(path, name, writer.value(value, name)) for path, name, value in _differences(learner, built)]
     except _Unknown as reason:
         return str(reason)
     return plan
@@ -157,6 +157,9 @@ class _Writer:
             return {"class": self.name(value.name, argument)}
         if isinstance(value, tuple):
             return tuple(self.value(part, argument) for part in value)
+        if isinstance(value, Setting):
+            name = self.name(spelled(type(value)), argument)
+            return {"setting": name, "named": vars(kept(value))}
         return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
@@ -184,7 +187,7 @@ def _read(module: nn.Module) -> Arguments:
     return Arguments(positional, named)
 
 
-_SETTING = (bool, int, float, str, tuple, type(None))
+_SETTING = (bool, int, float, str, tuple, type(None), Setting)
 
 
 _KEPT_AS = {
@@ -214,6 +217,9 @@ def build(plan: Any) -> nn.Module:
 
     def value(given: Any) -> Any:
         if isinstance(given, Mapping):
+            if "setting" in given:
+                found: Any = _kinds()[given["setting"]](**given["named"])
+                return found
             return made[given["part"]] if "part" in given else _kinds()[given["class"]]
         return tuple(value(part) for part in given) if isinstance(given, (list, tuple)) else given
 
@@ -229,7 +235,7 @@ def build(plan: Any) -> nn.Module:
             for path, name, given in plan["set"]:
                 if not isinstance(getattr(learner.get_submodule(path), name), _SETTING):
                     raise TypeError(f"{name} of {path!r} is no setting")
-                setattr(learner.get_submodule(path), name, given)
+                setattr(learner.get_submodule(path), name, value(given))
     except Exception as error:
         raise ValueError(f"settings that build no learner here ({type(error).__name__}: {error})") from error
     return learner.eval()
@@ -282,6 +288,6 @@ def _told(value: Any) -> Any:
     """A setting as it is; of what is none, all that tells it from another: a function's name, or its type."""
     if isinstance(value, (list, tuple)):
         return tuple(_told(part) for part in value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, float, str, Setting)):
         return value
     return Named(spelled(value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)))

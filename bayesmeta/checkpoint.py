@@ -21,6 +21,7 @@ from bayesmeta.data import Episode
 from bayesmeta.files import alone, check_target, read, write
 from bayesmeta.learner import Learner
 from bayesmeta.randomness import set_stream_state, stream_state
+from bayesmeta.recorded import Setting
 from bayesmeta.saving import check_state
 
 __all__ = ["Checkpoint", "describe", "digest", "generator_states"]
@@ -229,6 +230,8 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
     """The numbers, texts and functions in a setting, by name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return {name: value}
+    if isinstance(value, Setting):
+        value = {"kind": type(value).__name__, **vars(value)}
     if isinstance(value, Mapping):
         parts = [_plain(f"{name}.{key}", part) for key, part in value.items()]
     elif isinstance(value, (list, tuple)):

@@ -32,9 +32,9 @@ from bayesmeta.kernels import check_inputs, covariance
 from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood, at_once
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.objectives import Objective
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective
 
 __all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "signs"]
 
@@ -277,7 +277,7 @@ class GPClassifier(KernelLearner, ABC):
     def __init__(
         self, features: nn.Module, kernel: Kernel, likelihood: Likelihood, *, classes: int, objective: Objective
     ) -> None:
-        super().__init__(kernel, None, likelihood, objective=objective, draws=64)
+        super().__init__(kernel, None, likelihood, objective=objective)
         check_network(features, "features")
         check_count("classes", classes, least=2)
         self.features = features

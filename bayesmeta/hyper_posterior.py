@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, move
 from bayesmeta.functional import adaptable, ravel, redrawn, stein_direction
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.objectives import ELBO
 from bayesmeta.randomness import generator, standard_normal
 from bayesmeta.variational import Latent, VariationalLearner
 
@@ -80,8 +81,7 @@ class HyperPosteriorLearner(VariationalLearner):
         check_count("tasks", tasks)
         check_count("particles", particles)
         check_positive("hyper_scale", hyper_scale)
-        draws = particles if hyper_posterior == "variational" else 1
-        super().__init__(likelihood, objective="elbo", draws=draws, kl_weight=1.0)
+        super().__init__(likelihood, objective=ELBO(draws=particles if hyper_posterior == "variational" else 1))
         self.prior = prior
         self.tasks = tasks
         self.hyper_posterior = hyper_posterior
@@ -112,7 +112,7 @@ class HyperPosteriorLearner(VariationalLearner):
             return torch.cat([first[None], self.others])
         if self.hyper_posterior == "map":
             return first[None]
-        draws = self.draws if draws is None else draws
+        draws = self.objective.draws if draws is None else draws
         return first + self.log_spread.exp() * standard_normal(draws, len(first), like=first)
 
     def shift(self, change: Tensor) -> None:

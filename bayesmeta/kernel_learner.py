@@ -11,7 +11,8 @@ from torch import Tensor
 from bayesmeta.data import Episode
 from bayesmeta.kernels import check_kernel, check_mean, log_prior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.objectives import Objective
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["KernelLearner"]
 
@@ -30,10 +31,8 @@ class KernelLearner(VariationalLearner, ABC):
     A subclass implements `evidence` and `model` with `log_prior` in both.
     """
 
-    def __init__(
-        self, kernel: Kernel, mean: Mean | None, likelihood: Likelihood, *, objective: Objective, draws: int = 1
-    ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=1.0)
+    def __init__(self, kernel: Kernel, mean: Mean | None, likelihood: Likelihood, *, objective: Objective) -> None:
+        super().__init__(likelihood, objective=objective)
         check_kernel(kernel)
         check_mean(mean)
         self.kernel = kernel

@@ -18,6 +18,7 @@ from bayesmeta.data import Episode, Points, check, check_count, check_shapes, mo
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
+from bayesmeta.recorded import Setting
 
 __all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
 
@@ -276,7 +277,9 @@ class Learner(Mapped, ABC):
         return ", ".join(
             f"{name}={value!r}"
             for name, value in vars(self).items()
-            if isinstance(value, (bool, int, float, str, tuple)) and not name.startswith("_") and name != "training"
+            if isinstance(value, (bool, int, float, str, tuple, Setting))
+            and not name.startswith("_")
+            and name != "training"
         )
 
     def loss(self, episode: Episode) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -18,14 +18,13 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll
+from bayesmeta.objectives import ELBO, Objective, Predictive, check_objective
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["Latent", "Objective", "VariationalLearner", "registered"]
-
-Objective: TypeAlias = Literal["elbo", "predictive"]
+__all__ = ["Latent", "VariationalLearner", "registered"]
 
 _PYRO = threading.RLock()
 """Pyro keeps its stacks of handlers and plates in globals, which two threads must not share."""
@@ -105,43 +104,27 @@ class VariationalLearner(Learner, ABC):
     """A learner whose objective is a Pyro ELBO. It implements `model` and `guide`, both plain Pyro, and `forward`.
 
     Both programs hold one ``pyro.plate("tasks", B, dim=-1)``; the latents of a task are one flat vector, event ``(P,)``, drawn by
-    `latent`; the targets are observed by `observe` as the site ``"y"``. Then, per task with n observed points,
-
-    - ``objective="elbo"``: -(1/n) [E_q log p(y | latent) - kl_weight KL(q ‖ p)], with the KL in closed form
-      (``pyro.infer.TraceMeanField_ELBO``, `draws` particles in one vectorised run);
-    - ``objective="predictive"``: -(1/n) Σ log (1/S) Σ_s p(y | x, draw s of the posterior that is used at test), S = `draws`:
-      the training loss is then what is asked for in the end. There is no KL to a guide, and factors of the model are left out.
-
-    The three settings are attributes, which may be changed between two calls of `fit`: a KL warm-up is a first fit with a
-    small `kl_weight`.
+    `latent`; the targets are observed by `observe` as the site ``"y"``. The loss is that of `objective`: an `ELBO`, as
+    ``pyro.infer.TraceMeanField_ELBO`` has it with its draws in one vectorised run, or `Predictive`. It is an attribute, which may
+    be changed between two calls of `fit`: a warm-up of the KL is a first fit with a small weight, `ELBO(kl_weight=0.01)`.
 
     ``pyro.infer.Predictive``, ``pyro.poutine.trace`` and ``pyro.render_model`` work on the two programs as they are;
     ``pyro.infer.SVI`` needs the parameters registered: see `registered`. SVI descends an ELBO, whatever `objective` says.
 
     Args:
-        likelihood: from network outputs to p(y | x).
-        objective: ``"elbo"`` or ``"predictive"``.
-        draws: S, how many draws the objective averages.
-        kl_weight: of the KL in the ELBO, above 0; 1 is the evidence lower bound proper.
+        likelihood: what makes p(y | x) of network outputs.
+        objective: what training descends, an `ELBO` or `Predictive`.
 
     Raises:
-        ValueError: a setting is out of range.
+        TypeError: the likelihood or the objective is something else.
     """
 
-    def __init__(self, likelihood: Likelihood, *, objective: Objective, draws: int, kl_weight: float) -> None:
+    def __init__(self, likelihood: Likelihood, *, objective: Objective) -> None:
         super().__init__()
         check_likelihood(likelihood)
+        check_objective(objective)
         self.likelihood = likelihood
         self.objective = objective
-        self.draws = draws
-        self.kl_weight = kl_weight
-        self._check_settings()
-
-    def _check_settings(self) -> None:
-        if self.objective not in get_args(Objective):
-            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {self.objective!r}; write it so")
-        check_count("draws", self.draws)
-        check_positive("kl_weight", self.kl_weight, most=1e6)
 
     def evidence(self, episode: Episode) -> Tensor | None:
         """log p(y) of each task ``(B,)``, for a model that has integrated its latents out, so that its guide is empty.
@@ -163,8 +146,8 @@ class VariationalLearner(Learner, ABC):
         return episode.query
 
     def latent(self, name: str, mean: Tensor, scale: Tensor, *, shared: bool = False) -> Tensor:
-        """Samples a `Latent` inside the plate, weighted by `kl_weight`; with shared noise in guides."""
-        with poutine.scale(scale=self.kl_weight):
+        """Samples a `Latent` inside the plate, weighted by the ELBO's `kl_weight`; with shared noise in guides."""
+        with poutine.scale(scale=self.objective.kl_weight if isinstance(self.objective, ELBO) else 1.0):
             value: Tensor = pyro.sample(name, Latent(mean, scale, shared))
         return value
 
@@ -174,8 +157,8 @@ class VariationalLearner(Learner, ABC):
         pyro.sample("y", distribution.mask(points.mask).to_event(1), obs=points.y)
 
     def loss(self, episode: Episode) -> Tensor:
-        self._check_settings()
-        if self.objective == "predictive":
+        check_objective(self.objective)
+        if isinstance(self.objective, Predictive):
             return self._predictive_loss(episode)
         weight = self._weight(episode)
         evidence = self.evidence(episode)
@@ -185,7 +168,7 @@ class VariationalLearner(Learner, ABC):
 
     def _predictive_loss(self, episode: Episode) -> Tensor:
         posterior = self(episode.support)
-        posterior.samples = self.draws
+        posterior.samples = self.objective.draws
         return nll(posterior(episode.query.x), episode.query).mean()
 
     def _weight(self, episode: Episode) -> Tensor:
@@ -195,7 +178,7 @@ class VariationalLearner(Learner, ABC):
         return 1 / points.mask.sum(1).clamp(min=1).to(parameter)
 
     def _negative_elbo(self, episode: Episode, weight: Tensor) -> Tensor:
-        elbo = TraceMeanField_ELBO(num_particles=self.draws, vectorize_particles=True, max_plate_nesting=1)
+        elbo = TraceMeanField_ELBO(num_particles=self.objective.draws, vectorize_particles=True, max_plate_nesting=1)
         with _PYRO:
             loss: Tensor = elbo.differentiable_loss(
                 poutine.scale(self.model, weight), poutine.scale(self.guide, weight), episode

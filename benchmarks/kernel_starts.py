@@ -34,7 +34,7 @@ def rbf() -> Kernel:
 
 CLASSIFIERS: dict[str, Callable[[], bm.Learner]] = {
     "DKTClassifier": lambda: bm.DKTClassifier(nn.Flatten(), rbf(), classes=WAYS),
-    "DKTClassifier, elbo": lambda: bm.DKTClassifier(nn.Flatten(), rbf(), classes=WAYS, objective="elbo"),
+    "DKTClassifier, elbo": lambda: bm.DKTClassifier(nn.Flatten(), rbf(), classes=WAYS, objective=bm.ELBO()),
     "DKTClassifier, Matern": lambda: bm.DKTClassifier(nn.Flatten(), ScaleKernel(MaternKernel()), classes=WAYS),
     "DKTClassifier, RQ": lambda: bm.DKTClassifier(nn.Flatten(), ScaleKernel(RQKernel()), classes=WAYS),
     "LaplaceGP": lambda: bm.LaplaceGP(nn.Flatten(), rbf(), classes=WAYS),

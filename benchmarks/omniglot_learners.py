@@ -69,7 +69,14 @@ def leo(network: bm.Conv4) -> bm.Learner:
     size, ways = network.head.in_features, network.head.out_features
     encoder = bm.Relation(size, ways, classes=True, features=network.features)
     return bm.LEO(
-        encoder, ways, bm.Categorical(), steps=1, rate=0.02, head_steps=1, head_rate=0.005, objective="predictive"
+        encoder,
+        ways,
+        bm.Categorical(),
+        steps=1,
+        rate=0.02,
+        head_steps=1,
+        head_rate=0.005,
+        objective=bm.Predictive(draws=4),
     )
 
 
@@ -99,11 +106,11 @@ def one_vs_each(network: bm.Conv4) -> bm.Learner:
 
 
 def abml(network: bm.Conv4) -> bm.Learner:
-    return bm.ABML(network, bm.Categorical(), steps=1, rate=0.4, draws=2)
+    return bm.ABML(network, bm.Categorical(), steps=1, rate=0.4, objective=bm.Predictive(draws=2))
 
 
 def platipus(network: bm.Conv4) -> bm.Learner:
-    return bm.PLATIPUS(network, bm.Categorical(), steps=1, rate=0.4, draws=2, objective="predictive")
+    return bm.PLATIPUS(network, bm.Categorical(), steps=1, rate=0.4, objective=bm.Predictive(draws=2))
 
 
 def bmaml(network: bm.Conv4) -> bm.Learner:

@@ -58,16 +58,21 @@ LEARNERS: dict[str, Setting] = {
     "Meta-SGD": lambda w, k, s: bm.MetaSGD(body(w), bm.Gaussian(), steps=k),
     "Reptile": lambda w, k, s: bm.Reptile(body(w), bm.Gaussian(), steps=k),
     "implicit MAML": lambda w, k, s: bm.ImplicitMAML(body(w), bm.Gaussian(), steps=k),
-    "ABML": lambda w, k, s: bm.ABML(body(w), bm.Gaussian(), steps=k, draws=s),
-    "PLATIPUS": lambda w, k, s: bm.PLATIPUS(body(w), bm.Gaussian(), steps=k, draws=s),
+    "ABML": lambda w, k, s: bm.ABML(body(w), bm.Gaussian(), steps=k, objective=bm.Predictive(draws=s)),
+    "PLATIPUS": lambda w, k, s: bm.PLATIPUS(body(w), bm.Gaussian(), steps=k, objective=bm.ELBO(draws=s)),
     "attentive neural process": lambda w, k, s: bm.NeuralProcess(
-        bm.Attention(1, 1), bm.MLP(1 + 64 + 16, 2, hidden=(w, w)), bm.HeteroscedasticGaussian(), draws=s
+        bm.Attention(1, 1),
+        bm.MLP(1 + 64 + 16, 2, hidden=(w, w)),
+        bm.HeteroscedasticGaussian(),
+        objective=bm.Predictive(draws=s),
     ),
     "conditional neural process": lambda w, k, s: bm.ConditionalNeuralProcess(
         bm.DeepSet(1, 1), bm.MLP(1 + 64, 2, hidden=(w, w)), bm.HeteroscedasticGaussian()
     ),
-    "VERSA": lambda w, k, s: bm.VERSA(set_encoder(w), 1, bm.Gaussian(), draws=s),
-    "LEO": lambda w, k, s: bm.LEO(bm.Relation(w, 1, features=body(w).features), 1, bm.Gaussian(), steps=k, draws=s),
+    "VERSA": lambda w, k, s: bm.VERSA(set_encoder(w), 1, bm.Gaussian(), objective=bm.Predictive(draws=s)),
+    "LEO": lambda w, k, s: bm.LEO(
+        bm.Relation(w, 1, features=body(w).features), 1, bm.Gaussian(), steps=k, objective=bm.ELBO(draws=s)
+    ),
     "BMAML": lambda w, k, s: bm.BMAML(body(w), bm.Gaussian(), steps=k, leader_steps=k, particles=s),
     "ALPaCA": lambda w, k, s: bm.ALPaCA((net := body(w)).features, net.head, bm.Gaussian()),
     "DKT": lambda w, k, s: bm.DKT(body(w).features, kernel(), bm.Gaussian()),

@@ -129,7 +129,9 @@ def fits(count: int) -> dict[str, Any]:
 
 def forks(count: int) -> dict[str, Any]:
     learner, requests = build("MAML, Conv4")
-    vae = bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=1, objective="elbo")  # whose loss is a Pyro program
+    vae = bm.ABML(
+        bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=1, objective=bm.ELBO(draws=8)
+    )  # whose loss is a Pyro program
     tasks = bm.Sinusoids(batch=2)
     support, x = requests[0]
 

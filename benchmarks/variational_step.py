@@ -23,9 +23,9 @@ def learners() -> dict[str, bm.Learner]:
     body = bm.MLP(1, 1)
     return {
         "MAML": bm.MAML(bm.MLP(1, 1), bm.Gaussian(), steps=5),
-        "PLATIPUS": bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian(), steps=5, draws=4),
+        "PLATIPUS": bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian(), steps=5, objective=bm.ELBO(draws=4)),
         "ABML": bm.ABML(bm.MLP(1, 1), bm.Gaussian()),
-        "ABML, ELBO": bm.ABML(bm.MLP(1, 1), bm.Gaussian(), objective="elbo"),
+        "ABML, ELBO": bm.ABML(bm.MLP(1, 1), bm.Gaussian(), objective=bm.ELBO(draws=8)),
         "ANP": bm.NeuralProcess(bm.Attention(1, 1), bm.MLP(1 + 64 + 16, 2), bm.HeteroscedasticGaussian()),
         "VERSA": bm.VERSA(bm.DeepSet(40, 1, features=bm.MLP(1, 1).features), 1, bm.Gaussian()),
         "LEO": bm.LEO(bm.Relation(40, 1, features=bm.MLP(1, 1).features), 1, bm.Gaussian()),

@@ -172,19 +172,17 @@ def test_what_was_set_since_is_kept(tmp_path: Path) -> None:
     net = network()
     net.features.requires_grad_(False)
     member = bm.ABML(net, bm.Gaussian(), steps=2)
-    learner = bm.Ensemble([member, bm.ABML(net, bm.Gaussian(), steps=np.int64(3), kl_weight=np.float64(0.5))])
+    learner = bm.Ensemble(
+        [member, bm.ABML(net, bm.Gaussian(), steps=np.int64(3), objective=bm.ELBO(draws=np.int64(3)))]
+    )
     learner.strategy = "loop"
     member.clamp = 3.0
+    member.objective = bm.ELBO(kl_weight=0.5)
     bm.save(learner, tmp_path / "a")
     built = bm.load(tmp_path / "a")
     first, second = built.learners
-    assert (first.clamp, second.clamp, second.kl_weight, built.strategy, first.strategy) == (
-        3.0,
-        10.0,
-        0.5,
-        "loop",
-        "loop",
-    )
+    assert (first.clamp, second.clamp, built.strategy, first.strategy) == (3.0, 10.0, "loop", "loop")
+    assert (first.objective, second.objective) == (bm.ELBO(kl_weight=0.5), bm.ELBO(draws=3))
     assert first.network is second.network
     assert [p.requires_grad for p in built.parameters()] == [p.requires_grad for p in learner.parameters()]
     assert not built.training

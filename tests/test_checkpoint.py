@@ -106,6 +106,8 @@ print("went on")
             ({"clip": None}, "whose clip is 1.0"),
             ({"learner": "MAML"}, "whose learner is 'ABML'"),
             ({"clamp": 5.0}, "whose learner.clamp is 10.0"),
+            ({"objective": bm.Predictive(draws=4)}, "whose learner.objective.draws is 8"),
+            ({"objective": bm.ELBO(draws=8)}, "whose learner.objective.kind is 'Predictive'"),
             ({"tasks": 5}, "got others, whose first episode differs"),
             ({"dtype": torch.float64}, "whose floating type of .* is 'torch.float32'"),
         ],
@@ -115,8 +117,8 @@ print("went on")
         bm.fit(build(), bm.Sinusoids(batch=4), **options)
         change = dict(change)
         learner, tasks = build(change.pop("learner", "ABML")), bm.Sinusoids(batch=4, seed=change.pop("tasks", 0))
-        if "clamp" in change:
-            learner.clamp = change.pop("clamp")
+        for name in {"clamp", "objective"} & change.keys():
+            setattr(learner, name, change.pop(name))
         learner.to(change.pop("dtype", torch.float32))
         before = [value.clone() for value in learner.state_dict().values()]
         with pytest.raises(ValueError, match=named):

@@ -33,13 +33,13 @@ WHOLE: dict[str, Callable[[], Learner]] = {
     "BMAML": lambda: bm.BMAML(network(), bm.Gaussian(), steps=1, leader_steps=1, particles=2),
     "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(9, 1, hidden=(8,)), bm.Gaussian()),
     "VERSA": lambda: bm.VERSA(bm.DeepSet(8, 1, 8, features=features()), 1, bm.Gaussian()),  # random draws
-    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="predictive"),
-    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, objective=bm.Predictive(draws=2)),
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective=bm.Predictive(draws=2)),
 }
 PARTS: dict[str, Callable[[], Learner]] = {
     "ImplicitMAML": lambda: looped(bm.ImplicitMAML(network(), bm.Gaussian(), steps=2)),
-    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, draws=2, objective="elbo"),
-    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, draws=2, objective="elbo"),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=1, objective=bm.ELBO(draws=2)),
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective=bm.ELBO(draws=2)),
     "DKT": lambda: bm.DKT(features(), ScaleKernel(RBFKernel()), bm.Gaussian()),
 }
 

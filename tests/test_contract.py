@@ -53,13 +53,15 @@ LEARNERS: dict[str, Make] = {
     "ImplicitMAML": lambda network, likelihood: bm.ImplicitMAML(network, likelihood, steps=4, rate=0.1),
     "ABML": lambda network, likelihood: bm.ABML(network, likelihood, steps=2, rate=0.1),
     "ABML, ELBO": lambda network, likelihood: bm.ABML(
-        network, likelihood, steps=2, rate=0.1, objective="elbo", draws=2
+        network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=2)
     ),
     "ABML, amortised": lambda network, likelihood: bm.ABML(
         network, likelihood, steps=2, rate=0.1, encoder=bm.DeepSet(D, targets(likelihood), 6)
     ),
     "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
-    "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1, draws=1),
+    "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(
+        network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=1)
+    ),
     "CNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
         bm.DeepSet(D, targets(likelihood), 6), bm.MLP(D + 6, outputs(network)), likelihood
     ),
@@ -74,8 +76,7 @@ LEARNERS: dict[str, Make] = {
         bm.MLP(D + 8 + 4, outputs(network)),
         likelihood,
         latent=4,
-        objective="elbo",
-        draws=2,
+        objective=bm.ELBO(draws=2),
     ),
     "NP, classwise": lambda network, likelihood: bm.NeuralProcess(
         pooling(network, likelihood),
@@ -128,20 +129,20 @@ LEARNERS: dict[str, Make] = {
         network.features,
         ScaleKernel(RBFKernel()),
         likelihood,  # type: ignore[arg-type]
-        objective="predictive",
+        objective=bm.Predictive(),
     ),
     "DKTClassifier": lambda network, _: bm.DKTClassifier(network.features, ScaleKernel(RBFKernel()), classes=W),
     "DKTClassifier, ELBO": lambda network, _: bm.DKTClassifier(
-        network.features, ScaleKernel(RBFKernel()), classes=W, mean=ConstantMean(), objective="elbo"
+        network.features, ScaleKernel(RBFKernel()), classes=W, mean=ConstantMean(), objective=bm.ELBO()
     ),
     "PolyaGammaGP": lambda network, _: bm.PolyaGammaGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "PolyaGammaGP, ELBO": lambda network, _: bm.PolyaGammaGP(
-        network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
+        network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
-        network.features, ScaleKernel(RBFKernel()), classes=W, objective="elbo"
+        network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()
     ),
     "Ensemble": lambda network, likelihood: bm.Ensemble(
         [bm.ABML(network, likelihood, steps=2, rate=0.1), bm.ABML(outwards(network), likelihood, steps=1, rate=0.1)]

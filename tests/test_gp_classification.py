@@ -257,7 +257,7 @@ def test_errors() -> None:
         bm.PolyaGammaGP(nn.Identity(), RBFKernel(), classes=2, chains=-1)
 
 
-@pytest.mark.parametrize("objective", ["predictive", "elbo"])
+@pytest.mark.parametrize("objective", [bm.Predictive(), bm.ELBO()], ids=["predictive", "elbo"])
 @pytest.mark.parametrize("kind", [bm.PolyaGammaGP, bm.LaplaceGP], ids=lambda kind: kind.__name__)
 def test_a_thousand_ways_are_refused_at_once_with_the_memory_they_would_take(kind, objective) -> None:  # type: ignore[no-untyped-def]
     learner = kind(nn.Identity(), RBFKernel(), classes=1000, objective=objective)

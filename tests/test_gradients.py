@@ -92,10 +92,10 @@ def features() -> nn.Module:
 
 BAYESIAN: dict[str, Callable[[], Learner]] = {
     "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2),
-    "ABML, ELBO": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective="elbo", draws=2),
+    "ABML, ELBO": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective=bm.ELBO(draws=2)),
     "ABML, amortised": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, encoder=bm.DeepSet(1, 1, 4, hidden=(4,))),
-    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, draws=2),
-    "PLATIPUS, predictive": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, objective="predictive"),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, objective=bm.ELBO(draws=2)),
+    "PLATIPUS, predictive": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, objective=bm.Predictive()),
     "NP": lambda: bm.NeuralProcess(
         bm.DeepSet(1, 1, 4, hidden=(4,)), bm.MLP(8, 2, hidden=(4,)), bm.HeteroscedasticGaussian(), latent=3
     ),
@@ -104,7 +104,7 @@ BAYESIAN: dict[str, Callable[[], Learner]] = {
         bm.MLP(8, 2, hidden=(4,)),
         bm.HeteroscedasticGaussian(),
         latent=3,
-        objective="elbo",
+        objective=bm.ELBO(),
     ),
     "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 4), bm.MLP(5, 1), bm.Gaussian()),
     "VERSA": lambda: bm.VERSA(bm.DeepSet(5, 1, 4, hidden=(4,), features=features()), 1, bm.Gaussian()),
@@ -153,7 +153,7 @@ def test_bayesian_meta_gradient(name: str, episode: Episode) -> None:
     assert relative_error(directions @ found, expected) < 1e-6
 
 
-CLASS_PROCESSES: dict[str, Callable[[bm.variational.Objective], Learner]] = {
+CLASS_PROCESSES: dict[str, Callable[[bm.objectives.Objective], Learner]] = {
     "DKT": lambda objective: bm.DKTClassifier(features(), ScaleKernel(RBFKernel()), classes=3, objective=objective),
     "Polya-Gamma": lambda objective: bm.PolyaGammaGP(
         features(), ScaleKernel(RBFKernel()), classes=3, objective=objective
@@ -162,10 +162,10 @@ CLASS_PROCESSES: dict[str, Callable[[bm.variational.Objective], Learner]] = {
 }
 
 
-@pytest.mark.parametrize("objective", ["elbo", "predictive"])
+@pytest.mark.parametrize("objective", [bm.ELBO(), bm.Predictive(draws=64)], ids=["elbo", "predictive"])
 @pytest.mark.parametrize("name", CLASS_PROCESSES)
 def test_gradient_of_gaussian_processes_for_classes(
-    name: str, objective: bm.variational.Objective, images: Episode
+    name: str, objective: bm.objectives.Objective, images: Episode
 ) -> None:
     torch.manual_seed(0)
     learner = CLASS_PROCESSES[name](objective).double()

@@ -78,17 +78,17 @@ def learners(priors: bool) -> dict[str, Callable[[], Any]]:
     return {
         "DKT": lambda: bm.DKT(nn.Identity(), some(), bm.Gaussian(0.3), mean=mean(priors)),
         "DKT predictive": lambda: bm.DKT(
-            nn.Identity(), some(), bm.Gaussian(0.3), mean=mean(priors), objective="predictive"
+            nn.Identity(), some(), bm.Gaussian(0.3), mean=mean(priors), objective=bm.Predictive()
         ),
         "ADKL": lambda: bm.ADKL(bm.DeepSet(2, 1, 4), bm.MLP(6, 2), some(), bm.Gaussian(0.3), mean=mean(priors)),
         "ADKL elbo": lambda: bm.ADKL(
-            bm.DeepSet(2, 1, 4), bm.MLP(6, 2), some(), bm.Gaussian(0.3), mean=mean(priors), objective="elbo"
+            bm.DeepSet(2, 1, 4), bm.MLP(6, 2), some(), bm.Gaussian(0.3), mean=mean(priors), objective=bm.ELBO()
         ),
         "DKTClassifier": lambda: bm.DKTClassifier(nn.Identity(), some(), classes=2, mean=mean(priors)),
         "LaplaceGP": lambda: bm.LaplaceGP(nn.Identity(), some(), classes=2),
-        "LaplaceGP elbo": lambda: bm.LaplaceGP(nn.Identity(), some(), classes=2, objective="elbo"),
+        "LaplaceGP elbo": lambda: bm.LaplaceGP(nn.Identity(), some(), classes=2, objective=bm.ELBO()),
         "PolyaGammaGP": lambda: bm.PolyaGammaGP(nn.Identity(), some(), classes=2),
-        "PolyaGammaGP elbo": lambda: bm.PolyaGammaGP(nn.Identity(), some(), classes=2, objective="elbo"),
+        "PolyaGammaGP elbo": lambda: bm.PolyaGammaGP(nn.Identity(), some(), classes=2, objective=bm.ELBO()),
     }
 
 
@@ -103,7 +103,7 @@ def test_priors_add_their_log_density_a_point_whatever_the_learner_and_the_objec
     learner, plain = build(True), build(False)
     given = labelled(episode) if learner.likelihood is None or hasattr(learner, "classes") else episode
     density = log_prior(learner.kernel) + log_prior(learner.mean)
-    count = (given.query if learner.objective == "predictive" else bm.concatenate(*given)).mask.sum(1)
+    count = (given.query if isinstance(learner.objective, bm.Predictive) else bm.concatenate(*given)).mask.sum(1)
     torch.testing.assert_close(learner.loss(given), plain.loss(given) - (density / count).mean())
     joint, without = (pyro.poutine.trace(one.model).get_trace(given) for one in (learner, plain))
     held = {k: v["value"] for k, v in without.nodes.items() if v["type"] == "sample" and not v["is_observed"]}

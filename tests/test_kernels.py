@@ -53,7 +53,7 @@ def test_dkt_descends_the_marginal_likelihood_per_point(name: str, episode: Epis
 
 
 def test_dkt_predicts_by_conditioning_in_feature_space_with_either_objective(episode: Episode) -> None:
-    dkt = learner(ScaleKernel(RBFKernel()), objective="predictive")
+    dkt = learner(ScaleKernel(RBFKernel()), objective=bm.Predictive())
     support, query = episode
     embedded = support._replace(x=dkt.features(support.x))
     exact = GaussianProcess(dkt.kernel, dkt.mean, dkt.likelihood.scale, embedded)(dkt.features(query.x))
@@ -99,7 +99,7 @@ def test_adkl_is_a_process_on_features_that_depend_on_the_support(episode: Episo
     torch.testing.assert_close(adkl.loss(episode), nll(exact, query).mean())
     other = support._replace(y=support.y + 1.0)  # another task's kernel differs
     assert not torch.equal(adkl.features(support, query.x), adkl.features(other, query.x))
-    adkl.objective = "elbo"
+    adkl.objective = bm.ELBO()
     points = bm.concatenate(*episode)
     whole = points._replace(x=adkl.features(support, points.x))
     process = GaussianProcess(adkl.kernel, None, adkl.likelihood.scale, whole)

@@ -232,7 +232,7 @@ def within_a_pyro_program() -> Iterator[None]:
 def test_a_forked_process_answers_and_trains_while_a_thread_was_asked() -> None:
     network = Slow()
     learner = bm.MAML(network, bm.Gaussian())
-    pyros = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1, objective="elbo")
+    pyros = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1, objective=bm.ELBO())
     episode, support = bm.Sinusoids(batch=2)[0], bm.points([1.0], [1.0])
     expected = pyros.loss(episode).isfinite()
     threads = torch.get_num_threads()

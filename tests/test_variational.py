@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pytest
@@ -29,13 +30,15 @@ def features() -> nn.Module:
 
 
 LEARNERS: dict[str, Callable[[], VariationalLearner]] = {
-    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective="elbo", draws=S),
-    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, draws=S),
+    "ABML": lambda: bm.ABML(network(), bm.Gaussian(), steps=2, objective=bm.ELBO(draws=S)),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian(), steps=2, objective=bm.ELBO(draws=S)),
     "NeuralProcess": lambda: bm.NeuralProcess(
-        bm.DeepSet(1, 1, 6), bm.MLP(1 + 6 + 4, 2), bm.HeteroscedasticGaussian(), latent=4, objective="elbo", draws=S
+        bm.DeepSet(1, 1, 6), bm.MLP(1 + 6 + 4, 2), bm.HeteroscedasticGaussian(), latent=4, objective=bm.ELBO(draws=S)
     ),
-    "VERSA": lambda: bm.VERSA(bm.DeepSet(6, 1, 6, features=features()), 1, bm.Gaussian(), objective="elbo", draws=S),
-    "LEO": lambda: bm.LEO(bm.Relation(6, 1, 6, features=features()), 1, bm.Gaussian(), latent=4, steps=2, draws=S),
+    "VERSA": lambda: bm.VERSA(bm.DeepSet(6, 1, 6, features=features()), 1, bm.Gaussian(), objective=bm.ELBO(draws=S)),
+    "LEO": lambda: bm.LEO(
+        bm.Relation(6, 1, 6, features=features()), 1, bm.Gaussian(), latent=4, steps=2, objective=bm.ELBO(draws=S)
+    ),
 }
 LATENTS = {
     "ABML": {"weights"},
@@ -122,7 +125,7 @@ def test_kl_weight_weighs_the_kl_alone(episode: Episode) -> None:
     learner = LEARNERS["PLATIPUS"]()
     values = []
     for weight in (0.5, 1.0, 2.0):
-        learner.kl_weight = weight
+        learner.objective = bm.ELBO(draws=S, kl_weight=weight)
         torch.manual_seed(2)
         values.append(learner.loss(episode).detach())
     torch.testing.assert_close((values[2] - values[1]) / 2, values[1] - values[0])
@@ -136,7 +139,7 @@ def test_kl_weight_weighs_the_kl_alone(episode: Episode) -> None:
 
 
 def test_predictive_objective_is_the_nll_of_the_mixture_of_test_draws(episode: Episode) -> None:
-    learner = bm.PLATIPUS(network(), bm.Gaussian(), objective="predictive", draws=S)
+    learner = bm.PLATIPUS(network(), bm.Gaussian(), objective=bm.Predictive(draws=S))
     torch.manual_seed(2)
     loss = learner.loss(episode)
     torch.manual_seed(2)
@@ -165,18 +168,28 @@ def test_latent_is_a_normal_and_its_noise_is_shared_on_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "message"),
     [
-        ({"objective": "ELBO"}, "objective: expected 'elbo' or 'predictive', got 'ELBO'"),
-        ({"draws": 0}, "draws: expected a whole number of at least 1, got 0"),
-        ({"draws": 2.5}, "draws: expected a whole number"),
-        ({"kl_weight": 0.0}, "kl_weight: expected a number above 0 and at most 1e\\+06, got 0.0"),
-        ({"kl_weight": math.nan}, "kl_weight: expected a number above 0"),
+        (lambda: bm.ELBO(draws=0), "draws: expected a whole number of at least 1, got 0"),
+        (lambda: bm.Predictive(draws=2.5), "draws: expected a whole number"),  # type: ignore[arg-type]
+        (lambda: bm.ELBO(kl_weight=0.0), "kl_weight: expected a number above 0 and at most 1e\\+06, got 0.0"),
+        (lambda: bm.ELBO(kl_weight=math.nan), "kl_weight: expected a number above 0"),
     ],
 )
-def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
+def test_settings_out_of_range(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bm.PLATIPUS(network(), bm.Gaussian(), **settings)  # type: ignore[arg-type]
+        make()
+
+
+@pytest.mark.parametrize(("given", "got"), [("elbo", "'elbo'"), (bm.ELBO, "the class ELBO"), (None, "None")])
+def test_an_objective_is_a_value_of_its_own(given: Any, got: str, episode: Episode) -> None:
+    message = rf"objective: expected ELBO\(...\) or Predictive\(...\), got {got}; e.g. objective=bm.ELBO\("
+    with pytest.raises(TypeError, match=message):
+        bm.PLATIPUS(network(), bm.Gaussian(), objective=given)
+    learner = bm.PLATIPUS(network(), bm.Gaussian())
+    learner.objective = given
+    with pytest.raises(TypeError, match=message):
+        learner.loss(episode)
 
 
 def test_warm_up_and_a_start_from_maml() -> None:
@@ -184,10 +197,10 @@ def test_warm_up_and_a_start_from_maml() -> None:
     tasks = bm.Sinusoids(batch=B, shots=3, queries=M, noise=0.1)
     maml = bm.MAML(network(), bm.Gaussian())
     bm.fit(maml, tasks, steps=2, progress=False)
-    learner = bm.PLATIPUS(maml.network, maml.likelihood, kl_weight=0.01)
+    learner = bm.PLATIPUS(maml.network, maml.likelihood, objective=bm.ELBO(kl_weight=0.01))
     weights = [p.detach().clone() for p in maml.network.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(learner.network.parameters(), weights, strict=True))
     bm.fit(learner, tasks, steps=2, progress=False)
-    learner.kl_weight = 1.0
+    learner.objective = bm.ELBO()
     history = bm.fit(learner, tasks, steps=2, progress=False)
     assert all(map(math.isfinite, history.losses))

@@ -14,11 +14,11 @@ since the slope from few draws is mostly noise:
     μ     ← μ - α_k (N / σ_in² E_q[∇error] + w (μ - μ_p) / σ_p²) / (N / σ_in² + w / σ_p²),
     log σ ← log σ + α'_k (1 - σ² P),     P = (N / σ_in² H + w / σ_p²) / w.
 
-``objective="elbo"`` descends the paper's bound over all a task's points D,
+``objective=ELBO()`` descends the paper's bound over all a task's points D, with a weight w' of its own for the KL,
 
-    -(1/|D|) { E_q [log p(D | φ)] - w KL(q ‖ p) + log p(θ) / T },    p(θ) = Gamma(1/σ_p²; a, b) (section 4),
+    -(1/|D|) { E_q [log p(D | φ)] - w' KL(q ‖ p) + log p(θ) / T },    p(θ) = Gamma(1/σ_p²; a, b) (section 4),
 
-for T tasks; ``objective="predictive"`` (the default, which trains better) the query's -log (1/S) Σ_s p(y | x, φ_s), φ_s ~ q.
+for T tasks; ``Predictive()`` (the default, which trains better) the query's -log (1/S) Σ_s p(y | x, φ_s), φ_s ~ q.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["ABML"]
 
@@ -69,10 +70,10 @@ class ABML(VariationalLearner):
             posterior.
         inner_draws: of φ for each inner gradient, an even number: they come in pairs of opposite noise.
         clamp: bound of each entry of an inner gradient.
-        hyperprior: a, b and T of the Gamma over the prior's precisions; only with ``objective="elbo"``.
-        objective: see `VariationalLearner`, as are the next two.
-        draws: S.
-        kl_weight: w, in the inner objective and in the ELBO.
+        inner_kl_weight: w, what the KL to the prior counts in the inner steps; as in the ELBO, or a posterior of other width is
+            learned than the bound asks for.
+        hyperprior: a, b and T of the Gamma over the prior's precisions, which only the ELBO has.
+        objective: what training descends, `Predictive` or an `ELBO`.
 
     Raises:
         ValueError: an argument is out of range, or the network keeps running statistics.
@@ -97,12 +98,11 @@ class ABML(VariationalLearner):
         inner_noise: float = 0.1,
         inner_draws: int = 2,
         clamp: float = 10.0,
+        inner_kl_weight: float = 1.0,
         hyperprior: tuple[float, float, float] = (1.0, 0.01, 1000.0),
-        objective: Objective = "predictive",
-        draws: int = 8,
-        kl_weight: float = 1.0,
+        objective: Objective = Predictive(draws=8),
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        super().__init__(likelihood, objective=objective)
         check_network(network)
         check_count("steps", steps)
         check_positive("rate", rate)
@@ -111,6 +111,7 @@ class ABML(VariationalLearner):
         check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("inner_noise", inner_noise)
         check_positive("clamp", clamp)
+        check_positive("inner_kl_weight", inner_kl_weight, most=1e6)
         check_count("inner_draws", inner_draws, least=2)
         if inner_draws % 2:
             raise ValueError(f"inner_draws: expected an even number, as draws come in pairs, got {inner_draws}")
@@ -125,6 +126,7 @@ class ABML(VariationalLearner):
         self.inner_noise = inner_noise
         self.inner_draws = inner_draws
         self.clamp = clamp
+        self.inner_kl_weight = inner_kl_weight
         self.hyperprior = hyperprior
 
     def prior(self) -> tuple[Tensor, Tensor]:
@@ -147,13 +149,13 @@ class ABML(VariationalLearner):
         half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
         noise = torch.cat([half, -half], 1)
         network = Frozen(self.network, self.strategy)
-        prior_precision = self.kl_weight * (-2 * prior_log_scale).exp()
+        prior_precision = self.inner_kl_weight * (-2 * prior_log_scale).exp()
 
         def inner_loop(support: Points, q: Params) -> Params:
             error = support_error(network, self.likelihood, support)
             count = support.mask.sum() / self.inner_noise**2
             mean, log_scale = q["mean"], q["log_scale"]
-            precision = (count * self._curvature(network, mean, support) + prior_precision) / self.kl_weight
+            precision = (count * self._curvature(network, mean, support) + prior_precision) / self.inner_kl_weight
 
             for k in range(len(rates)):
                 scale = log_scale.exp()

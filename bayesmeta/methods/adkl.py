@@ -5,7 +5,7 @@ Tossou, Dura, Laviolette, Marchand & Lacoste 2019, "Adaptive Deep Kernel Learnin
 
     f ~ GP(m, k(u(x, r), u(x', r))),   y = f(x) + ε,   ε ~ N(0, σ²).
 
-``objective="predictive"`` (the default) descends -(1/M) Σ log p(y | x, support) over the query; ``objective="elbo"`` the marginal
+``objective=Predictive()`` (the default) descends -(1/M) Σ log p(y | x, support) over the query; ``ELBO()`` the marginal
 likelihood of all of a task's points, -(1/|D|) log p(y_D | x_D), with the encoding of the support.
 """
 
@@ -26,8 +26,8 @@ from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior, refuse_update
 from bayesmeta.likelihoods import Gaussian, check_gaussian
+from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Transformed
-from bayesmeta.variational import Objective
 
 __all__ = ["ADKL"]
 
@@ -44,7 +44,7 @@ class ADKL(KernelLearner):
         kernel: any gpytorch kernel on these features; `fit` starts its lengthscales if they are gpytorch's own.
         likelihood: a `Gaussian` with one σ.
         mean: a gpytorch mean on these features, or None for zero.
-        objective: ``"predictive"``, or ``"elbo"``, here the marginal likelihood.
+        objective: what training descends, `Predictive` or an `ELBO`, here the marginal likelihood.
 
     Raises:
         ValueError: the likelihood is not a Gaussian with one σ, or a network keeps running statistics.
@@ -65,7 +65,7 @@ class ADKL(KernelLearner):
         likelihood: Gaussian,
         *,
         mean: Mean | None = None,
-        objective: Objective = "predictive",
+        objective: Objective = Predictive(),
     ) -> None:
         super().__init__(kernel, mean, likelihood, objective=objective)
         check_gaussian(likelihood)

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1910.05199 (equations 4 to 6). With features h and a kerne
     minimise over h, k, m and σ the mean over tasks of -(1/|D|) log p(y_D | x_D),
 
 the marginal likelihood of all of a task's points D, support and query. As a Pyro model f is integrated out, so that the guide is
-empty and the ELBO is exact. ``objective="predictive"`` descends -(1/M) Σ log p(y | x, support) over the query instead.
+empty and the ELBO is exact. ``objective=Predictive()`` descends -(1/M) Σ log p(y | x, support) over the query instead.
 
 Classes are W regressions of ±1, one against the rest, which share the kernel (section 4.2). The paper compares sigmoids of their
 means; here the class is the largest of the W noisy regressions, so that their variance counts.
@@ -31,8 +31,8 @@ from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.objectives import ELBO, Objective, Predictive
 from bayesmeta.posteriors import on_features
-from bayesmeta.variational import Objective
 
 __all__ = ["DKT", "DKTClassifier"]
 
@@ -91,7 +91,7 @@ class DKT(_DeepKernel):
             features of unit norm.
         likelihood: a `Gaussian` with one σ.
         mean: a gpytorch mean on features, or None for zero.
-        objective: ``"elbo"``, here the marginal likelihood, or ``"predictive"``.
+        objective: what training descends, an `ELBO`, here the marginal likelihood, or `Predictive`.
 
     Raises:
         ValueError: the likelihood is not a Gaussian with one σ, or the features keep running statistics.
@@ -109,7 +109,7 @@ class DKT(_DeepKernel):
         likelihood: Gaussian,
         *,
         mean: Mean | None = None,
-        objective: Objective = "elbo",
+        objective: Objective = ELBO(),
     ) -> None:
         super().__init__(features, kernel, likelihood, mean, objective)
 
@@ -133,8 +133,8 @@ class DKTClassifier(_DeepKernel):
         classes: W; an attribute, which may be set to another number for other tasks.
         mean: a gpytorch mean on features, shared by the classes, or None for zero.
         noise: the initial σ of the regressions.
-        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, the marginal likelihood of the ±1 of all of
-            a task's points, the paper's, which says little about calibration.
+        objective: what training descends, `Predictive`, or an `ELBO`, here the marginal likelihood of the ±1 of all of a task's
+            points, the paper's, which says little about calibration.
 
     Raises:
         ValueError: a label is not below `classes`, or the features keep running statistics.
@@ -153,7 +153,7 @@ class DKTClassifier(_DeepKernel):
         classes: int,
         mean: Mean | None = None,
         noise: float = 0.3,
-        objective: Objective = "predictive",
+        objective: Objective = Predictive(),
     ) -> None:
         super().__init__(features, kernel, Gaussian(noise), mean, objective)
         check_count("classes", classes, least=2)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bayesmeta.data import Episode, Points
 from bayesmeta.gp_classification import GPClassifier, Sites, precision_factor
 from bayesmeta.likelihoods import Categorical
-from bayesmeta.variational import Objective
+from bayesmeta.objectives import Objective, Predictive
 
 __all__ = ["LaplaceGP"]
 
@@ -40,8 +40,8 @@ class LaplaceGP(GPClassifier):
         kernel: any gpytorch kernel on features, shared by the W functions; `fit` starts its lengthscales if they are gpytorch's
             own.
         classes: W; an attribute, which may be set to another number for other tasks.
-        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the approximate log evidence of all
-            of a task's points, in the place of the two programs' ELBO.
+        objective: what training descends, `Predictive`, or an `ELBO`, here the approximate log evidence of all of a task's
+            points in the place of the two programs' bound.
 
     Raises:
         ValueError: a label is not below `classes`, points times classes are too many for a matrix of their pairs, or the
@@ -54,7 +54,7 @@ class LaplaceGP(GPClassifier):
     """
 
     def __init__(
-        self, features: nn.Module, kernel: Kernel, *, classes: int, objective: Objective = "predictive"
+        self, features: nn.Module, kernel: Kernel, *, classes: int, objective: Objective = Predictive(draws=64)
     ) -> None:
         super().__init__(features, kernel, Categorical(), classes=classes, objective=objective)
 

@@ -25,9 +25,10 @@ from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, Params, clamped, descend, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posteriors import Outputs, Sampled, heads
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["LEO"]
 
@@ -50,9 +51,7 @@ class LEO(VariationalLearner):
         head_rate: the initial α_ψ.
         penalty: γ.
         clamp: bound of each entry of an inner gradient.
-        objective: see `VariationalLearner`, as are the next two.
-        draws: S.
-        kl_weight: w; the paper's β is w / M.
+        objective: what training descends, an `ELBO`, whose `kl_weight` is w (the paper's β is w / M), or `Predictive`.
 
     Raises:
         ValueError: the encoder is classwise and has not as many classes as outputs.
@@ -77,11 +76,9 @@ class LEO(VariationalLearner):
         head_rate: float = 0.02,
         penalty: float = 1e-3,
         clamp: float = 10.0,
-        objective: Objective = "elbo",
-        draws: int = 4,
-        kl_weight: float = 1.0,
+        objective: Objective = ELBO(draws=4),
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        super().__init__(likelihood, objective=objective)
         check_encoder(encoder, classwise=True)
         check_count("latent", latent)
         check_count("steps", steps)

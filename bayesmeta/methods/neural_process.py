@@ -31,9 +31,10 @@ from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import MLP
+from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["ConditionalNeuralProcess", "NeuralProcess"]
 
@@ -91,9 +92,7 @@ class NeuralProcess(VariationalLearner):
         decoder: from ``encoder.inputs + encoder.size + latent`` features to outputs; beside `ClassPooling`, to one class's logit.
         likelihood: from outputs to p(y | x); of a spread that depends on x, as in the papers: `HeteroscedasticGaussian`.
         latent: the number of entries of z; beside `ClassPooling`, of each class's.
-        objective: see `VariationalLearner`, as are the next two.
-        draws: S.
-        kl_weight: w.
+        objective: what training descends, `Predictive` or an `ELBO`, whose `kl_weight` is w.
 
     Example:
         >>> learner = NeuralProcess(Attention(1, 1), MLP(1 + 64 + 16, 2), HeteroscedasticGaussian())
@@ -108,11 +107,9 @@ class NeuralProcess(VariationalLearner):
         likelihood: Likelihood,
         *,
         latent: int = 16,
-        objective: Objective = "predictive",
-        draws: int = 8,
-        kl_weight: float = 1.0,
+        objective: Objective = Predictive(draws=8),
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        super().__init__(likelihood, objective=objective)
         check_count("latent", latent)
         _check_decoder(encoder, decoder, latent)
         self.path = TaskNetwork(encoder, decoder)

@@ -6,8 +6,8 @@ With the error L of a set of points, g_S = ∇L(μ_θ; support) and g_Q = ∇L(�
     p(θ | support) = N(μ_θ - γ_p ∘ g_S, σ_θ²),     q(θ | query) = N(μ_θ - γ_q ∘ g_Q, v_q),
     φ = θ - α_k ∘ ∇L(θ; support), repeated K times.
 
-``objective="elbo"`` (the paper's, the default) draws θ from q and descends -(1/M) {log p(query | φ) - w KL(q ‖ p)};
-``objective="predictive"`` draws from p, as at test, and needs no q.
+``objective=ELBO()`` (the paper's, the default) draws θ from q and descends -(1/M) {log p(query | φ) - w KL(q ‖ p)}, w its
+`kl_weight`; ``Predictive()`` draws from p, as at test, and needs no q.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unr
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["PLATIPUS"]
 
@@ -48,9 +49,7 @@ class PLATIPUS(VariationalLearner):
         rate: the initial α, γ_p and γ_q.
         scale: the initial σ_θ and √v_q.
         clamp: bound of each entry of an inner gradient.
-        objective: see `VariationalLearner`, as are the next two.
-        draws: S.
-        kl_weight: w.
+        objective: what training descends, an `ELBO` or `Predictive`.
 
     Raises:
         ValueError: an argument is out of range, or the network keeps running statistics.
@@ -70,11 +69,9 @@ class PLATIPUS(VariationalLearner):
         rate: float = 0.05,
         scale: float = 0.018,
         clamp: float = 10.0,
-        objective: Objective = "elbo",
-        draws: int = 4,
-        kl_weight: float = 1.0,
+        objective: Objective = ELBO(draws=4),
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        super().__init__(likelihood, objective=objective)
         check_network(network)
         check_count("steps", steps)
         check_positive("rate", rate)

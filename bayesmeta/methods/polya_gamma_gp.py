@@ -28,8 +28,8 @@ from bayesmeta.data import Episode, Points, check_count
 from bayesmeta.gaussian_process import cholesky
 from bayesmeta.gp_classification import GPClassifier, Sites
 from bayesmeta.likelihoods import OneVsEach
+from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective
 
 __all__ = ["PolyaGammaGP", "polya_gamma"]
 
@@ -46,8 +46,8 @@ class PolyaGammaGP(GPClassifier):
         kernel: any gpytorch kernel on features, shared by the W functions; `fit` starts its lengthscales if they are gpytorch's
             own.
         classes: W; an attribute, which may be set to another number for other tasks.
-        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the mean-field bound on the log
-            evidence of all of a task's points, in the place of the two programs' ELBO.
+        objective: what training descends, `Predictive`, or an `ELBO`, here the mean-field bound on the log evidence of all of a
+            task's points in the place of the two programs' bound.
         chains: C Gibbs chains for the posterior, or 0 for mean field. Through the chains' ω goes no gradient: train by mean
             field and set `chains` for testing, or train on the gradient at fixed ω.
         steps: rounds of mean-field updates, or of each Gibbs chain.
@@ -68,7 +68,7 @@ class PolyaGammaGP(GPClassifier):
         kernel: Kernel,
         *,
         classes: int,
-        objective: Objective = "predictive",
+        objective: Objective = Predictive(draws=64),
         chains: int = 0,
         steps: int = 10,
     ) -> None:

@@ -22,9 +22,10 @@ from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs, heads
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective, VariationalLearner
+from bayesmeta.variational import VariationalLearner
 
 __all__ = ["VERSA"]
 
@@ -40,10 +41,8 @@ class VERSA(VariationalLearner):
             regression.
         outputs: of the head: W for classes, the number of targets, or twice that for a heteroscedastic likelihood.
         likelihood: from outputs to p(y | x).
-        objective: see `VariationalLearner`, as are the next two. In the Pyro model the head has the distribution that it has in
-            the guide, so that the KL is zero and ``"elbo"`` is the mean of log p in the place of the log of the mean.
-        draws: S.
-        kl_weight: of a KL that is zero.
+        objective: what training descends, `Predictive` or an `ELBO`. In the Pyro model the head has the distribution that it has
+            in the guide, so that the KL is zero, and the ELBO is the mean of log p in the place of the log of the mean.
 
     Raises:
         ValueError: the encoder is classwise and has not as many classes as outputs.
@@ -61,11 +60,9 @@ class VERSA(VariationalLearner):
         outputs: int,
         likelihood: Likelihood,
         *,
-        objective: Objective = "predictive",
-        draws: int = 8,
-        kl_weight: float = 1.0,
+        objective: Objective = Predictive(draws=8),
     ) -> None:
-        super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
+        super().__init__(likelihood, objective=objective)
         check_encoder(encoder, classwise=True)
         self.encoder = encoder
         self.to_head = HeadDecoder(encoder, outputs, hidden=(encoder.size,))
