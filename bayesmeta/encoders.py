@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bayesmeta.data import Points, check_count
 from bayesmeta.distributions import apart
 from bayesmeta.functional import Mapped, map_tasks
-from bayesmeta.networks import MLP, check_network, check_padding
+from bayesmeta.networks import MLP, check_network
 
 __all__ = [
     "Attention",
@@ -60,8 +60,6 @@ class Encoder(Mapped, ABC):
         self.size = size
 
     def __call__(self, points: Points | Tensor, x: Any = None) -> Tensor:
-        if isinstance(points, Points):
-            check_padding(self.features, points.mask, "support")
         encoding: Tensor = super().__call__(points, x)
         return encoding
 
@@ -142,7 +140,6 @@ class Pooling(Encoder, ABC):
         """The sum of the points' vectors, ``(B, R)`` or ``(B, W, R)``, and their number, ``(B, 1)`` or ``(B, W, 1)``."""
 
     def knows(self, points: Points) -> Tensor:
-        check_padding(self.features, points.mask, "support")
         total, count = self.add_up(points)
         return torch.cat([total, count.to(total)], -1)
 
@@ -439,8 +436,6 @@ class TaskNetwork(nn.Module):
         With `own`, z is ``(S, B, ...)`` and x ``(B, S M, *X)``: M points for each latent in turn. In the place of a support it
         takes what the encoder `knows` of it.
         """
-        if isinstance(support, Points):
-            check_padding(self.encoder, support.mask, "support")
         embedded = self.encoder.embed(x)
         told = self.encoder.tell(support, embedded)  # (B, M, R) or (B, M, W, R)
         if self.encoder.classwise:

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, check, check_shapes, move
+from bayesmeta.data import Episode, check, check_shapes, concatenate, move
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import check_targets
-from bayesmeta.networks import check_padding
+from bayesmeta.networks import check_padding, has_batch_norm
 
 __all__ = ["check_arguments", "check_episode", "explain", "explain_data", "explain_update", "preflight"]
 
@@ -157,7 +157,7 @@ def preflight(learner: Learner, episode: Episode, slices: int, threads: int, pro
             "a slice"
         )
     one: Episode = move(tree_map(lambda leaf: leaf[:1], episode), learner)
-    check_padding(learner, episode.query.mask, "query")
+    _check_lengths(learner, episode)
     with torch.no_grad():
         prediction = predict(learner, one)
     episode = move(episode, learner)
@@ -188,10 +188,17 @@ def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
                 f"query: expected at least one point a task, got none in task {int(asked.int().argmin())}; leave out the task or "
                 "give it fewer support points"
             )
-        for name, part in zip(Episode._fields, episode, strict=True):
-            check_padding(learner, part.mask, name)
+        _check_lengths(learner, episode)
     except ValueError as error:
         raise ValueError(f"episode {index}: {error}") from None
+
+
+def _check_lengths(learner: nn.Module, episode: Episode) -> None:
+    """Raises a ValueError if padding would enter the statistics of a batch normalisation, of all points together too."""
+    if has_batch_norm(learner):
+        for name, part in zip(Episode._fields, episode, strict=True):
+            check_padding(learner, part.mask, name)
+        check_padding(learner, concatenate(*episode).mask, "support and query")
 
 
 def explain_data(episode: Episode, index: int) -> str | None:

@@ -31,7 +31,7 @@ from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.kernels import check_inputs, covariance
 from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood, at_once
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import standard_normal
@@ -296,7 +296,6 @@ class GPClassifier(KernelLearner, ABC):
 
     def _embedded(self, points: Points) -> Points:
         check_classes(points, self.classes)
-        check_padding(self.features, points.mask, "support")
         return points._replace(x=Frozen(self.features, self.strategy).over_tasks(points.x))
 
     def _gram(self, points: Points) -> Tensor:

@@ -18,6 +18,7 @@ from bayesmeta.data import Episode, Points, check, check_count, check_shapes, mo
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
+from bayesmeta.networks import check_padding
 from bayesmeta.recorded import Setting
 
 __all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
@@ -265,6 +266,7 @@ class Learner(Mapped, ABC):
         if readable(support.mask):
             check(support, "support", like=self)
             check_support(self, support)
+            check_padding(self, support.mask, "support")
         with _labels(support.y, "support"):
             posterior: Posterior = super().__call__(move(support, self))
         return posterior

@@ -114,7 +114,6 @@ def adapt(
     The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is. Its update takes
     as many steps again, on the new points alone.
     """
-    check_padding(network, support.mask, "support")
     frozen = Frozen(network, strategy)
     start = frozen.weights
 

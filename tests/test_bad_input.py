@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel
 from torch import nn
 
 import bayesmeta as bm
@@ -27,6 +28,10 @@ def given(points: int = 3, inputs: int = 1, batch: int = 2) -> Points:
 
 def maml(inputs: int = 1, outputs: int = 1, likelihood: bm.Likelihood | None = None) -> bm.MAML:
     return bm.MAML(bm.MLP(inputs, outputs), likelihood or bm.Gaussian())
+
+
+def batch_norm() -> bm.MAML:
+    return bm.MAML(nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1, track_running_stats=False)), bm.Gaussian())
 
 
 class One(torch.utils.data.Dataset[Episode]):
@@ -104,8 +109,20 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "predictions that are tensors": (lambda: bm.evaluate(lambda support: lambda x: x, One(Episode(given(), given())), episodes=1), "learner: expected predictions that are distributions, got Tensor"),  # type: ignore[arg-type, return-value]
     "an optimizer of another learner": (lambda: fit(Episode(given(), given()), optimizer=torch.optim.Adam(maml().parameters())), "optimizer: expected one that holds parameters of the learner"),
     "ragged support under batch statistics": (
-        lambda: bm.MAML(nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1, track_running_stats=False)), bm.Gaussian())(points([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0]])),
-        "support: expected",
+        lambda: batch_norm()(points([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0]])),
+        "support: expected tasks of equal length under batch normalisation, got 1 of 2 points in task 1",
+    ),
+    "ragged queries under batch statistics": (
+        lambda: fit(Episode(given(), points([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0]])), learner=batch_norm()),
+        "query: expected tasks of equal length under batch normalisation, got 1 of 2 points in task 1",
+    ),
+    "a task without support under batch statistics": (
+        lambda: fit(Episode(points([[], [1.0]], [[], [1.0]]), given()), learner=batch_norm()),
+        "support and query: expected tasks of equal length under batch normalisation, got 3 of 4 points in task 0",
+    ),
+    "ragged features of a kernel under batch statistics": (
+        lambda: bm.DKT(batch_norm().network, RBFKernel(), bm.Gaussian())(points([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0]])),
+        "support: expected tasks of equal length under batch normalisation, got 1 of 2 points in task 1",
     ),
     "negative inner steps": (lambda: bm.MAML(bm.MLP(1, 1), bm.Gaussian(), steps=-1)(given()), "steps: expected a whole number"),
     "scales for another number of targets": (lambda: maml(likelihood=bm.Gaussian((0.5, 0.5)))(given())(torch.zeros(2, 1, 1)), "scale: expected one standard deviation.*each of 1, got 2"),

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 from bayesmeta.data import Points
 from bayesmeta.distributions import expects
 from bayesmeta.functional import Frozen, Params
+from bayesmeta.networks import parts
 from bayesmeta.recorded import Recorded
 
 __all__ = [
@@ -109,7 +110,7 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points) -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    for part in module.modules():
+    for part in parts(module):
         if isinstance(part, Likelihood) and part.support is not None:
             inside = part.support.check(support.y).flatten(2).all(2)
             words = _WORDS.get(part.support, f"values in {part.support}")

@@ -37,7 +37,7 @@ from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
@@ -135,7 +135,6 @@ class ABML(VariationalLearner):
 
     def infer(self, support: Points) -> tuple[Tensor, Tensor]:
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
-        check_padding(self.network, support.mask, "support")
         prior_mean, prior_log_scale = self.prior()
         tasks = len(support.mask)
         start = {
@@ -201,9 +200,7 @@ class ABML(VariationalLearner):
         return Sampled(draw, self.likelihood, support)
 
     def observed(self, episode: Episode) -> Points:
-        points = concatenate(*episode)
-        check_padding(self.network, points.mask, "support and query")
-        return points
+        return concatenate(*episode)
 
     def model(self, episode: Episode) -> None:
         points = self.observed(episode)

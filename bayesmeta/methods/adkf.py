@@ -28,7 +28,7 @@ from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.kernels import check_kernel, log_prior
 from bayesmeta.learner import Learner, Posterior, refuse_update
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import Transformed
 
 __all__ = ["ADKF"]
@@ -86,7 +86,6 @@ class ADKF(Learner):
         return Transformed(process, support, Frozen(self.features, self.strategy).over_tasks, further=_refuse)
 
     def _embedded(self, support: Points) -> Points:
-        check_padding(self.features, support.mask, "support")
         return support._replace(x=Frozen(self.features, self.strategy).over_tasks(support.x))
 
     @property

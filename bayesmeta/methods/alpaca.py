@@ -19,7 +19,7 @@ from bayesmeta.data import Points, check_positive
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import BayesianLinear, on_features
 
 __all__ = ["ALPaCA"]
@@ -69,7 +69,6 @@ class ALPaCA(Learner):
         return mean, self.prior_scale * (self.root.tril(-1) + diagonal)
 
     def forward(self, support: Points) -> Posterior:
-        check_padding(self.features, support.mask, "support")
         check_event(torch.Size([self.head.out_features]), support.y.shape[2:])
         mean, root = self.prior()
         features = Frozen(self.features, self.strategy)

@@ -14,7 +14,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import adapt, check_inner_loop, on_features
 
 __all__ = ["ANIL"]
@@ -51,7 +51,6 @@ class ANIL(Learner):
         self.rate = rate
 
     def forward(self, support: Points) -> Posterior:
-        check_padding(self.features, support.mask, "support")
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
         inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)

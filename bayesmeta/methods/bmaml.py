@@ -25,7 +25,7 @@ from bayesmeta.data import Episode, Points, check_count, check_positive, concate
 from bayesmeta.functional import Frozen, adaptable, ravel, redrawn, stein_direction
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import Particles
 
 __all__ = ["BMAML"]
@@ -92,7 +92,6 @@ class BMAML(Learner):
 
     def _svgd(self, particles: Tensor, given: Points, steps: int) -> Tensor:
         """Particles of each task, ``(B, M, P)``, after some steps on its points."""
-        check_padding(self.network, given.mask, "support, or support and query")
         network = Frozen(self.network, self.strategy)
 
         def of_task(particles: Tensor, given: Points) -> Tensor:

@@ -30,7 +30,7 @@ from bayesmeta.gp_classification import OneVsRest, check_classes, signs
 from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective, Predictive
 from bayesmeta.posteriors import on_features
 
@@ -56,7 +56,6 @@ class _DeepKernel(KernelLearner, ABC):
 
     def _process(self, given: Points) -> GaussianProcess:
         """The process that is conditioned on the given points, in the space of features."""
-        check_padding(self.features, given.mask, "support")
         embed = Frozen(self.features, self.strategy).over_tasks
         embedded = given._replace(x=embed(given.x), y=self._targets(given))
         return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, embedded)

@@ -16,7 +16,6 @@ from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import Frozen, Params, conjugate_gradient, descend, hessian_product, ravel, unravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.networks import check_padding
 from bayesmeta.posteriors import PointEstimate, check_inner_loop
 
 __all__ = ["ImplicitMAML"]
@@ -66,7 +65,6 @@ class ImplicitMAML(Learner):
         self.iterations = iterations
 
     def forward(self, support: Points) -> PointEstimate:
-        check_padding(self.network, support.mask, "support")
         network = Frozen(self.network, self.strategy)
         start = {name: weight.detach() for name, weight in network.weights.items()}
 

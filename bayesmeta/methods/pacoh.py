@@ -29,7 +29,7 @@ from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.kernels import check_kernel, priors
 from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import check_pointwise
 from bayesmeta.randomness import generator
 
@@ -112,9 +112,6 @@ class _Processes(Posterior):
     def __init__(self, learner: PACOH, theta: Tensor, support: Points) -> None:
         super().__init__(support)
         parts: nn.ModuleDict = learner.prior  # type: ignore[assignment]
-        for name in ("features", "mean"):
-            if name in parts:
-                check_padding(parts[name], support.mask, "support")
         self.count = len(theta)
         self.networks = {name: Frozen(parts[name], learner.strategy) for name in ("features", "mean") if name in parts}
         tasks, like = len(support.mask), adaptable(parts)

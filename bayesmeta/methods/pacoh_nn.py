@@ -26,7 +26,7 @@ from bayesmeta.functional import Frozen, adaptable, stein_direction
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import Particles
 from bayesmeta.randomness import standard_normal
 
@@ -122,7 +122,6 @@ class PACOHNN(HyperPosteriorLearner):
         return mean, log_spread.exp(), standard_deviation(log_noise)
 
     def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
-        check_padding(self.network, points.mask, "support and query")
         mean, spread, noise = self._split(theta)
         weights = mean[:, None] + spread[:, None] * standard_normal(self.weights, mean.shape[1], like=mean)  # (K, L, P)
         network, flat = Frozen(self.network, self.strategy), points.x.flatten(0, 1)
@@ -137,7 +136,6 @@ class PACOHNN(HyperPosteriorLearner):
         return density.masked_fill(~points.mask, 0.0).sum(-1)
 
     def forward(self, support: Points) -> Posterior:
-        check_padding(self.network, support.mask, "support")
         mean, spread, noise = (part.detach().clone() for part in self._split(self.theta()))
         count, tasks, network = len(mean), len(support.mask), Frozen(self.network, self.strategy)
 

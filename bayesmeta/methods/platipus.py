@@ -23,7 +23,7 @@ from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
@@ -94,7 +94,6 @@ class PLATIPUS(VariationalLearner):
 
     def _descend(self, network: Frozen, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
         """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
-        check_padding(self.network, given.mask, "support or query")
         like = network.weights
 
         def of_task(weights: Tensor, given: Points) -> Tensor:

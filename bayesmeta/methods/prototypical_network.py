@@ -21,7 +21,7 @@ from bayesmeta.distributions import uncertainty
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Functions, Learner, Posterior, repeated
 from bayesmeta.likelihoods import Categorical
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.posteriors import on_features
 
 __all__ = ["PrototypicalNetwork"]
@@ -57,7 +57,6 @@ class PrototypicalNetwork(Learner):
         self.likelihood = Categorical()
 
     def forward(self, support: Points) -> Posterior:
-        check_padding(self.features, support.mask, "support")
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
         return on_features(_Prototypes(self.likelihood, self.classes, embedded), support, features)
