@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_map
 
 from bayesmeta.compilation import CompiledGradient, Context, Gradient, gradient
 from bayesmeta.data import Episode
+from bayesmeta.functional import chosen_strategy
 from bayesmeta.learner import Learner
 
-__all__ = ["MetaGradient"]
+__all__ = ["MetaGradient", "explain_strategy"]
 
 _Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
 
@@ -42,6 +43,10 @@ class MetaGradient:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.slices = slices
         part = _Part(learner, slices)
+        if compile:
+            say(
+                "compile: the first step takes until all is compiled, up to minutes; the bar's rate is wrong until then"
+            )
         self.gradient: _Gradient = (
             CompiledGradient(part, self.parameters, autocast, type(learner).__name__, say)
             if compile
@@ -109,3 +114,18 @@ def _add(gradients: Sequence[Gradient]) -> Gradient:
     """The sum of gradients, each a tensor or None a parameter."""
     columns = ([slope for slope in column if slope is not None] for column in zip(*gradients, strict=True))
     return [reduce(torch.add, column) if column else None for column in columns]
+
+
+def explain_strategy(learner: Learner, slices: int) -> str:
+    """How tasks are mapped, and why, in a line."""
+    asked = {part.strategy for part in learner.modules() if isinstance(part, Learner)} - {"auto"}
+    if asked:
+        return f"tasks are mapped by {' and '.join(sorted(asked))}, as learner.strategy says"
+    name, why = chosen_strategy(learner)
+    other = "loop" if name == "vmap" else "vmap"
+    more = (
+        "; slices=B, threads=cores has a task a core at a time, which is faster"
+        if name == "loop" and slices == 1
+        else ""
+    )
+    return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides{more}'

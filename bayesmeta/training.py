@@ -21,11 +21,10 @@ from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
 from bayesmeta.data import Episode
 from bayesmeta.distributed import Processes
 from bayesmeta.fit_checks import check_arguments, explain_update, preflight
-from bayesmeta.functional import chosen_strategy
 from bayesmeta.interruption import Interruption
 from bayesmeta.kernel_starts import start_kernels
 from bayesmeta.learner import Learner
-from bayesmeta.meta_gradient import MetaGradient
+from bayesmeta.meta_gradient import MetaGradient, explain_strategy
 from bayesmeta.randomness import seeded
 from bayesmeta.step import Diverged, History, Update
 from bayesmeta.validation import Validation
@@ -130,41 +129,28 @@ def fit(
         [0, 2]
     """
     processes = Processes(fabric)
-    check_arguments(
-        learner,
-        {"tasks": tasks} | ({} if validation is None else {"validation": validation}),
-        optimizer,
-        scheduler,
-        clip=clip,
-        compile=compile,
-        on_step=on_step,
-        steps=steps,
-        slices=slices,
-        threads=threads,
-        seed=seed,
-        validate_every=validate_every,
-        patience=patience,
-        checkpoint_every=checkpoint_every,
-    )
+    sources = {"tasks": tasks} | ({} if validation is None else {"validation": validation})
+    fixed = {"slices": slices, "threads": threads, "seed": seed}  # where a run goes on
+    free = {"steps": steps, "patience": patience, "checkpoint_every": checkpoint_every}  # but the same in all processes
+    whole = {**fixed, **free, "validate_every": validate_every}
+    check_arguments(learner, sources, optimizer, scheduler, clip=clip, compile=compile, on_step=on_step, **whole)
     processes.compare(describe(learner))
     processes.place(learner)
     with seeded(seed):
         first, length = tasks[0], len(tasks)  # type: ignore[arg-type]
         preflight(learner, first, slices, threads, processes)
     looks = Validation(learner, validation, validate_every, patience, seed)
-    settings = {"clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length, "compile": compile}
-    settings |= {"processes": processes.count, **looks.settings()}
+    settings = {"clip": clip, **fixed, "tasks": length, "compile": compile, "processes": processes.count}
     if optimizer is None:
         settings["steps"] = steps  # which another schedule may not depend on
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    settings |= describe(learner, optimizer, scheduler)
-    plan = {"steps": steps, "patience": patience, "checkpoint_every": checkpoint_every, "checkpoint": bool(checkpoint)}
-    processes.compare({**settings, **plan, "the first episode": digest(first)})
+    settings |= looks.settings() | describe(learner, optimizer, scheduler)
+    processes.compare({**settings, **free, "checkpoint": bool(checkpoint), "the first episode": digest(first)})
     disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, digest(first)) if checkpoint else None
     shown = progress and processes.rank == 0
     say: Callable[[str], object] = partial(tqdm.write, file=sys.stderr) if shown else lambda line: None
-    say(_explain_strategy(learner, slices))
+    say(explain_strategy(learner, slices))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with (
         seeded(seed, processes.rank),
@@ -182,10 +168,6 @@ def fit(
         else:
             start_kernels(learner, first)
             looks.look(0, processes)
-        if compile:
-            say(
-                "compile: the first step takes until all is compiled, up to minutes; the bar's rate is wrong until then"
-            )
         update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history)
         while not (ended := _ended(history, steps, looks)):
             interruption.breakable = True
@@ -289,18 +271,3 @@ def _write(disk: Checkpoint, processes: Processes, episode: Episode, history: Hi
         progress = {"losses": history.losses, "gradient_norms": history.gradient_norms, "seconds": history.seconds}
         disk.write(generators, episode, **progress, validation=looks.seen, best=looks.best)
     processes.agree(len(history.losses))
-
-
-def _explain_strategy(learner: Learner, slices: int) -> str:
-    """How tasks are mapped, and why, in a line."""
-    asked = {part.strategy for part in learner.modules() if isinstance(part, Learner)} - {"auto"}
-    if asked:
-        return f"tasks are mapped by {' and '.join(sorted(asked))}, as learner.strategy says"
-    name, why = chosen_strategy(learner)
-    other = "loop" if name == "vmap" else "vmap"
-    more = (
-        "; slices=B, threads=cores has a task a core at a time, which is faster"
-        if name == "loop" and slices == 1
-        else ""
-    )
-    return f'tasks are mapped by {name}, since {why}; learner.strategy = "{other}" overrides{more}'
