@@ -260,7 +260,7 @@ def _differences(learner: nn.Module, built: nn.Module) -> list[tuple[str, str, A
     for path, module in learner.named_modules():
         other = built.get_submodule(path)
         for name in (vars(module).keys() | vars(other).keys()) - _INTERNAL:
-            value, given = (_told(getattr(each, name, None)) for each in (module, other))
+            value, given = (_comparable(getattr(each, name, None)) for each in (module, other))
             if value != given:
                 if not (isinstance(value, _SETTING) and isinstance(given, _SETTING)):
                     raise _Unknown(
@@ -284,10 +284,10 @@ def _inventory(learner: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _told(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """A setting as it is; of what is none, all that tells it from another: a function's name, or its type."""
     if isinstance(value, (list, tuple)):
-        return tuple(_told(part) for part in value)
+        return tuple(_comparable(part) for part in value)
     if value is None or isinstance(value, (bool, int, float, str, Setting)):
         return value
     return Named(spelled(value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)))

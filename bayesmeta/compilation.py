@@ -63,7 +63,7 @@ class CompiledGradient:
         self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
         wanted = {id(parameter) for parameter in parameters}
         self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
-        self.graph = _compile(self._of, options={"fallback_random": True})
+        self.graph = _compile(self._slopes_and_value, options={"fallback_random": True})
         self.chosen = self._whole
         self.used: set[int] | None = None
 
@@ -89,7 +89,7 @@ class CompiledGradient:
             dynamo.recompile_limit, autograd.donated_buffer = before
         return self(episode)
 
-    def _of(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:
+    def _slopes_and_value(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:
         slopes, value = grad_and_value(lambda params: functional_call(self.objective, params, (episode,)))(params)
         return slopes, value
 

@@ -135,8 +135,8 @@ class ClassProcess(Posterior):
 
         values = prior(self.x).unflatten(0, (rounds, chains))
         seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, values).flatten(2, 3)
-        surprise = seen + standard_normal(*seen.shape, like=seen)
-        solved = torch.cholesky_solve(surprise, self.cholesky).unflatten(2, factor.shape[2::2])
+        seen_by_draw = seen + standard_normal(*seen.shape, like=seen)
+        solved = torch.cholesky_solve(seen_by_draw, self.cholesky).unflatten(2, factor.shape[2::2])
         correction = (weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)).flatten(0, 1)
 
         def ask(x: Any, own: bool) -> Distribution:
@@ -222,13 +222,15 @@ def largest(mean: Tensor, scale: Tensor) -> Distribution:
     """
     nodes, weights = (torch.as_tensor(part).to(mean) for part in np.polynomial.hermite_e.hermegauss(32))
 
-    def of(some: Tensor) -> Tensor:
+    def log_probability(some: Tensor) -> Tensor:
         distance = (some[..., :, None] - mean[..., None, :]) / scale[..., None]  # (..., some of W, W)
         log_below = torch.special.log_ndtr(nodes + distance[..., None])  # (..., some of W, W, nodes)
         others = log_below.sum(-2) - torch.special.log_ndtr(nodes)
         return (others + weights.log()).logsumexp(-1)
 
-    return Categorical()(torch.cat([of(some) for some in mean.split(at_once(mean.numel() * len(nodes)), -1)], -1))
+    return Categorical()(
+        torch.cat([log_probability(some) for some in mean.split(at_once(mean.numel() * len(nodes)), -1)], -1)
+    )
 
 
 def signs(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -94,9 +94,9 @@ def first_order(objective: Objective) -> Callable[[Params], Params]:
 def clamped(limit: float) -> Gradient:
     """The gradient with each entry held within ±limit, so that one wild task cannot throw its weights away."""
 
-    def of(objective: Objective) -> Callable[[Params], Params]:
+    def gradient(objective: Objective) -> Callable[[Params], Params]:
         return lambda params: {
             name: slope.clamp(-limit, limit) for name, slope in second_order(objective)(params).items()
         }
 
-    return of
+    return gradient

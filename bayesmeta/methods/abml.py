@@ -58,21 +58,22 @@ class ABML(VariationalLearner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; its parameters are μ_p and the start of μ.
-        likelihood: from outputs to p(y | x).
+        likelihood: makes the distribution p(y | x) of the network's outputs.
         encoder: if given, the amortised form: the task's encoding modulates the start, by a gain, a shift and a change of
             log σ for each of the network's units.
         steps: K, the number of inner steps.
         rate: the initial inner step size of μ, by step and weight.
-        scale_rate: that of log σ; 0.5 is Newton's.
-        prior_scale: the initial σ_p.
-        scale: the initial σ of the start.
+        scale_rate: the initial inner step size of log σ; 0.5 would be Newton's step.
+        prior_scale: the initial σ_p, the prior's standard deviation of every weight.
+        scale: the initial σ from which every task's inner steps start.
         inner_noise: σ_in, how little a point is trusted; with the likelihood's noise the steps lead to the exact factorised
             posterior.
-        inner_draws: of φ for each inner gradient, an even number: they come in pairs of opposite noise.
-        clamp: bound of each entry of an inner gradient.
-        inner_kl_weight: w, what the KL to the prior counts in the inner steps; as in the ELBO, or a posterior of other width is
-            learned than the bound asks for.
-        hyperprior: a, b and T of the Gamma over the prior's precisions, which only the ELBO has.
+        inner_draws: the number of draws of φ that an inner gradient averages; even, as they come in pairs of opposite noise.
+        clamp: the largest size of any entry of an inner gradient: what exceeds it is cut.
+        inner_kl_weight: w, what the KL to the prior counts in the inner steps. To weigh it alike in training, give
+            ``objective=ELBO(kl_weight=w)`` too.
+        hyperprior: the shape a and rate b of the Gamma over the prior's precisions, and the number of tasks T that share it;
+            only the ELBO has it.
         objective: what training descends, `Predictive` or an `ELBO`.
 
     Raises:

@@ -48,7 +48,7 @@ class ADKF(Learner):
         kernel: any gpytorch kernel on features, with few parameters: φ, whose Hessian is built. `fit` starts its lengthscales,
             in φ₀, if they are gpytorch's own.
         likelihood: a `Gaussian` with one σ, where each task starts.
-        steps: J.
+        steps: J, the number of Newton steps by which a task fits its kernel.
         deviation: τ, how far a task's φ may go from the shared one, as a standard deviation of raw parameters, which are
             logarithms or nearly so.
 

@@ -39,10 +39,11 @@ class ADKL(KernelLearner):
     Predictions are deterministic, in closed form; several targets are independent given the kernel.
 
     Args:
-        encoder: of the task; it may be shared with other learners.
-        network: from ``encoder.inputs + encoder.size`` features to those that the kernel sees.
+        encoder: the task encoder, which reads the support; it may be shared with other learners.
+        network: maps inputs beside the task's encoding, ``encoder.inputs + encoder.size`` features, to those that the kernel
+            sees.
         kernel: any gpytorch kernel on these features; `fit` starts its lengthscales if they are gpytorch's own.
-        likelihood: a `Gaussian` with one σ.
+        likelihood: the noise of the targets, a `Gaussian` with one σ.
         mean: a gpytorch mean on these features, or None for zero.
         objective: what training descends, `Predictive` or an `ELBO`, here the marginal likelihood.
 

@@ -33,9 +33,9 @@ class ALPaCA(Learner):
 
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
-        head: the linear module from features to targets: the prior's mean W₀.
-        likelihood: a `Gaussian` with one σ.
-        prior_scale: the initial L is this times the identity.
+        head: the linear module from features to targets, whose weights are the prior's mean W₀.
+        likelihood: the noise of the targets, a `Gaussian` with one σ.
+        prior_scale: the initial standard deviation of the prior of every weight: L starts as this times the identity.
 
     Raises:
         ValueError: the likelihood is not a Gaussian with one σ, or the features keep running statistics.

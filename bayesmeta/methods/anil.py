@@ -27,7 +27,7 @@ class ANIL(Learner):
     Args:
         features: the body, any module from ``(N, *X)`` to features; not adapted.
         head: the module from features to outputs ``(N, *O)``; its parameters are the initialisation.
-        likelihood: from outputs to p(y | x).
+        likelihood: makes the distribution p(y | x) of the network's outputs.
         steps: K, the number of inner steps; the attribute may be changed for testing.
         rate: the inner step size.
 

@@ -39,13 +39,13 @@ class BMAML(Learner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
-        likelihood: from outputs to p(y | x). Its `error` is that of the inner steps.
-        particles: M.
-        steps: K, of the chaser.
-        leader_steps: L, that the leader goes further.
-        rate: α.
-        prior_scale: σ_0.
-        clamp: bound of each entry of a score, per point.
+        likelihood: makes the distribution p(y | x) of the network's outputs. Its `error` is that of the inner steps.
+        particles: M, the number of networks of a task.
+        steps: K, the number of Stein steps that the chaser takes on the support, and so a new task.
+        leader_steps: L, the number of steps that the leader goes on, on support and query.
+        rate: α, the step size of a Stein step.
+        prior_scale: σ_0, the prior's standard deviation of every weight, around zero.
+        clamp: the largest size of any entry of a score, per point: what exceeds it is cut.
 
     Raises:
         ValueError: an argument is out of range, or the network keeps running statistics.

@@ -88,7 +88,7 @@ class DKT(_DeepKernel):
         kernel: any gpytorch kernel on features; `fit` starts its lengthscales if they are gpytorch's own. gpytorch's
             `CosineKernel` is positive definite on one feature only; the cosine kernel of the paper is a `LinearKernel` on
             features of unit norm.
-        likelihood: a `Gaussian` with one σ.
+        likelihood: the noise of the targets, a `Gaussian` with one σ.
         mean: a gpytorch mean on features, or None for zero.
         objective: what training descends, an `ELBO`, here the marginal likelihood, or `Predictive`.
 
@@ -129,7 +129,7 @@ class DKTClassifier(_DeepKernel):
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
         kernel: any gpytorch kernel on features; `fit` starts its lengthscales if they are gpytorch's own.
-        classes: W; an attribute, which may be set to another number for other tasks.
+        classes: W, the number of classes of a task; an attribute, which may be set to another number for other tasks.
         mean: a gpytorch mean on features, shared by the classes, or None for zero.
         noise: the initial σ of the regressions.
         objective: what training descends, `Predictive`, or an `ELBO`, here the marginal likelihood of the ±1 of all of a task's

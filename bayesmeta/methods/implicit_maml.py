@@ -31,11 +31,12 @@ class ImplicitMAML(Learner):
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; twice differentiable (tanh rather than ReLU)
             where the implicit gradient is to be exact.
-        likelihood: from outputs to p(y | x).
-        steps: gradient steps on the inner problem (the paper's Omniglot setting is 16); the attribute may be changed.
+        likelihood: makes the distribution p(y | x) of the network's outputs.
+        steps: the number of gradient steps on the inner problem (the paper's Omniglot setting is 16); the attribute may be
+            changed.
         rate: the inner step size.
         strength: λ, how strongly a task is held to the initialisation (the paper's Omniglot setting is 2).
-        iterations: conjugate-gradient iterations (the paper's is 5).
+        iterations: the number of conjugate-gradient iterations by which the implicit gradient is solved for (the paper's is 5).
 
     Example:
         >>> learner = ImplicitMAML(MLP(1, 1), Gaussian())

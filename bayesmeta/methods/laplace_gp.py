@@ -39,7 +39,7 @@ class LaplaceGP(GPClassifier):
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
         kernel: any gpytorch kernel on features, shared by the W functions; `fit` starts its lengthscales if they are gpytorch's
             own.
-        classes: W; an attribute, which may be set to another number for other tasks.
+        classes: W, the number of classes of a task; an attribute, which may be set to another number for other tasks.
         objective: what training descends, `Predictive`, or an `ELBO`, here the approximate log evidence of all of a task's
             points in the place of the two programs' bound.
 

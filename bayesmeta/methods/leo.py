@@ -41,16 +41,17 @@ class LEO(VariationalLearner):
     generator.
 
     Args:
-        encoder: ``Relation(..., classes=True)`` for classes, ``Relation(...)`` for regression; any other encoder will do.
-        outputs: of the head: W for classes, the number of targets, or twice that for a heteroscedastic likelihood.
-        likelihood: from outputs to p(y | x). Its `error` is L.
+        encoder: the task encoder, ``Relation(..., classes=True)`` for classes, ``Relation(...)`` for regression, or any other.
+        outputs: the number of outputs of the head: W for classes, the number of targets, or twice that for a heteroscedastic
+            likelihood.
+        likelihood: makes the distribution p(y | x) of the network's outputs. Its `error` is L.
         latent: the size of z, for each class.
-        steps: K, of z.
-        rate: the initial α.
-        head_steps: K_ψ, of the head's weights ("fine-tuning" in the paper).
-        head_rate: the initial α_ψ.
-        penalty: γ.
-        clamp: bound of each entry of an inner gradient.
+        steps: K, the number of inner steps of the code z.
+        rate: the initial α, the step size of z.
+        head_steps: K_ψ, the number of inner steps of the head's weights ("fine-tuning" in the paper).
+        head_rate: the initial α_ψ, the step size of the head's weights.
+        penalty: γ, what the distance of z from the code that its steps lead to costs: it makes the encoder do their work.
+        clamp: the largest size of any entry of an inner gradient: what exceeds it is cut.
         objective: what training descends, an `ELBO`, whose `kl_weight` is w (the paper's β is w / M), or `Predictive`.
 
     Raises:

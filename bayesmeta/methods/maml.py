@@ -27,7 +27,8 @@ class MAML(Learner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; its parameters are the initialisation.
-        likelihood: from outputs to p(y | x). Its `error` is the inner loss, its NLL the outer one.
+        likelihood: makes the distribution p(y | x) of the network's outputs. Its `error` is the inner loss, its NLL the outer
+            one.
         steps: K, the number of inner steps; the attribute may be changed for testing.
         rate: α, the inner step size. The paper's sinusoids use K = 1 and α = 0.01.
 

@@ -26,7 +26,7 @@ class MetaSGD(Learner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
-        likelihood: from outputs to p(y | x).
+        likelihood: makes the distribution p(y | x) of the network's outputs.
         steps: K, the number of inner steps (the paper's is 1); the attribute may be changed for testing.
         rate: every parameter's initial step size.
 

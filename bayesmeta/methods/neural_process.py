@@ -46,9 +46,10 @@ class ConditionalNeuralProcess(Learner):
     All of its uncertainty is the likelihood's, so use one whose spread depends on x: `HeteroscedasticGaussian`.
 
     Args:
-        encoder: `DeepSet` for the CNP, `Attention` for the TNP-D; `ClassPooling` for classes.
-        decoder: from ``encoder.inputs + encoder.size`` features to outputs; beside `ClassPooling`, to one class's logit.
-        likelihood: from outputs to p(y | x).
+        encoder: the task encoder: `DeepSet` for the CNP, `Attention` for the TNP-D; `ClassPooling` for classes.
+        decoder: a network from ``encoder.inputs + encoder.size`` features to outputs; beside `ClassPooling`, to one class's
+            logit.
+        likelihood: makes the distribution p(y | x) of the network's outputs.
 
     Example:
         >>> learner = ConditionalNeuralProcess(DeepSet(1, 1), MLP(1 + 64, 2), HeteroscedasticGaussian())
@@ -88,9 +89,11 @@ class NeuralProcess(VariationalLearner):
     Predictions are random: draws of z use torch's global generator.
 
     Args:
-        encoder: `DeepSet` for the NP, `Attention` for the ANP; `ClassPooling` for classes.
-        decoder: from ``encoder.inputs + encoder.size + latent`` features to outputs; beside `ClassPooling`, to one class's logit.
-        likelihood: from outputs to p(y | x); of a spread that depends on x, as in the papers: `HeteroscedasticGaussian`.
+        encoder: the task encoder: `DeepSet` for the NP, `Attention` for the ANP; `ClassPooling` for classes.
+        decoder: a network from ``encoder.inputs + encoder.size + latent`` features to outputs; beside `ClassPooling`, to one
+            class's logit.
+        likelihood: makes the distribution p(y | x) of the network's outputs; of a spread that depends on x, as in the papers:
+            `HeteroscedasticGaussian`.
         latent: the number of entries of z; beside `ClassPooling`, of each class's.
         objective: what training descends, `Predictive` or an `ELBO`, whose `kl_weight` is w.
 

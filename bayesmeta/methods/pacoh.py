@@ -45,11 +45,12 @@ class PACOH(HyperPosteriorLearner):
     Args:
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``; ``nn.Identity()`` for the kernel alone.
         kernel: any gpytorch kernel on features, without priors; `fit` starts its lengthscales if they are gpytorch's own.
-        likelihood: a `Gaussian` with one σ.
+        likelihood: the noise of the targets, a `Gaussian` with one σ.
         tasks: n, the number of meta-training tasks: the fewer, the nearer the priors stay to the hyper-prior.
         mean: a network from inputs ``(N, *X)`` to the prior mean ``(N, Y)``, or None for zero.
-        hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
-        particles: K.
+        hyper_posterior: the form of Q: one prior (``"map"``), a diagonal Gaussian over priors (``"variational"``), or particles
+            that are held apart (``"svgd"``).
+        particles: K, the number of priors: particles of ``"svgd"``, or draws of an update and a prediction of ``"variational"``.
         hyper_scale: the standard deviation of the hyper-prior, around 0 for networks and around the given values for the
             kernel's raw parameters and log σ; where `fit` starts a lengthscale, its centre goes along.
 
@@ -116,9 +117,9 @@ class _Processes(Posterior):
         self.networks = {name: Frozen(parts[name], learner.strategy) for name in ("features", "mean") if name in parts}
         tasks, like = len(support.mask), adaptable(parts)
         values = torch.func.vmap(lambda row: unravel(row, like))(theta)
-        self.weights = {name: _of(name, values) for name in self.networks}
+        self.weights = {name: _below(name, values) for name in self.networks}
         kernel: Any = parts["kernel"]
-        own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
+        own = {name: value.repeat_interleave(tasks, 0) for name, value in _below("kernel", values).items()}
         noise = standard_deviation(values.get("likelihood.log_scale", learner.likelihood.log_scale)).expand(self.count)
         noise = noise.repeat_interleave(tasks, 0)
         self.process = GaussianProcess(kernel, None, noise, self._seen(support), own)
@@ -188,6 +189,6 @@ class _Processes(Posterior):
         return aleatoric.mean(0), epistemic.mean(0) + mean.var(0, correction=0)
 
 
-def _of(part: str, values: Params) -> Params:
-    """The values of one part of the prior, by its own names."""
+def _below(part: str, values: Params) -> Params:
+    """The values below one part of the prior, by the part's own names."""
     return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}

@@ -50,14 +50,15 @@ class PACOHNN(HyperPosteriorLearner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, Y)``; its weights are the first μ.
-        likelihood: a `Gaussian` with one σ.
+        likelihood: the noise of the targets, a `Gaussian` with one σ.
         tasks: n, the number of meta-training tasks.
-        hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
-        particles: K.
-        weights: L, the number of networks a prior.
-        steps: how many updates of Adam the networks of a task take.
-        rate: their step size, in units of the prior's σ.
-        spread: the initial σ of the prior.
+        hyper_posterior: the form of Q: one prior (``"map"``), a diagonal Gaussian over priors (``"variational"``), or particles
+            that are held apart (``"svgd"``).
+        particles: K, the number of priors: particles of ``"svgd"``, or draws of an update and a prediction of ``"variational"``.
+        weights: L, the number of networks that each prior has in an estimate of the evidence, and in a posterior.
+        steps: the number of updates of Adam by which a task's networks learn its support.
+        rate: the step size of these updates, in units of the prior's σ.
+        spread: the initial σ, the prior's standard deviation of every weight.
         hyper_scale: the standard deviation of the hyper-prior, around 0 for μ and around the given values for log σ.
 
     Raises:

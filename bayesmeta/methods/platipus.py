@@ -44,11 +44,11 @@ class PLATIPUS(VariationalLearner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``; its parameters are μ_θ.
-        likelihood: from outputs to p(y | x). Its `error` is L.
+        likelihood: makes the distribution p(y | x) of the network's outputs. Its `error` is L.
         steps: K, the number of inner steps.
-        rate: the initial α, γ_p and γ_q.
-        scale: the initial σ_θ and √v_q.
-        clamp: bound of each entry of an inner gradient.
+        rate: the initial step size of every weight in the inner steps (α) and in those to the means of p and q (γ_p and γ_q).
+        scale: the initial standard deviation of every weight under p (σ_θ) and under q (√v_q).
+        clamp: the largest size of any entry of an inner gradient: what exceeds it is cut.
         objective: what training descends, an `ELBO` or `Predictive`.
 
     Raises:

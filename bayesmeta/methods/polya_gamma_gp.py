@@ -45,12 +45,12 @@ class PolyaGammaGP(GPClassifier):
         features: any module from inputs ``(N, *X)`` to features ``(N, F)``.
         kernel: any gpytorch kernel on features, shared by the W functions; `fit` starts its lengthscales if they are gpytorch's
             own.
-        classes: W; an attribute, which may be set to another number for other tasks.
+        classes: W, the number of classes of a task; an attribute, which may be set to another number for other tasks.
         objective: what training descends, `Predictive`, or an `ELBO`, here the mean-field bound on the log evidence of all of a
             task's points in the place of the two programs' bound.
         chains: C Gibbs chains for the posterior, or 0 for mean field. Through the chains' ω goes no gradient: train by mean
             field and set `chains` for testing, or train on the gradient at fixed ω.
-        steps: rounds of mean-field updates, or of each Gibbs chain.
+        steps: the number of rounds of mean-field updates, or of each Gibbs chain.
 
     Raises:
         ValueError: a label is not below `classes`, points times classes are too many for a matrix of their pairs, a number is
@@ -139,8 +139,8 @@ class PolyaGammaGP(GPClassifier):
             # Matheron's rule: a draw of the prior, shared by the tasks, and its correction.
             noise = standard_normal(2, self.chains, 1, observed.shape[1], like=gram)
             prior = (prior_root @ noise[0][..., None])[..., 0]
-            surprise = omega.sqrt() * prior + noise[1]
-            whitened = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)
+            observed_draw = omega.sqrt() * prior + noise[1]
+            whitened = torch.linalg.solve_triangular(root, observed_draw[..., None], upper=False)
             psi = mean + prior - (reduced.mT @ whitened)[..., 0]
             normal = standard_normal(2, self.chains, 1, observed.shape[1], _TERMS, like=gram)
             numbers = normal.square().sum(0) / 2  # of the distribution Exp(1)

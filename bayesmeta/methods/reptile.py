@@ -30,8 +30,9 @@ class Reptile(Learner):
 
     Args:
         network: any module from inputs ``(N, *X)`` to outputs ``(N, *O)``.
-        likelihood: from outputs to p(y | x).
-        steps: steps of each of the two phases, and of adaptation to a new task; the attribute may be changed for testing.
+        likelihood: makes the distribution p(y | x) of the network's outputs.
+        steps: the number of steps of each of the two phases, and of adaptation to a new task; the attribute may be changed for
+            testing.
         rate: the inner step size.
 
     Example:

@@ -37,10 +37,11 @@ class VERSA(VariationalLearner):
     The head's features are the encoder's. Predictions are random: draws use torch's global generator.
 
     Args:
-        encoder: `ClassPooling` for classes, which amortises each class's row by itself; `DeepSet` or `Attention` for
-            regression.
-        outputs: of the head: W for classes, the number of targets, or twice that for a heteroscedastic likelihood.
-        likelihood: from outputs to p(y | x).
+        encoder: the task encoder: `ClassPooling` for classes, which amortises each class's row by itself; `DeepSet` or
+            `Attention` for regression.
+        outputs: the number of outputs of the head: W for classes, the number of targets, or twice that for a heteroscedastic
+            likelihood.
+        likelihood: makes the distribution p(y | x) of the network's outputs.
         objective: what training descends, `Predictive` or an `ELBO`. In the Pyro model the head has the distribution that it has
             in the guide, so that the KL is zero, and the ELBO is the mean of log p in the place of the log of the mean.
 

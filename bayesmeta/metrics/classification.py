@@ -73,8 +73,11 @@ class Brier(Metric):
     Reliability is what calibration would win, resolution what the predictions tell beyond the classes' frequencies.
 
     Args:
-        part: the score or one of its parts.
-        bins: of probability, for reliability and resolution.
+        part: which figure: the score, or one of its three parts.
+        bins: the number of bins of each class's probability, for reliability and resolution.
+
+    Raises:
+        ValueError: fewer than one bin, or no such part.
     """
 
     part: BrierPart = "score"
@@ -129,6 +132,12 @@ class ECE(Metric):
     Guo, Pleiss, Sun & Weinberger 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599,
     equation 5. Bins pool the points of all tasks, so that a task of many points weighs more. Noise alone makes the error larger
     than 0: its interval, not its value, says whether a learner may be calibrated.
+
+    Args:
+        bins: the number of bins of confidence.
+
+    Raises:
+        ValueError: fewer than one bin.
     """
 
     bins: int = 15
@@ -150,6 +159,12 @@ class MCE(Metric):
     """Maximum calibration error: the largest distance between confidence and accuracy of a bin (Guo et al. 2017, equation 7).
 
     Bins pool the points of all tasks. Where a bin holds few points it is mostly noise.
+
+    Args:
+        bins: the number of bins of confidence.
+
+    Raises:
+        ValueError: fewer than one bin.
     """
 
     bins: int = 15
@@ -179,6 +194,12 @@ class AdaptiveECE(Metric):
 
     Nguyen & O'Connor 2015, https://arxiv.org/abs/1508.05154. The bins are unions of 256 fine ones of equal width, so that they
     pool over tasks.
+
+    Args:
+        bins: the number of bins with equally many points.
+
+    Raises:
+        ValueError: fewer than one bin.
     """
 
     bins: int = 15
@@ -208,6 +229,12 @@ class ClasswiseECE(Metric):
     """The ECE of each class's probability, the mean over classes: calibration beyond the most probable class.
 
     Kull et al. 2019, https://arxiv.org/abs/1910.12656, section 2; the static calibration error of Nixon et al. 2019.
+
+    Args:
+        bins: the number of bins of each class's probability.
+
+    Raises:
+        ValueError: fewer than one bin.
     """
 
     bins: int = 15

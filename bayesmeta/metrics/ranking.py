@@ -12,9 +12,9 @@ def auroc(scores: Tensor, positive: Tensor, weights: Tensor | None = None) -> Te
     """The probability that a positive point has a higher score than a negative one; ties count half.
 
     Args:
-        scores: ``(n,)``.
-        positive: ``(n,)``, bool.
-        weights: ``(..., n)``, how often each point counts; once if None.
+        scores: the score of each point, ``(n,)``.
+        positive: which points are of the kind that should score high, ``(n,)`` bool.
+        weights: how often each point counts, ``(..., n)``; once if None.
 
     Example:
         >>> auroc(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([False, False, True, True]))
@@ -44,9 +44,9 @@ def risk_coverage(confidence: Tensor, correct: Tensor, weights: Tensor | None = 
     """The share of points that are at least so confident, and the error rate among them, for each confidence from the top.
 
     Args:
-        confidence: ``(n,)``.
-        correct: ``(n,)``, bool.
-        weights: ``(n,)``, how often each point counts; once if None.
+        confidence: how sure each prediction is, ``(n,)``.
+        correct: which predictions are right, ``(n,)`` bool.
+        weights: how often each point counts, ``(n,)``; once if None.
 
     Returns:
         Coverage and risk, each as long as there are different confidences.

@@ -107,6 +107,12 @@ class Coverage(Metric):
 
     A count at an end of the interval is inside in part, as much as makes the interval's probability the level: see `ranks`.
     Points of all tasks and entries of y are pooled: tasks of many points weigh more (`Conformal.coverage` weighs tasks alike).
+
+    Args:
+        level: the probability that the interval has under the predictive, 0.9 for 90 %.
+
+    Raises:
+        ValueError: the level is not strictly between 0 and 1.
     """
 
     level: float = 0.9
@@ -130,7 +136,14 @@ class Coverage(Metric):
 @final
 @dataclass(frozen=True)
 class Width(Metric):
-    """The mean width of the central interval of the given level, in y's unit: of two that cover, the narrower is better."""
+    """The mean width of the central interval of the given level, in y's unit: of two that cover, the narrower is better.
+
+    Args:
+        level: the probability that the interval has under the predictive, 0.9 for 90 %.
+
+    Raises:
+        ValueError: the level is not strictly between 0 and 1.
+    """
 
     level: float = 0.9
 
@@ -171,6 +184,12 @@ class QuantileCalibrationError(Metric):
 
     Over p = 1/K, ..., (K - 1)/K (Kuleshov, Fenner & Ermon 2018, https://arxiv.org/abs/1807.00263, section 3.5, with absolute
     differences); points of all tasks and entries of y are pooled.
+
+    Args:
+        levels: K, one more than the number of levels.
+
+    Raises:
+        ValueError: K is below 2.
     """
 
     levels: int = 20
@@ -198,6 +217,12 @@ class PIT(Metric):
     """How far the ranks of targets are from uniform: the largest difference of their shares and the levels, over bins.
 
     It is the Kolmogorov-Smirnov distance of the probability integral transform at the edges of the bins.
+
+    Args:
+        bins: the number of bins of ranks.
+
+    Raises:
+        ValueError: fewer than two bins.
     """
 
     bins: int = 20
@@ -236,6 +261,12 @@ class EnergyScore(Metric):
 
     Gneiting & Raftery 2007, https://doi.org/10.1198/016214506000001437, eq. 22. From draws of the predictive, by torch's global
     generator (`evaluate` seeds it); the second mean is over pairs of different draws, so that the estimate is unbiased.
+
+    Args:
+        draws: the number of draws of each prediction.
+
+    Raises:
+        ValueError: fewer than two draws.
     """
 
     draws: int = 64
