@@ -29,8 +29,8 @@ class Tempered(Transformed):
     both grow by τ² in variance. Classes: each draw is tempered by itself.
 
     Args:
-        inner: the posterior.
-        temperature: τ, above 0.
+        inner: the posterior whose predictions are tempered.
+        temperature: τ, what standard deviations are multiplied and logits divided by, above 0.
     """
 
     def __init__(self, inner: Posterior, temperature: Tensor | float) -> None:
@@ -68,8 +68,9 @@ class Calibrated(Learner):
     is kept in a buffer, so it moves and is saved with the learner.
 
     Args:
-        learner: trained already; training on goes through, but leaves the temperature.
-        temperature: τ, above 0; 1 changes nothing, and more is less confident.
+        learner: the learner to calibrate, trained already; training on goes through, but leaves the temperature.
+        temperature: τ, what standard deviations are multiplied and logits divided by, above 0: 1 changes nothing, and more is
+            less confident.
 
     Raises:
         TypeError: the learner is no learner.
@@ -102,7 +103,7 @@ class Calibrated(Learner):
         https://arxiv.org/abs/1905.11659, for regression.
 
         Args:
-            learner: trained already.
+            learner: the learner to calibrate, trained already.
             tasks: validation tasks, with as many shots as will be asked: not those of training, nor those of the test.
             episodes: how many of their episodes to read.
             seed: of random predictions; torch's global generator is not touched.
@@ -185,8 +186,8 @@ class Conformal:
     ``Conformal.from_tasks(learner, tasks, level=0.9)`` computes the threshold.
 
     Args:
-        learner: trained already.
-        threshold: q.
+        learner: the learner to calibrate, trained already.
+        threshold: q, the largest score of a target inside its region.
         over: what the coverage is a mean over: ``"tasks"``, which weigh alike, or ``"points"``.
 
     Raises:
@@ -223,7 +224,7 @@ class Conformal:
         """The regions that hold a share of the targets, by calibration tasks.
 
         Args:
-            learner: trained already.
+            learner: the learner to calibrate, trained already.
             tasks: calibration tasks, exchangeable with those to come: not those of training, and with as many shots.
             level: the coverage, 0.9 for 90 %.
             over: what the coverage is a mean over.

@@ -41,11 +41,11 @@ class CompiledGradient:
     the tensor functions within them are compiled. Random numbers are those that the eager objective draws.
 
     Args:
-        objective: a module, called with an episode.
-        parameters: of the module, or others, whose gradient is None.
+        objective: the module that makes the value of an episode.
+        parameters: what the gradient is taken by; that of tensors which are no parameters of the module is None.
         autocast: makes the context of the objective.
-        name: the learner's, for messages.
-        say: is told where not all is one graph, and why.
+        name: the learner's name, for messages.
+        say: a function that is given a line where not all is one graph, with the reason.
 
     Raises:
         NotImplementedError: at the first call, where not even the parts can be compiled.

@@ -40,7 +40,7 @@ def check_arguments(
     Args:
         learner, optimizer, scheduler, clip, compile, on_step: as in `fit`.
         tasks: the arguments that are tasks, by name.
-        whole: those that are whole numbers.
+        whole: the arguments that are whole numbers, by name.
     """
     for name, value in whole.items():
         if not hasattr(value, "__index__") or isinstance(value, (bool, Tensor)):

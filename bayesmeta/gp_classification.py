@@ -55,10 +55,10 @@ class ClassProcess(Posterior):
 
     Args:
         kernel: the kernel as a function, see `bayesmeta.gaussian_process.covariance`.
-        likelihood: from the functions' values ``(..., W)`` to p(y | f).
+        likelihood: makes p(y | f) of the functions' values ``(..., W)``.
         sites: what the labels taught.
         support: the B tasks' points, ``*X = (D,)``.
-        name: of the kernel, for errors.
+        name: the kernel's name, for errors.
     """
 
     def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:

@@ -54,11 +54,12 @@ class HyperPosteriorLearner(VariationalLearner):
         prior: holds all parameters of P_θ; its present values are the first θ, and what the hyper-prior is centred on.
             Frozen ones are no part of θ: all priors share them.
         zero: the parts of `prior`, by name, whose hyper-prior is centred on zero: networks.
-        likelihood: part of `prior` too.
+        likelihood: the noise of the targets; it is part of `prior` too.
         tasks: n, the number of meta-training tasks.
-        hyper_posterior: ``"map"``, ``"variational"`` or ``"svgd"``.
-        particles: K for ``"svgd"``; for ``"variational"`` the draws of an update and of a prediction.
-        hyper_scale: the standard deviation of 𝒫.
+        hyper_posterior: the form of Q, ``"map"``, ``"variational"`` or ``"svgd"`` as above.
+        particles: K, the number of particles of ``"svgd"``; of ``"variational"`` the number of draws of an update and a
+            prediction.
+        hyper_scale: the standard deviation of the hyper-prior 𝒫 of every parameter.
     """
 
     centre: Tensor
@@ -180,7 +181,7 @@ class HyperPosteriorLearner(VariationalLearner):
         Args:
             tasks: the n meta-training tasks.
             episodes: how many of their episodes to average; one is enough where it holds all tasks.
-            draws: of Q; from torch's global generator.
+            draws: the number of draws of Q that the evidence averages; from torch's global generator.
             blur: the standard deviation around each particle.
 
         Example:

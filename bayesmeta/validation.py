@@ -32,11 +32,11 @@ class Validation:
     """Looks at a learner from time to time, and keeps the state that predicts the validation tasks best.
 
     Args:
-        learner: in training.
-        tasks: for validation; None if there are none, and then nothing is looked at, kept or ended.
+        learner: the learner in training.
+        tasks: the validation tasks; None if there are none, and then nothing is looked at, kept or ended.
         every: the number of steps between two looks.
         patience: the number of looks without a new lowest NLL after which the run is over.
-        seed: of random predictions, the same at each look.
+        seed: the seed of random predictions, the same at each look.
     """
 
     def __init__(self, learner: Learner, tasks: Dataset[Episode] | None, every: int, patience: int, seed: int) -> None:

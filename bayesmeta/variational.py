@@ -50,8 +50,8 @@ class Latent(TorchDistribution):
     that the KL of S particles is computed once, and that its noise may be shared by the tasks.
 
     Args:
-        mean: ``(B, P)``.
-        scale: the same shape.
+        mean: the mean of each task's latent, ``(B, P)``.
+        scale: the standard deviation of each of its entries, of the same shape.
         shared: whether all tasks share the noise, as guides' latents do: each task's draw has its own distribution, so every
             expectation over one task is right, and B tasks at once equal B one by one.
     """
@@ -112,7 +112,7 @@ class VariationalLearner(Learner, ABC):
     ``pyro.infer.SVI`` needs the parameters registered: see `registered`. SVI descends an ELBO, whatever `objective` says.
 
     Args:
-        likelihood: what makes p(y | x) of network outputs.
+        likelihood: makes the distribution p(y | x) of network outputs.
         objective: what training descends, an `ELBO` or `Predictive`.
 
     Raises:

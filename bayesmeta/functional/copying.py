@@ -30,7 +30,7 @@ class Copier:
     a tensor of the tree get the copy's in their place. What is not followed `unfollowed` finds.
 
     Args:
-        root: the module.
+        root: the module whose structure is copied.
         weights: tensors by the names of its parameters and buffers, in whose place they are in the copy.
 
     Raises:

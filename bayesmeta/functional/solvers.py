@@ -60,7 +60,7 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     from rounding: 1e-4 of the largest squared distance to their mean, and 1e-6.
 
     Args:
-        particles: θ, ``(K, P)``.
+        particles: the K points θ that move, ``(K, P)``.
         scores: ∇ log p at each particle, ``(K, P)``.
 
     Example:
