@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
+from bayesmeta.answers import Decomposition
 from bayesmeta.border import as_tensor, convert, queries, readable
 from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
 
-__all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
+__all__ = ["Functions", "Learner", "Posterior", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -92,6 +93,30 @@ class Posterior(ABC):
     @abstractmethod
     def _functions(self, samples: int) -> Functions:
         """S functions, of inputs that are checked already."""
+
+    def decompose(self, x: Any, samples: int = 256) -> Decomposition:
+        """The uncertainty at x in two parts: total = aleatoric + epistemic.
+
+        Aleatoric is what would remain if the task were known: the noise. Epistemic is what more support points would remove.
+        For real targets they are variances, by the law of total variance: E[Var(y | f)] + Var(E[y | f]). For classes they are
+        entropies in nats: the mean entropy, and the mutual information of y and f (Depeweg et al. 2018,
+        https://arxiv.org/abs/1710.07283). In closed form where the posterior has one, else from draws of f.
+
+        Args:
+            x: inputs, as for a prediction.
+            samples: S, the number of draws where there is no closed form; from torch's global generator.
+
+        Raises:
+            ValueError: fewer than one draw, or inputs that do not fit.
+
+        Example:
+            >>> posterior = MAML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.decompose([0.5]).epistemic  # one set of weights a task: no doubt about the function
+            tensor([[[0.]]])
+        """
+        check_count("samples", samples)
+        aleatoric, epistemic = self._decompose(self._inputs(x), samples)
+        return Decomposition(aleatoric + epistemic, aleatoric, epistemic)
 
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.
@@ -206,36 +231,6 @@ def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
         return answers
 
     return ask
-
-
-def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor, Tensor, Tensor]:
-    """The uncertainty at x in two parts: total = aleatoric + epistemic.
-
-    Aleatoric is what would remain if the task were known: the noise. Epistemic is what more support points would remove.
-    For real targets they are variances, by the law of total variance: E[Var(y | f)] + Var(E[y | f]). For classes they are
-    entropies in nats: the mean entropy, and the mutual information of y and f (Depeweg et al. 2018,
-    https://arxiv.org/abs/1710.07283). In closed form where the posterior has one, else from draws of f.
-
-    Args:
-        posterior: what a support taught.
-        x: inputs, as for a prediction.
-        samples: S, the number of draws where there is no closed form; from torch's global generator.
-
-    Returns:
-        Total, aleatoric and epistemic uncertainty, each ``(B, M, *Y)``; for classes ``(B, M)``.
-
-    Example:
-        >>> posterior = MAML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
-        >>> total, aleatoric, epistemic = decompose(posterior, [0.5])
-        >>> epistemic  # one set of weights a task: no doubt about the function
-        tensor([[[0.]]])
-    """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least one draw, got {samples}; e.g. 256")
-    if not isinstance(posterior, Posterior):
-        raise TypeError(f"posterior: expected what learner(support) gives, got {type(posterior).__name__}")
-    aleatoric, epistemic = posterior._decompose(posterior._inputs(x), samples)
-    return aleatoric + epistemic, aleatoric, epistemic
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class TestALPaCA:
         mean, root = learner.prior()
         prior, sigma = root @ root.mT, learner.likelihood(torch.zeros(1, 1, dtype=DOUBLE)).stddev.item()
         predictive = learner(support)(query.x)
-        total, aleatoric, epistemic = bm.decompose(learner(support), query.x)
+        total, aleatoric, epistemic = learner(support).decompose(query.x)
         for b, mask in enumerate(support.mask):  # condition the joint Gaussian of the targets, observed and asked for
             phi, star = (torch.cat([x, torch.ones(len(x), 1)], 1) for x in (support.x[b, mask], query.x[b]))
             covariance = phi @ prior @ phi.mT + sigma**2 * torch.eye(len(phi), dtype=DOUBLE)
@@ -255,7 +255,7 @@ def test_latent_neural_process_draws_functions_and_a_conditional_one_a_distribut
     conditional = bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(1 + 8, 2), bm.HeteroscedasticGaussian())
     predictive = conditional(support)(x)
     assert isinstance(predictive.base_dist, torch.distributions.Normal)
-    _, _, epistemic = bm.decompose(conditional(support), x)
+    epistemic = conditional(support).decompose(x).epistemic
     assert not epistemic.any()
 
 
@@ -346,7 +346,6 @@ def test_arguments_out_of_range(make: Callable[[], object], message: str) -> Non
         (lambda: bm.VERSA(NET, 1, bm.Gaussian()), "encoder: expected an encoder such as DeepSet"),
         (lambda: bm.ABML(NET, bm.Gaussian), "likelihood: expected a likelihood such as Gaussian"),
         (lambda: bm.ALPaCA(NET.features, NET, bm.Gaussian()), "head: expected the nn.Linear"),
-        (lambda: bm.decompose(bm.MAML(NET, bm.Gaussian()), [0.0]), "posterior: expected what learner"),
     ],
 )
 def test_wrong_kinds(make: Callable[[], object], message: str) -> None:

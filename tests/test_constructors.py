@@ -160,5 +160,5 @@ def test_a_decomposition_draws_as_often_as_it_was_asked_to(monkeypatch: pytest.M
         return drawn(self, samples)
 
     monkeypatch.setattr(Sampled, "_functions", counting)
-    bm.decompose(posterior, tasks[0].query.x, samples=100)
+    posterior.decompose(tasks[0].query.x, samples=100)
     assert asked == [100]

@@ -229,7 +229,7 @@ def test_variance_counts() -> None:
         assert near.argmax() == 0
         assert near[0] > 0.5
         torch.testing.assert_close(far, torch.full((W,), 1 / W), atol=5e-3, rtol=0)
-        _, _, epistemic = bm.decompose(posterior, torch.tensor([[0.0, 0.0], [50.0, 50.0]]))
+        epistemic = posterior.decompose(torch.tensor([[0.0, 0.0], [50.0, 50.0]])).epistemic
         assert epistemic[0, 1] > epistemic[0, 0]
 
 

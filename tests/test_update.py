@@ -175,7 +175,7 @@ class TestUpdated:
             assert posterior.support.mask.shape == (B, 1)
         assert posterior.draws(x, 2).batch_shape == (2, B, M)
         assert posterior.functions(2)(x[None].expand(2, *x.shape)).batch_shape == (2, B, M)
-        assert all(part.isfinite().all() for part in bm.decompose(posterior, x, 8))
+        assert all(part.isfinite().all() for part in posterior.decompose(x, 8))
 
 
 def state_bytes(value: Any) -> int:
