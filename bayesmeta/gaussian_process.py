@@ -166,7 +166,7 @@ class GaussianProcess(Posterior):
             return together.unflatten(2, (x.shape[0], x.shape[2])).movedim(2, 0)
         return torch.linalg.solve_triangular(self.cholesky, self._cross(x), upper=False)
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         mean, variance = self._function(x.double())
         return self._normal(mean, (variance + self.noise**2).sqrt())
 

@@ -51,7 +51,8 @@ class Sites(NamedTuple):
 class ClassProcess(Posterior):
     """The posterior of W latent functions under Gaussian sites; with C of them, their equal mixture.
 
-    Predictions average the likelihood over f(x): deterministic, by `samples` fixed quasi-random numbers in all.
+    Predictions average the likelihood over f(x): deterministic, by 128 fixed quasi-random numbers in all, unless the call
+    says how many.
 
     Args:
         kernel: the kernel as a function, see `bayesmeta.gaussian_process.covariance`.
@@ -113,8 +114,8 @@ class ClassProcess(Posterior):
         values = mean + torch.einsum("cbmvw,scw->scbmv", root, numbers)
         return self._likelihood(values.flatten(0, 1))
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._marginal_draws(x, self.samples))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._marginal_draws(x, samples or self._samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         draws = self._marginal_draws(x, samples)
@@ -182,10 +183,10 @@ class OneVsRest(Posterior):
     """
 
     def __init__(self, process: GaussianProcess) -> None:
-        super().__init__(process.support, samples=128)
+        super().__init__(process.support)
         self.process = process
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return _largest(self.process._predictive(x))
 
     def _updated(self, points: Points) -> Posterior:

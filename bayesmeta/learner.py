@@ -40,17 +40,36 @@ class Posterior(ABC):
     x is ``(B, M, *X)``; for a single task ``(M, *X)`` will do, and for one feature ``(M,)``. It may be an array, a tensor or
     a list, and is taken to the support's device and floating type.
 
-    A new posterior implements `_functions`, and `_predictive` where it has a closed form; the mixture of
-    `samples` draws serves otherwise and is then random: it uses torch's global generator.
+    A new posterior implements `_functions`, and `_predictive` where it has a closed form; the mixture of S draws serves otherwise
+    and is then random: it uses torch's global generator.
+
+    Args:
+        support: what was learned from.
+        samples: S, how many draws a prediction averages unless the call says another number.
     """
 
     def __init__(self, support: Points, samples: int = 64) -> None:
         self.support = support
-        self.samples = samples
+        self._samples = samples
 
-    def __call__(self, x: Any) -> Distribution:
-        """The predictive distribution at x: batch ``(B, M)``, event ``*Y``."""
-        return self._predictive(self._inputs(x))
+    def __call__(self, x: Any, samples: int | None = None) -> Distribution:
+        """The predictive distribution at x: batch ``(B, M)``, event ``*Y``.
+
+        Args:
+            x: inputs.
+            samples: S, how many draws it averages where there is no closed form; the learner's own number, such as 64, if None.
+
+        Raises:
+            ValueError: fewer than one draw, or inputs that do not fit.
+
+        Example:
+            >>> posterior = ABML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior([0.5], samples=500).mean.shape
+            torch.Size([1, 1, 1])
+        """
+        if samples is not None:
+            check_count("samples", samples)
+        return self._predictive(self._inputs(x), samples)
 
     def functions(self, samples: int) -> Callable[[Any], Distribution]:
         """S functions of the posterior, drawn once: asked twice, each gives the answers that it gave before.
@@ -178,8 +197,8 @@ class Posterior(ABC):
         later.support = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(self.support)))
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._functions(self.samples)(x, False))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._functions(samples or self._samples)(x, False))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         """The aleatoric and the epistemic part at x, each ``(B, M, *Y)``."""

@@ -77,7 +77,7 @@ class PointEstimate(Posterior):
         later.weights = self.network.map(self.learn, points, self.weights)
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
         return distribution
 
@@ -145,22 +145,13 @@ class Transformed(Posterior):
         further: Callable[[Points], Points] | None = None,
     ) -> None:
         self.inner = inner
-        super().__init__(support, inner.samples)
+        super().__init__(support)
         self.inputs = inputs
         self.outputs = outputs
         self.further = further
 
-    @property
-    def samples(self) -> int:
-        """The inner posterior's, which draws."""
-        return self.inner.samples
-
-    @samples.setter
-    def samples(self, value: int) -> None:
-        self.inner.samples = value
-
-    def _predictive(self, x: Any) -> Distribution:
-        return self._mapped(self.inner._predictive(self.inputs(x)))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return self._mapped(self.inner._predictive(self.inputs(x), samples))
 
     def _functions(self, samples: int) -> Functions:
         inner = self.inner._functions(samples)
@@ -217,7 +208,7 @@ class Particles(Posterior):
         self.particles = particles
         self.log_weights = log_weights
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return mixture(self.particles(x), self.log_weights[..., None])
 
     def _functions(self, samples: int) -> Functions:
@@ -239,13 +230,13 @@ Outputs: TypeAlias = Callable[[Any, bool], Tensor]
 
 
 class Sampled(Posterior):
-    """A posterior over functions from which one can draw: the predictive is the mixture of `samples` draws.
+    """A posterior over functions from which one can draw: the predictive is the mixture of S draws.
 
     Args:
         draw: makes S functions. For B tasks at once to equal B one by one, its noise is shared over the tasks.
         likelihood: maps outputs to distributions.
         support: what was learned from.
-        samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
+        samples: S, how many draws a prediction averages unless the call says; 1 for a posterior whose draws are all equal.
     """
 
     def __init__(
@@ -330,7 +321,7 @@ class BayesianLinear(Posterior):
         )
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         phi = self.features(x).double()
         scale = (self._spread(phi) + self.noise**2).sqrt()
         return self._normal(phi @ self.mean, scale)

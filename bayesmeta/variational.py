@@ -198,9 +198,7 @@ class VariationalLearner(Learner, ABC):
         return losses if torch.is_grad_enabled() else losses.detach()
 
     def _predictive_losses(self, episode: Episode) -> Tensor:
-        posterior = self(episode.support)
-        posterior.samples = self.draws
-        return nll(posterior(episode.query.x), episode.query)
+        return nll(self(episode.support)(episode.query.x, self.draws), episode.query)
 
     def _weight(self, episode: Episode) -> Tensor:
         """One over the number of each task's observed points, ``(B,)``."""

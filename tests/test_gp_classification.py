@@ -170,9 +170,7 @@ def test_gibbs_agrees_with_nuts_on_the_exact_model() -> None:
     spread = torch.linalg.cholesky(corner - cross.mT @ torch.linalg.solve(inner, cross) + 1e-10 * torch.eye(6 * W))
     values = mean[None] + torch.randn(8, *mean.shape).double() @ spread.mT
     exact = bm.OneVsEach()(values.unflatten(-1, (6, W))).probs.mean((0, 1))  # type: ignore[attr-defined]
-    posterior = learner(points)
-    posterior.samples = 12_000
-    found = posterior(x).probs[0]  # type: ignore[attr-defined]
+    found = learner(points)(x, samples=12_000).probs[0]  # type: ignore[attr-defined]
     assert (found - exact).abs().max() < 0.01
     field = polya(steps=30)(points)(x).probs[0]  # type: ignore[attr-defined]
     assert (field - exact).abs().max() < 0.05

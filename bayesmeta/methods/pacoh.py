@@ -163,7 +163,7 @@ class _Processes(Posterior):
         aleatoric, epistemic = self.process._decompose(embedded, 1)
         return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         mean, aleatoric, epistemic = self._moments(x)
         return mixture(self._normal(mean, aleatoric + epistemic))
 

@@ -93,7 +93,7 @@ class _Prototypes(Posterior):
         later._set(self.total + total, self.count + count)
         return later
 
-    def _predictive(self, x: Tensor) -> Distribution:
+    def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
         logits = 2 * x @ self.prototypes.mT - self.prototypes.square().sum(-1)[:, None]
         distribution: Distribution = self.likelihood(logits)
         return distribution
