@@ -35,6 +35,8 @@ class Encoded(Posterior):
         inferred: from what is known of the support, where it is computed already.
     """
 
+    _of_tasks = ("known", "inferred")
+
     def __init__(
         self,
         known: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
@@ -76,17 +76,30 @@ class GaussianProcess(Posterior):
         parameters: of the kernel by name, each with a leading B: each task's own, in the place of the kernel's.
     """
 
+    _of_tasks = ("x", "y", "mask", "cholesky", "residual", "solution", "parameters")
+
     def __init__(
         self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points, parameters: Params | None = None
     ) -> None:
         super().__init__(support)
         check_inputs(support.x)
         self.name = type(kernel).__name__
-        self.kernel = covariance(kernel, parameters)
+        self._kernel = covariance(kernel)
+        self.parameters = {name: value.double() for name, value in (parameters or {}).items()}
         self.mean = trend(mean)
         self.noise = noise.double().clone().reshape(-1, 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
         self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
+
+    def kernel(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        """The prior's covariances, see `bayesmeta.kernels.covariance`, with each task's own parameters."""
+        return self._kernel(first, second, diag, self.parameters)
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        if len(self.noise) > 1:
+            chosen.noise = self.noise[tasks]
+        return chosen
 
     def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
         """K + σ² I ``(B, N, N)``, with rows of the identity where nothing is observed."""

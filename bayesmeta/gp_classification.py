@@ -12,7 +12,7 @@ so that one Cholesky factor of A, ``(N J, N J)``, holds the posterior (Rasmussen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyro
@@ -62,6 +62,8 @@ class ClassProcess(Posterior):
         name: of the kernel, for errors.
     """
 
+    _of_tasks = ("x", "mask")
+
     def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:
         super().__init__(support, samples=128)
         check_inputs(support.x)
@@ -70,6 +72,12 @@ class ClassProcess(Posterior):
         self.sites = sites
         self.x, self.mask = support.x.double().clone(), support.mask.clone()
         self.cholesky = precision_factor(self._cross(self.x) * self.mask[:, None], sites.factor, name)
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        chosen.sites = Sites(*(part[:, tasks] for part in self.sites))
+        chosen.cholesky = self.cholesky[:, tasks]
+        return chosen
 
     def function(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean ``(C, B, M, W)`` and covariance ``(C, B, M, W, W)`` of the W functions at each of the points x, float64."""
@@ -181,6 +189,8 @@ class OneVsRest(Posterior):
     Args:
         process: the Gaussian process of W targets.
     """
+
+    _of_tasks = ("process",)
 
     def __init__(self, process: GaussianProcess) -> None:
         super().__init__(process.support)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, ClassVar, NoReturn, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,6 +46,12 @@ class Posterior(ABC):
     Args:
         support: what was learned from.
         samples: S, how many draws a prediction averages unless the call says another number.
+    """
+
+    _of_tasks: ClassVar[tuple[str, ...] | None] = None
+    """The attributes that hold what was learned of each task, beside `support`: trees of tensors ``(B, ...)`` and of posteriors.
+
+    All others are the same for all tasks. `expand` and `save` need to know; None where it is not said.
     """
 
     def __init__(self, support: Points, samples: int = 64) -> None:
@@ -144,6 +150,7 @@ class Posterior(ABC):
           and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
+        - The posterior becomes the prior: `ABML`. Sequential: near what all points at once would give, and of constant size.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
@@ -190,6 +197,47 @@ class Posterior(ABC):
     def _updated(self, points: Points) -> Posterior:
         """The posterior after further points, which are checked already."""
         refuse_update(f"{type(self).__name__}, which would need the old ones too")
+
+    def expand(self, copies: int) -> Self:
+        """Copies of each task, which `update` can tell different things: a posterior of B S tasks.
+
+        Those of task b are the tasks b S to b S + S - 1, so that ``x.repeat_interleave(S, 0)`` asks each the same. The copies'
+        tensors are differentiable as the posterior's.
+
+        Args:
+            copies: S, of each task.
+
+        Raises:
+            NotImplementedError: the posterior does not say what it holds of each task.
+            ValueError: fewer than one copy.
+
+        Example:
+            >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> both = posterior.expand(2)
+            >>> both.update(points([[2.0], [2.0]], [[0.0], [5.0]]))([[1.0], [1.0]]).mean.flatten().diff() > 0
+            tensor([True])
+        """
+        check_count("copies", copies)
+        tasks = torch.arange(len(self.support.mask), device=self.support.mask.device)
+        return self._chosen(tasks.repeat_interleave(copies))
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        """The posterior of some of the tasks by their numbers, each as often as it is named."""
+        if self._of_tasks is None:
+            raise NotImplementedError(
+                f"expand: expected a posterior that says what it holds of each task, got {type(self).__name__}; name those "
+                'attributes in its class, _of_tasks = ("mean", ...)'
+            )
+
+        def pick(held: Any) -> Any:
+            if isinstance(held, Posterior):
+                return held._chosen(tasks)
+            return held[tasks] if isinstance(held, Tensor) else held
+
+        chosen = copy(self)
+        for name in ("support", *self._of_tasks):
+            setattr(chosen, name, tree_map(pick, getattr(self, name)))
+        return chosen
 
     def _later(self) -> Self:
         """A copy that keeps no points, to be told further ones."""

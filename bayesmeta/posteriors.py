@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import Normal
@@ -54,6 +54,8 @@ class PointEstimate(Posterior):
         support: what was learned from.
         learn: moves one task's weights to where its further points lead, for updates; None if there are none.
     """
+
+    _of_tasks = ("weights",)
 
     def __init__(
         self,
@@ -136,6 +138,8 @@ class Transformed(Posterior):
         further: maps further points to the inner posterior's, for updates; by the map of inputs if None.
     """
 
+    _of_tasks: ClassVar[tuple[str, ...]] = ("inner",)
+
     def __init__(
         self,
         inner: Posterior,
@@ -198,30 +202,38 @@ class Particles(Posterior):
     """A posterior over functions by weighted particles: K functions, each with a weight in each task.
 
     Args:
-        particles: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
-        log_weights: ``(K, B)``, not necessarily normalised.
+        predict: from what is known of the tasks and x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
+        known: of the tasks, a tree of tensors ``(B, ...)``: the particles.
+        log_weights: ``(B, K)``, not necessarily normalised.
         support: what was learned from.
     """
 
-    def __init__(self, particles: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
+    _of_tasks = ("known", "log_weights")
+
+    def __init__(
+        self, predict: Callable[[Any, Any], Distribution], known: Any, log_weights: Tensor, support: Points
+    ) -> None:
         super().__init__(support)
-        self.particles = particles
+        self.predict, self.known = predict, known
         self.log_weights = log_weights
 
+    def _particles(self, x: Any) -> Distribution:
+        return self.predict(self.known, x)
+
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        return mixture(self.particles(x), self.log_weights[..., None])
+        return mixture(self._particles(x), self.log_weights.mT[..., None])
 
     def _functions(self, samples: int) -> Functions:
-        weights = self.log_weights.softmax(0).mT
+        weights = self.log_weights.softmax(1)
         chosen = torch.multinomial(weights, samples, replacement=True, generator=generator(weights.device)).mT  # (S, B)
-        return lambda x, own: select(self.particles(x), chosen, own=own)
+        return lambda x, own: select(self._particles(x), chosen, own=own)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        particles = self.particles(x)
-        each = uncertainty(particles)
-        weights = self.log_weights.softmax(0)[..., None].reshape(*self.log_weights.shape, *[1] * (each.dim() - 2))
+        particles = self._particles(x)
+        each, log_weights = uncertainty(particles), self.log_weights.mT
+        weights = log_weights.softmax(0)[..., None].reshape(*log_weights.shape, *[1] * (each.dim() - 2))
         aleatoric = (weights * each).sum(0)
-        total = uncertainty(mixture(particles, self.log_weights[..., None]))
+        total = uncertainty(mixture(particles, log_weights[..., None]))
         return aleatoric, (total - aleatoric).clamp(min=0)
 
 
@@ -233,21 +245,30 @@ class Sampled(Posterior):
     """A posterior over functions from which one can draw: the predictive is the mixture of S draws.
 
     Args:
-        draw: makes S functions. For B tasks at once to equal B one by one, its noise is shared over the tasks.
+        draw: makes S functions, from what is known of the tasks and S. For B tasks at once to equal B one by one, its noise is
+            shared over the tasks.
+        known: of the tasks, a tree of tensors ``(B, ...)``.
         likelihood: maps outputs to distributions.
         support: what was learned from.
         samples: S, how many draws a prediction averages unless the call says; 1 for a posterior whose draws are all equal.
     """
 
+    _of_tasks = ("known",)
+
     def __init__(
-        self, draw: Callable[[int], Outputs], likelihood: Likelihood, support: Points, samples: int = 64
+        self,
+        draw: Callable[[Any, int], Outputs],
+        known: Any,
+        likelihood: Likelihood,
+        support: Points,
+        samples: int = 64,
     ) -> None:
         super().__init__(support, samples)
-        self.draw = draw
+        self.draw, self.known = draw, known
         self.likelihood = Frozen(likelihood)
 
     def _functions(self, samples: int) -> Functions:
-        outputs = self.draw(samples)
+        outputs = self.draw(self.known, samples)
         return lambda x, own: self.likelihood(outputs(x, own))
 
 
@@ -294,6 +315,8 @@ class BayesianLinear(Posterior):
         noise: σ, a scalar tensor.
         support: the B tasks' points; ``*Y = (Y,)``.
     """
+
+    _of_tasks = ("precision", "evidence", "cholesky", "mean")
 
     def __init__(
         self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points

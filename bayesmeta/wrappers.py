@@ -63,6 +63,8 @@ class Ensemble(Learner):
 class _Mixed(Posterior):
     """Posteriors in equal parts."""
 
+    _of_tasks = ("members",)
+
     def __init__(self, members: Sequence[Posterior], support: Points) -> None:
         super().__init__(support)
         self.members = members

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import bayesmeta as bm
 from bayesmeta import Episode, Points
 from bayesmeta.functional import Frozen, adaptable, ravel, unravel
+from bayesmeta.methods.abml import _Steps, _Weights
 
 DOUBLE = torch.float64
 
@@ -116,7 +117,7 @@ class TestABML:
 
         expected = torch.func.hessian(error)(weights).diagonal()
         one = Points(*(leaf[0] for leaf in support))
-        torch.testing.assert_close(learner._curvature(Frozen(network), weights, one), expected)
+        torch.testing.assert_close(_Steps(learner)._curvature(weights, one), expected)
 
     def test_without_data_the_posterior_is_drawn_to_the_prior(self) -> None:
         learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), steps=50, rate=0.5)
@@ -150,11 +151,11 @@ class TestABML:
             learner.modulation.head.weight.zero_()
             learner.modulation.head.bias.copy_(torch.arange(24.0) / 10)
         support = bm.points([0.0, 1.0], [1.0, 2.0])
-        start = {"mean": torch.ones(1, 10), "log_scale": torch.zeros(1, 10)}
+        start = _Weights(torch.ones(1, 10), torch.zeros(1, 10))
         moved = learner.modulation(start, support)
         unit = learner.modulation.unit
-        torch.testing.assert_close(moved["mean"][0], 1 + unit / 10 + (8 + unit) / 10)
-        torch.testing.assert_close(moved["log_scale"][0], (16 + unit) / 10)
+        torch.testing.assert_close(moved.mean[0], 1 + unit / 10 + (8 + unit) / 10)
+        torch.testing.assert_close(moved.log_scale[0], (16 + unit) / 10)
 
 
 class TestPLATIPUS:
@@ -281,7 +282,7 @@ def test_leo_takes_its_inner_steps_in_the_latent_space() -> None:
     learner = bm.LEO(encoder, 1, bm.Gaussian(), latent=3, steps=2, head_steps=1)
     support = bm.points(torch.randn(4, 2), torch.randn(4))
     z, noise = torch.randn(1, 3), torch.randn(1, 3)
-    head, code = learner._inner_loop(support)(z, noise)
+    head, code = learner._inner_loop()(z, noise, learner._embedded(support))
 
     features = torch.cat([support.x[0], torch.ones(4, 1)], 1)
 

@@ -22,10 +22,10 @@ def test_draws_agree_with_the_closed_form() -> None:
     """A Bayesian linear model by its draws and in closed form."""
     closed = BayesianLinear(lambda x: x, torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), SUPPORT)
 
-    def lines(samples: int) -> Outputs:
+    def lines(known: None, samples: int) -> Outputs:
         return heads(lambda x: x, torch.randn(samples, 1, 1, 1) * torch.tensor([1.0, 0.0]))
 
-    drawn = Sampled(lines, bm.Gaussian(0.5), SUPPORT)
+    drawn = Sampled(lines, None, bm.Gaussian(0.5), SUPPORT)
     samples = 20_000
     torch.manual_seed(0)
     for ours, exact in zip(drawn.decompose(X, samples), closed.decompose(X), strict=True):
@@ -34,11 +34,14 @@ def test_draws_agree_with_the_closed_form() -> None:
 
 
 def test_particles_in_closed_form() -> None:
-    log_weights = torch.tensor([0.25, 0.75]).log()[:, None]
+    log_weights = torch.tensor([0.25, 0.75]).log()[None]
     means = torch.tensor([-1.0, 1.0])[:, None, None, None]
     scale = torch.tensor([0.5, 1.0])[:, None, None, None]
     posterior = Particles(
-        lambda x: Normal(means.expand(2, 1, 4, 1), scale.expand(2, 1, 4, 1)).to_event(1), log_weights, SUPPORT
+        lambda known, x: Normal(means.expand(2, 1, 4, 1), scale.expand(2, 1, 4, 1)).to_event(1),
+        None,
+        log_weights,
+        SUPPORT,
     )
     total, aleatoric, epistemic = posterior.decompose(X)
     torch.testing.assert_close(aleatoric, torch.full((1, 4, 1), 0.25 * 0.25 + 0.75 * 1.0))
@@ -48,7 +51,7 @@ def test_particles_in_closed_form() -> None:
 
 def test_classes_are_entropies_and_mutual_information() -> None:
     logits = torch.tensor([[8.0, -8.0], [-8.0, 8.0]])[:, None, None].expand(2, 1, 4, 2)
-    posterior = Particles(lambda x: Categorical(logits=logits), torch.zeros(2, 1), SUPPORT)
+    posterior = Particles(lambda known, x: Categorical(logits=logits), None, torch.zeros(1, 2), SUPPORT)
     total, aleatoric, epistemic = posterior.decompose(X)
     torch.testing.assert_close(total, torch.full((1, 4), math.log(2)))
     assert (aleatoric < 1e-4).all()  # each is sure: all of the doubt is about which

@@ -13,7 +13,7 @@ bound of `bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction i
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from gpytorch.kernels import Kernel
@@ -109,6 +109,8 @@ class PACOH(HyperPosteriorLearner):
 class _Processes(Posterior):
     """K Gaussian processes for each of B tasks, as one process of K·B tasks, and their equal mixture."""
 
+    _of_tasks = ()
+
     def __init__(self, learner: PACOH, theta: Tensor, support: Points) -> None:
         super().__init__(support)
         parts: nn.ModuleDict = learner.prior  # type: ignore[assignment]
@@ -131,6 +133,12 @@ class _Processes(Posterior):
         embedded, mean = self._embed(points.x)
         y = points.y.expand(self.count, *points.y.shape).flatten(0, 1)
         return Points(embedded, y - mean, points.mask.repeat(self.count, 1))
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        start = len(self.support.mask) * torch.arange(self.count, device=tasks.device)[:, None]
+        chosen.process = self.process._chosen((start + tasks).flatten())
+        return chosen
 
     def _updated(self, points: Points) -> Posterior:
         for network in self.networks.values():

@@ -66,6 +66,8 @@ class PrototypicalNetwork(Learner):
 class _Prototypes(Posterior):
     """The classes' means of features, by sums over each class's points: updates add to them."""
 
+    _of_tasks = ("total", "count", "prototypes")
+
     def __init__(self, likelihood: Categorical, classes: int, support: Points) -> None:
         super().__init__(support, samples=1)
         self.classes = classes
