@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Decomposition"]
+__all__ = ["Decomposition", "Joint"]
 
 
 class Decomposition(NamedTuple):
@@ -18,3 +18,14 @@ class Decomposition(NamedTuple):
     """What would remain if the task were known: the noise."""
     epistemic: Tensor
     """What more support points would remove: the doubt about the function."""
+
+
+class Joint(NamedTuple):
+    """What is known together of the function's values at M inputs, for Y targets, of float64. See `Posterior.joint`."""
+
+    mean: Tensor
+    """Of the function, ``(B, M, Y)``."""
+    covariance: Tensor
+    """Of each target's values at the inputs, without noise, ``(B, Y, M, M)``; the targets are independent."""
+    noise: Tensor
+    """The standard deviation of a target given the function, ``(B, M, Y)``."""

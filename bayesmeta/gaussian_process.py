@@ -13,6 +13,7 @@ from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bayesmeta.answers import Joint
 from bayesmeta.data import Points
 from bayesmeta.distributions import apart
 from bayesmeta.functional import Params
@@ -136,10 +137,11 @@ class GaussianProcess(Posterior):
         precision = torch.cholesky_inverse(self.cholesky).diagonal(dim1=1, dim2=2)[..., None]
         return self._normal(self.y - self.solution / precision, precision.rsqrt())
 
-    def covariance(self, x: Any) -> Tensor:
-        """The covariance of the function's values at x given the support, without noise: ``(B, M, M)``, float64."""
-        inputs = self._inputs(x).double()
-        return self._between(inputs, inputs)
+    def _joint(self, x: Any) -> Joint:
+        inputs = x.double()
+        mean = self.mean(inputs) + self._cross(inputs).mT @ self.solution
+        covariance = self._between(inputs, inputs)[:, None].expand(-1, mean.shape[-1], -1, -1)
+        return Joint(mean, covariance, self.noise.expand_as(mean))
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
         """The covariance given the support of the function's values at two sets of points, ``(B, M, L)``.

@@ -90,7 +90,7 @@ class ClassProcess(Posterior):
         prior = self.kernel(x, x, True)[..., None, None] * torch.eye(mean.shape[-1], dtype=x.dtype, device=x.device)
         return mean, prior - torch.einsum("cbjmv,cbjmw->cbmvw", reduced, reduced)
 
-    def joint(self, x: Any) -> tuple[Tensor, Tensor]:
+    def joint_function(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean ``(C, B, M W)`` and covariance ``(C, B, M W, M W)`` of the functions at all the points, float64."""
         inputs = self._inputs(x).double()
         cross = self._cross(inputs)
@@ -339,7 +339,7 @@ class GPClassifier(KernelLearner, ABC):
 
     def guide(self, episode: Episode) -> None:
         points = self._embedded(self.observed(episode))
-        mean, spread = (part[0] for part in self._process(points).joint(points.x))
+        mean, spread = (part[0] for part in self._process(points).joint_function(points.x))
         observed = points.mask.repeat_interleave(self.classes, 1)
         identity = torch.eye(observed.shape[1]).to(spread)
         root = cholesky(torch.where(_pairs(observed), spread, identity), type(self.kernel).__name__)

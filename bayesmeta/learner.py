@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.answers import Decomposition
+from bayesmeta.answers import Decomposition, Joint
 from bayesmeta.border import as_tensor, convert, queries, readable
 from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
 from bayesmeta.distributions import apart, mixture, uncertainty
@@ -143,6 +143,28 @@ class Posterior(ABC):
         aleatoric, epistemic = self._decompose(self._inputs(x), samples)
         return Decomposition(aleatoric + epistemic, aleatoric, epistemic)
 
+    def joint(self, x: Any) -> Joint:
+        """The function's values at x as one normal: their mean, their covariance over x, and the noise around them.
+
+        Where functions are Gaussian: `ALPaCA`, `DKT`, `ADKL`, `ADKF`, the exact answers of `LinearGaussian` and
+        `GaussianProcessTasks`, and these standardised, calibrated or rehearsed. In the user's units.
+
+        Raises:
+            NotImplementedError: the functions are not Gaussian.
+
+        Example:
+            >>> posterior = DKT(nn.Identity(), RBFKernel(), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.joint([0.3, 0.5, 0.7]).covariance.shape
+            torch.Size([1, 1, 3, 3])
+        """
+        return self._joint(self._inputs(x))
+
+    def _joint(self, x: Any) -> Joint:
+        raise NotImplementedError(
+            "joint: expected a posterior whose functions are Gaussian, such as those of ALPaCA, DKT, ADKL and ADKF, got "
+            f"{type(self).__name__}; draw from it, posterior.functions(S)"
+        )
+
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.
 
@@ -214,7 +236,7 @@ class Posterior(ABC):
         Example:
             >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
             >>> both = posterior.expand(2)
-            >>> both.update(points([[2.0], [2.0]], [[0.0], [5.0]]))([[1.0], [1.0]]).mean.flatten().diff() > 0
+            >>> both.update(points([[2.0], [2.0]], [[0.0], [5.0]]))([[[1.0]], [[1.0]]]).mean.flatten().diff() > 0
             tensor([True])
         """
         check_count("copies", copies)

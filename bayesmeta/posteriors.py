@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from bayesmeta.answers import Joint
 from bayesmeta.data import Points, check_count
 from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
@@ -170,6 +171,15 @@ class Transformed(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
         return self._variance(aleatoric), self._variance(epistemic)
+
+    def _joint(self, x: Any) -> Joint:
+        mean, covariance, noise = self.inner._joint(self.inputs(x))
+        if self.outputs is None:
+            return Joint(mean, covariance, noise)
+        moved = self.outputs(Normal(mean, torch.ones_like(mean), validate_args=False).to_event(1))
+        scale = moved.stddev  # (B, M, Y)
+        each = scale.mT
+        return Joint(moved.mean, covariance * each[..., :, None] * each[..., None, :], noise * scale)
 
     def _mapped(self, distribution: Distribution) -> Distribution:
         return distribution if self.outputs is None else self.outputs(distribution)
@@ -357,6 +367,13 @@ class BayesianLinear(Posterior):
         epistemic = self._spread(self.features(x).double()).to(self.support.y.dtype)
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
+
+    def _joint(self, x: Any) -> Joint:
+        phi = self.features(x).double()
+        mean = phi @ self.mean
+        reduced = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False)
+        covariance = (reduced.mT @ reduced)[:, None].expand(-1, mean.shape[-1], -1, -1)
+        return Joint(mean, covariance, self.noise.expand_as(mean))
 
     def _functions(self, samples: int) -> Functions:
         normal = standard_normal(samples, *self.mean.shape, like=self.mean)

@@ -64,7 +64,7 @@ def test_joint_equals_the_dense_formula(learner: GPClassifier) -> None:
     points, x = labelled(), torch.randn(2, 5, 2, dtype=torch.float64)
     posterior = learner._process(points)
     assert isinstance(posterior, ClassProcess)
-    mean, spread = posterior.joint(x)
+    mean, spread = posterior.joint_function(x)
     marginal_mean, marginal_spread = posterior.function(x)
     for b in range(2):
         alone = task(points, b)
@@ -90,7 +90,7 @@ def test_draws_have_the_moments_of_the_joint() -> None:
     torch.manual_seed(0)
     points, x = labelled(), torch.randn(2, 3, 2, dtype=torch.float64)
     posterior = laplace()._process(points)
-    mean, spread = posterior.joint(x)
+    mean, spread = posterior.joint_function(x)
     values: list[Tensor] = []
     posterior._likelihood = lambda f: values.append(f)  # type: ignore[assignment,method-assign,return-value,func-returns-value]
     posterior.draws(x, 20_000)
