@@ -11,7 +11,7 @@ from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relati
 from bayesmeta.evaluation import evaluate
 from bayesmeta.functional import Strategy
 from bayesmeta.hyper_posterior import Bound, HyperPosterior
-from bayesmeta.learner import Learner, Posterior, decompose
+from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import (
     Bernoulli,
     Categorical,
@@ -199,7 +199,6 @@ __all__ = [
     "check",
     "compare",
     "concatenate",
-    "decompose",
     "evaluate",
     "fit",
     "image_folder",

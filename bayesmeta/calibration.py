@@ -46,7 +46,7 @@ class Tempered(Transformed):
             if has_classes(draws):
                 return temper(draws, self.temperature)
             with seeded(seed):  # the centre stays where it is, even if it is random
-                centre = self.inner._predictive(x).mean
+                centre = self.inner._predictive(x, None if samples < 64 else samples).mean
             return temper(draws, self.temperature, apart(centre, samples) if own else centre.expand(draws.mean.shape))
 
         return ask

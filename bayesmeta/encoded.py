@@ -31,9 +31,11 @@ class Encoded(Posterior):
             shared over the tasks.
         likelihood: maps outputs to distributions.
         support: what was learned from.
-        samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
+        samples: S, how many draws a prediction averages unless the call says; 1 for a posterior whose draws are all equal.
         inferred: from what is known of the support, where it is computed already.
     """
+
+    _of_tasks = ("known", "inferred")
 
     def __init__(
         self,

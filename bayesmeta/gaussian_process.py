@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
@@ -13,6 +13,7 @@ from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bayesmeta.answers import Joint
 from bayesmeta.data import Points
 from bayesmeta.distributions import apart
 from bayesmeta.functional import Params
@@ -76,17 +77,30 @@ class GaussianProcess(Posterior):
         parameters: of the kernel by name, each with a leading B: each task's own, in the place of the kernel's.
     """
 
+    _of_tasks = ("x", "y", "mask", "cholesky", "residual", "solution", "parameters")
+
     def __init__(
         self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points, parameters: Params | None = None
     ) -> None:
         super().__init__(support)
         check_inputs(support.x)
         self.name = type(kernel).__name__
-        self.kernel = covariance(kernel, parameters)
+        self._kernel = covariance(kernel)
+        self.parameters = {name: value.double() for name, value in (parameters or {}).items()}
         self.mean = trend(mean)
         self.noise = noise.double().clone().reshape(-1, 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
         self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
+
+    def kernel(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        """The prior's covariances, see `bayesmeta.kernels.covariance`, with each task's own parameters."""
+        return self._kernel(first, second, diag, self.parameters)
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        if len(self.noise) > 1:
+            chosen.noise = self.noise[tasks]
+        return chosen
 
     def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
         """K + σ² I ``(B, N, N)``, with rows of the identity where nothing is observed."""
@@ -123,10 +137,11 @@ class GaussianProcess(Posterior):
         precision = torch.cholesky_inverse(self.cholesky).diagonal(dim1=1, dim2=2)[..., None]
         return self._normal(self.y - self.solution / precision, precision.rsqrt())
 
-    def covariance(self, x: Any) -> Tensor:
-        """The covariance of the function's values at x given the support, without noise: ``(B, M, M)``, float64."""
-        inputs = self._inputs(x).double()
-        return self._between(inputs, inputs)
+    def _joint(self, x: Any) -> Joint:
+        inputs = x.double()
+        mean = self.mean(inputs) + self._cross(inputs).mT @ self.solution
+        covariance = self._between(inputs, inputs)[:, None].expand(-1, mean.shape[-1], -1, -1)
+        return Joint(mean, covariance, self.noise.expand_as(mean))
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
         """The covariance given the support of the function's values at two sets of points, ``(B, M, L)``.
@@ -166,7 +181,7 @@ class GaussianProcess(Posterior):
             return together.unflatten(2, (x.shape[0], x.shape[2])).movedim(2, 0)
         return torch.linalg.solve_triangular(self.cholesky, self._cross(x), upper=False)
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         mean, variance = self._function(x.double())
         return self._normal(mean, (variance + self.noise**2).sqrt())
 

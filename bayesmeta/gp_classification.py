@@ -12,7 +12,7 @@ so that one Cholesky factor of A, ``(N J, N J)``, holds the posterior (Rasmussen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyro
@@ -51,7 +51,8 @@ class Sites(NamedTuple):
 class ClassProcess(Posterior):
     """The posterior of W latent functions under Gaussian sites; with C of them, their equal mixture.
 
-    Predictions average the likelihood over f(x): deterministic, by `samples` fixed quasi-random numbers in all.
+    Predictions average the likelihood over f(x): deterministic, by 128 fixed quasi-random numbers in all, unless the call
+    says how many.
 
     Args:
         kernel: the kernel as a function, see `bayesmeta.gaussian_process.covariance`.
@@ -61,6 +62,8 @@ class ClassProcess(Posterior):
         name: the kernel's name, for errors.
     """
 
+    _of_tasks = ("x", "mask")
+
     def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:
         super().__init__(support, samples=128)
         check_inputs(support.x)
@@ -69,6 +72,12 @@ class ClassProcess(Posterior):
         self.sites = sites
         self.x, self.mask = support.x.double().clone(), support.mask.clone()
         self.cholesky = precision_factor(self._cross(self.x) * self.mask[:, None], sites.factor, name)
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        chosen.sites = Sites(*(part[:, tasks] for part in self.sites))
+        chosen.cholesky = self.cholesky[:, tasks]
+        return chosen
 
     def function(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean ``(C, B, M, W)`` and covariance ``(C, B, M, W, W)`` of the W functions at each of the points x, float64."""
@@ -81,7 +90,7 @@ class ClassProcess(Posterior):
         prior = self.kernel(x, x, True)[..., None, None] * torch.eye(mean.shape[-1], dtype=x.dtype, device=x.device)
         return mean, prior - torch.einsum("cbjmv,cbjmw->cbmvw", reduced, reduced)
 
-    def joint(self, x: Any) -> tuple[Tensor, Tensor]:
+    def joint_function(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean ``(C, B, M W)`` and covariance ``(C, B, M W, M W)`` of the functions at all the points, float64."""
         inputs = self._inputs(x).double()
         cross = self._cross(inputs)
@@ -113,8 +122,8 @@ class ClassProcess(Posterior):
         values = mean + torch.einsum("cbmvw,scw->scbmv", root, numbers)
         return self._likelihood(values.flatten(0, 1))
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._marginal_draws(x, self.samples))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._marginal_draws(x, samples or self._samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         draws = self._marginal_draws(x, samples)
@@ -181,11 +190,13 @@ class OneVsRest(Posterior):
         process: the Gaussian process of W targets.
     """
 
+    _of_tasks = ("process",)
+
     def __init__(self, process: GaussianProcess) -> None:
-        super().__init__(process.support, samples=128)
+        super().__init__(process.support)
         self.process = process
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return _largest(self.process._predictive(x))
 
     def _updated(self, points: Points) -> Posterior:
@@ -329,7 +340,7 @@ class GPClassifier(KernelLearner, ABC):
 
     def guide(self, episode: Episode) -> None:
         points = self._embedded(self.observed(episode))
-        mean, spread = (part[0] for part in self._process(points).joint(points.x))
+        mean, spread = (part[0] for part in self._process(points).joint_function(points.x))
         observed = points.mask.repeat_interleave(self.classes, 1)
         identity = torch.eye(observed.shape[1]).to(spread)
         root = cholesky(torch.where(_pairs(observed), spread, identity), type(self.kernel).__name__)

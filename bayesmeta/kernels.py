@@ -57,13 +57,13 @@ def dense(kernel: Kernel, first: Tensor, second: Tensor, diag: bool = False) -> 
     return values if diag else values.to_dense()
 
 
-def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
+def _double(module: nn.Module) -> Callable[..., Any]:
     """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
     state = {name: _widened(value) for name, value in Frozen(module).state.items()}
-    own = {name: value.double() for name, value in (parameters or {}).items()}
 
-    def evaluate(*arguments: Any) -> Any:
-        return call(module, state | {name: _repeated(value, *arguments[:1]) for name, value in own.items()}, *arguments)
+    def evaluate(*arguments: Any, own: Params | None = None) -> Any:
+        given = {name: _repeated(value.double(), *arguments[:1]) for name, value in (own or {}).items()}
+        return call(module, state | given, *arguments)
 
     return evaluate
 
@@ -102,11 +102,11 @@ def asked() -> Iterator[list[Asked]]:
         _ASKED.reset(token)
 
 
-def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[..., Tensor]:
+def covariance(kernel: Kernel) -> Callable[..., Tensor]:
     """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
 
-    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. `parameters` by the kernel's
-    names, each with a leading B, give each task a kernel of its own; inputs may then lead with S B, the tasks S times in turn.
+    With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. A fourth, parameters by the kernel's
+    names, each with a leading B, gives each task a kernel of its own; inputs may then lead with S B, the tasks S times in turn.
     The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
 
     Raises:
@@ -117,12 +117,13 @@ def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[...
         >>> covariance(RBFKernel())(x, x).dtype
         torch.float64
     """
-    evaluate = _double(_Dense(kernel), {f"kernel.{name}": value for name, value in (parameters or {}).items()})
+    evaluate = _double(_Dense(kernel))
 
-    def between(first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+    def between(first: Tensor, second: Tensor, diag: bool = False, parameters: Params | None = None) -> Tensor:
         if not (diag or torch.compiler.is_compiling()) and (found := _ASKED.get()) is not None:
             found.append(Asked(kernel, first.detach(), second.detach()))
-        values = evaluate(first, second, diag)
+        own = {f"kernel.{name}": value for name, value in (parameters or {}).items()}
+        values: Tensor = evaluate(first, second, diag, own=own)
         expected = first.shape[:2] if diag else (*first.shape[:2], second.shape[1])
         if values.shape != expected:
             raise ValueError(
@@ -145,7 +146,7 @@ def trend(mean: Mean | None) -> Callable[[Tensor], Tensor]:
     evaluate = _double(mean)
 
     def at(x: Tensor) -> Tensor:
-        values = evaluate(x)
+        values: Tensor = evaluate(x)
         if values.shape != x.shape[:2]:
             raise ValueError(
                 f"mean: expected one number a point, {tuple(x.shape[:2])}, got {tuple(values.shape)} of "
@@ -190,7 +191,7 @@ def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Ten
     if module is None or not priors(module):
         return total
     inner = {f"module.{name}": value for name, value in (parameters or {}).items()}
-    terms: Any = _double(_LogPriors(module), inner)()
+    terms: Any = _double(_LogPriors(module))(own=inner)
     for term in terms:
         own = parameters is not None and term.dim() > 0 and len(term) == len(next(iter(parameters.values())))
         total = total + (term.reshape(len(term), -1).sum(1) if own else term.sum())  # of frozen ones: all tasks'

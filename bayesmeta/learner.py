@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, ClassVar, NoReturn, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
+from bayesmeta.answers import Decomposition, Joint
 from bayesmeta.border import as_tensor, convert, queries, readable
 from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
 from bayesmeta.distributions import apart, mixture, uncertainty
@@ -21,7 +22,7 @@ from bayesmeta.likelihoods import check_support, nll
 from bayesmeta.networks import check_padding
 from bayesmeta.recorded import Setting
 
-__all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
+__all__ = ["Functions", "Learner", "Posterior", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -41,17 +42,42 @@ class Posterior(ABC):
     x is ``(B, M, *X)``; for a single task ``(M, *X)`` will do, and for one feature ``(M,)``. It may be an array, a tensor or
     a list, and is taken to the support's device and floating type.
 
-    A new posterior implements `_functions`, and `_predictive` where it has a closed form; the mixture of
-    `samples` draws serves otherwise and is then random: it uses torch's global generator.
+    A new posterior implements `_functions`, and `_predictive` where it has a closed form; the mixture of S draws serves otherwise
+    and is then random: it uses torch's global generator.
+
+    Args:
+        support: what was learned from.
+        samples: S, how many draws a prediction averages unless the call says another number.
+    """
+
+    _of_tasks: ClassVar[tuple[str, ...] | None] = None
+    """The attributes that hold what was learned of each task, beside `support`: trees of tensors ``(B, ...)`` and of posteriors.
+
+    All others are the same for all tasks. `expand` and `save` need to know; None where it is not said.
     """
 
     def __init__(self, support: Points, samples: int = 64) -> None:
         self.support = support
-        self.samples = samples
+        self._samples = samples
 
-    def __call__(self, x: Any) -> Distribution:
-        """The predictive distribution at x: batch ``(B, M)``, event ``*Y``."""
-        return self._predictive(self._inputs(x))
+    def __call__(self, x: Any, samples: int | None = None) -> Distribution:
+        """The predictive distribution at x: batch ``(B, M)``, event ``*Y``.
+
+        Args:
+            x: inputs.
+            samples: S, how many draws it averages where there is no closed form; the learner's own number, such as 64, if None.
+
+        Raises:
+            ValueError: fewer than one draw, or inputs that do not fit.
+
+        Example:
+            >>> posterior = ABML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior([0.5], samples=500).mean.shape
+            torch.Size([1, 1, 1])
+        """
+        if samples is not None:
+            check_count("samples", samples)
+        return self._predictive(self._inputs(x), samples)
 
     def functions(self, samples: int) -> Callable[[Any], Distribution]:
         """S functions of the posterior, drawn once: asked twice, each gives the answers that it gave before.
@@ -95,6 +121,52 @@ class Posterior(ABC):
     def _functions(self, samples: int) -> Functions:
         """S functions, of inputs that are checked already."""
 
+    def decompose(self, x: Any, samples: int = 256) -> Decomposition:
+        """The uncertainty at x in two parts: total = aleatoric + epistemic.
+
+        Aleatoric is what would remain if the task were known: the noise. Epistemic is what more support points would remove.
+        For real targets they are variances, by the law of total variance: E[Var(y | f)] + Var(E[y | f]). For classes they are
+        entropies in nats: the mean entropy, and the mutual information of y and f (Depeweg et al. 2018,
+        https://arxiv.org/abs/1710.07283). In closed form where the posterior has one, else from draws of f.
+
+        Args:
+            x: inputs, as for a prediction.
+            samples: S, the number of draws where there is no closed form; from torch's global generator.
+
+        Raises:
+            ValueError: fewer than one draw, or inputs that do not fit.
+
+        Example:
+            >>> posterior = MAML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.decompose([0.5]).epistemic  # one set of weights a task: no doubt about the function
+            tensor([[[0.]]])
+        """
+        check_count("samples", samples)
+        aleatoric, epistemic = self._decompose(self._inputs(x), samples)
+        return Decomposition(aleatoric + epistemic, aleatoric, epistemic)
+
+    def joint(self, x: Any) -> Joint:
+        """The function's values at x as one normal: their mean, their covariance over x, and the noise around them.
+
+        Where functions are Gaussian: `ALPaCA`, `DKT`, `ADKL`, `ADKF`, the exact answers of `LinearGaussian` and
+        `GaussianProcessTasks`, and these standardised, calibrated or rehearsed. In the user's units.
+
+        Raises:
+            NotImplementedError: the functions are not Gaussian.
+
+        Example:
+            >>> posterior = DKT(nn.Identity(), RBFKernel(), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.joint([0.3, 0.5, 0.7]).covariance.shape
+            torch.Size([1, 1, 3, 3])
+        """
+        return self._joint(self._inputs(x))
+
+    def _joint(self, x: Any) -> Joint:
+        raise NotImplementedError(
+            "joint: expected a posterior whose functions are Gaussian, such as those of ALPaCA, DKT, ADKL and ADKF, got "
+            f"{type(self).__name__}; draw from it, posterior.functions(S)"
+        )
+
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.
 
@@ -102,6 +174,7 @@ class Posterior(ABC):
           and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
+        - The posterior becomes the prior: `ABML`. Sequential: near what all points at once would give, and of constant size.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
@@ -149,14 +222,55 @@ class Posterior(ABC):
         """The posterior after further points, which are checked already."""
         refuse_update(f"{type(self).__name__}, which would need the old ones too")
 
+    def expand(self, copies: int) -> Self:
+        """Copies of each task, which `update` can tell different things: a posterior of B S tasks.
+
+        Those of task b are the tasks b S to b S + S - 1, so that ``x.repeat_interleave(S, 0)`` asks each the same. The copies'
+        tensors are differentiable as the posterior's.
+
+        Args:
+            copies: S, of each task.
+
+        Raises:
+            NotImplementedError: the posterior does not say what it holds of each task.
+            ValueError: fewer than one copy.
+
+        Example:
+            >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> both = posterior.expand(2)
+            >>> both.update(points([[2.0], [2.0]], [[0.0], [5.0]]))([[[1.0]], [[1.0]]]).mean.flatten().diff() > 0
+            tensor([True])
+        """
+        check_count("copies", copies)
+        tasks = torch.arange(len(self.support.mask), device=self.support.mask.device)
+        return self._chosen(tasks.repeat_interleave(copies))
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        """The posterior of some of the tasks by their numbers, each as often as it is named."""
+        if self._of_tasks is None:
+            raise NotImplementedError(
+                f"expand: expected a posterior that says what it holds of each task, got {type(self).__name__}; name those "
+                'attributes in its class, _of_tasks = ("mean", ...)'
+            )
+
+        def pick(held: Any) -> Any:
+            if isinstance(held, Posterior):
+                return held._chosen(tasks)
+            return held[tasks] if isinstance(held, Tensor) else held
+
+        chosen = copy(self)
+        for name in ("support", *self._of_tasks):
+            setattr(chosen, name, tree_map(pick, getattr(self, name)))
+        return chosen
+
     def _later(self) -> Self:
         """A copy that keeps no points, to be told further ones."""
         later = copy(self)
         later.support = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(self.support)))
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._functions(self.samples)(x, False))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._functions(samples or self._samples)(x, False))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         """The aleatoric and the epistemic part at x, each ``(B, M, *Y)``."""
@@ -208,36 +322,6 @@ def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
         return answers
 
     return ask
-
-
-def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor, Tensor, Tensor]:
-    """The uncertainty at x in two parts: total = aleatoric + epistemic.
-
-    Aleatoric is what would remain if the task were known: the noise. Epistemic is what more support points would remove.
-    For real targets they are variances, by the law of total variance: E[Var(y | f)] + Var(E[y | f]). For classes they are
-    entropies in nats: the mean entropy, and the mutual information of y and f (Depeweg et al. 2018,
-    https://arxiv.org/abs/1710.07283). In closed form where the posterior has one, else from draws of f.
-
-    Args:
-        posterior: what a support taught.
-        x: inputs, as for a prediction.
-        samples: S, the number of draws where there is no closed form; from torch's global generator.
-
-    Returns:
-        Total, aleatoric and epistemic uncertainty, each ``(B, M, *Y)``; for classes ``(B, M)``.
-
-    Example:
-        >>> posterior = MAML(MLP(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
-        >>> total, aleatoric, epistemic = decompose(posterior, [0.5])
-        >>> epistemic  # one set of weights a task: no doubt about the function
-        tensor([[[0.]]])
-    """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least one draw, got {samples}; e.g. 256")
-    if not isinstance(posterior, Posterior):
-        raise TypeError(f"posterior: expected what learner(support) gives, got {type(posterior).__name__}")
-    aleatoric, epistemic = posterior._decompose(posterior._inputs(x), samples)
-    return aleatoric + epistemic, aleatoric, epistemic
 
 
 @contextmanager

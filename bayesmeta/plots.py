@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from bayesmeta.data import Episode
 from bayesmeta.distributions import has_classes, marginals, quantile
 from bayesmeta.evaluation import Clusters, Predictor, statistics
-from bayesmeta.learner import Posterior, decompose
+from bayesmeta.learner import Posterior
 from bayesmeta.metrics import ECE, PIT, Estimate, interval
 from bayesmeta.randomness import seeded
 
@@ -97,7 +97,7 @@ def plot_predictive(
             raise TypeError("posterior: expected one of real targets, got classes; use plot_reliability")
         single = marginals(predictive)
         low, high = (quantile(single, 0.5 + side * level / 2)[task, :, target].cpu() for side in (-1, 1))
-        _, _, epistemic = decompose(posterior, inputs)
+        epistemic = posterior.decompose(inputs).epistemic
         mean, doubt = predictive.mean[task, :, target].cpu(), epistemic[task, :, target].sqrt().cpu()
         functions = posterior.draws(inputs, draws).mean[:, task, :, target].cpu() if draws else None
     order = inputs[task, :, 0].cpu().argsort()

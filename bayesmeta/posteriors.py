@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import Normal
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from bayesmeta.answers import Joint
 from bayesmeta.data import Points, check_count
 from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
@@ -55,6 +56,8 @@ class PointEstimate(Posterior):
         learn: moves one task's weights to where its further points lead, for updates; None if there are none.
     """
 
+    _of_tasks = ("weights",)
+
     def __init__(
         self,
         network: Frozen,
@@ -77,7 +80,7 @@ class PointEstimate(Posterior):
         later.weights = self.network.map(self.learn, points, self.weights)
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
         return distribution
 
@@ -135,6 +138,8 @@ class Transformed(Posterior):
         further: maps further points to the inner posterior's, for updates; by the map of inputs if None.
     """
 
+    _of_tasks: ClassVar[tuple[str, ...]] = ("inner",)
+
     def __init__(
         self,
         inner: Posterior,
@@ -144,22 +149,13 @@ class Transformed(Posterior):
         further: Callable[[Points], Points] | None = None,
     ) -> None:
         self.inner = inner
-        super().__init__(support, inner.samples)
+        super().__init__(support)
         self.inputs = inputs
         self.outputs = outputs
         self.further = further
 
-    @property
-    def samples(self) -> int:
-        """The inner posterior's, which draws."""
-        return self.inner.samples
-
-    @samples.setter
-    def samples(self, value: int) -> None:
-        self.inner.samples = value
-
-    def _predictive(self, x: Any) -> Distribution:
-        return self._mapped(self.inner._predictive(self.inputs(x)))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return self._mapped(self.inner._predictive(self.inputs(x), samples))
 
     def _functions(self, samples: int) -> Functions:
         inner = self.inner._functions(samples)
@@ -174,6 +170,15 @@ class Transformed(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
         return self._variance(aleatoric), self._variance(epistemic)
+
+    def _joint(self, x: Any) -> Joint:
+        mean, covariance, noise = self.inner._joint(self.inputs(x))
+        if self.outputs is None:
+            return Joint(mean, covariance, noise)
+        moved = self.outputs(Normal(mean, torch.ones_like(mean), validate_args=False).to_event(1))
+        scale = moved.stddev  # (B, M, Y)
+        each = scale.mT
+        return Joint(moved.mean, covariance * each[..., :, None] * each[..., None, :], noise * scale)
 
     def _mapped(self, distribution: Distribution) -> Distribution:
         return distribution if self.outputs is None else self.outputs(distribution)
@@ -206,30 +211,38 @@ class Particles(Posterior):
     """A posterior over functions by weighted particles: K functions, each with a weight in each task.
 
     Args:
-        particles: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
-        log_weights: ``(K, B)``, not necessarily normalised.
+        predict: from what is known of the tasks and x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
+        known: of the tasks, a tree of tensors ``(B, ...)``: the particles.
+        log_weights: ``(B, K)``, not necessarily normalised.
         support: what was learned from.
     """
 
-    def __init__(self, particles: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
+    _of_tasks = ("known", "log_weights")
+
+    def __init__(
+        self, predict: Callable[[Any, Any], Distribution], known: Any, log_weights: Tensor, support: Points
+    ) -> None:
         super().__init__(support)
-        self.particles = particles
+        self.predict, self.known = predict, known
         self.log_weights = log_weights
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self.particles(x), self.log_weights[..., None])
+    def _particles(self, x: Any) -> Distribution:
+        return self.predict(self.known, x)
+
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._particles(x), self.log_weights.mT[..., None])
 
     def _functions(self, samples: int) -> Functions:
-        weights = self.log_weights.softmax(0).mT
+        weights = self.log_weights.softmax(1)
         chosen = torch.multinomial(weights, samples, replacement=True, generator=generator(weights.device)).mT  # (S, B)
-        return lambda x, own: select(self.particles(x), chosen, own=own)
+        return lambda x, own: select(self._particles(x), chosen, own=own)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        particles = self.particles(x)
-        each = uncertainty(particles)
-        weights = self.log_weights.softmax(0)[..., None].reshape(*self.log_weights.shape, *[1] * (each.dim() - 2))
+        particles = self._particles(x)
+        each, log_weights = uncertainty(particles), self.log_weights.mT
+        weights = log_weights.softmax(0)[..., None].reshape(*log_weights.shape, *[1] * (each.dim() - 2))
         aleatoric = (weights * each).sum(0)
-        total = uncertainty(mixture(particles, self.log_weights[..., None]))
+        total = uncertainty(mixture(particles, log_weights[..., None]))
         return aleatoric, (total - aleatoric).clamp(min=0)
 
 
@@ -238,24 +251,33 @@ Outputs: TypeAlias = Callable[[Any, bool], Tensor]
 
 
 class Sampled(Posterior):
-    """A posterior over functions from which one can draw: the predictive is the mixture of `samples` draws.
+    """A posterior over functions from which one can draw: the predictive is the mixture of S draws.
 
     Args:
-        draw: makes S functions. For B tasks at once to equal B one by one, its noise is shared over the tasks.
+        draw: makes S functions, from what is known of the tasks and S. For B tasks at once to equal B one by one, its noise is
+            shared over the tasks.
+        known: of the tasks, a tree of tensors ``(B, ...)``.
         likelihood: maps outputs to distributions.
         support: what was learned from.
-        samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
+        samples: S, how many draws a prediction averages unless the call says; 1 for a posterior whose draws are all equal.
     """
 
+    _of_tasks = ("known",)
+
     def __init__(
-        self, draw: Callable[[int], Outputs], likelihood: Likelihood, support: Points, samples: int = 64
+        self,
+        draw: Callable[[Any, int], Outputs],
+        known: Any,
+        likelihood: Likelihood,
+        support: Points,
+        samples: int = 64,
     ) -> None:
         super().__init__(support, samples)
-        self.draw = draw
+        self.draw, self.known = draw, known
         self.likelihood = Frozen(likelihood)
 
     def _functions(self, samples: int) -> Functions:
-        outputs = self.draw(samples)
+        outputs = self.draw(self.known, samples)
         return lambda x, own: self.likelihood(outputs(x, own))
 
 
@@ -303,6 +325,8 @@ class BayesianLinear(Posterior):
         support: the B tasks' points; ``*Y = (Y,)``.
     """
 
+    _of_tasks = ("precision", "evidence", "cholesky", "mean")
+
     def __init__(
         self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points
     ) -> None:
@@ -329,7 +353,7 @@ class BayesianLinear(Posterior):
         )
         return later
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         phi = self.features(x).double()
         scale = (self._spread(phi) + self.noise**2).sqrt()
         return self._normal(phi @ self.mean, scale)
@@ -342,6 +366,13 @@ class BayesianLinear(Posterior):
         epistemic = self._spread(self.features(x).double()).to(self.support.y.dtype)
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
+
+    def _joint(self, x: Any) -> Joint:
+        phi = self.features(x).double()
+        mean = phi @ self.mean
+        reduced = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False)
+        covariance = (reduced.mT @ reduced)[:, None].expand(-1, mean.shape[-1], -1, -1)
+        return Joint(mean, covariance, self.noise.expand_as(mean))
 
     def _functions(self, samples: int) -> Functions:
         normal = standard_normal(samples, *self.mean.shape, like=self.mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import final
 
 import numpy as np
@@ -54,8 +55,8 @@ class Rehearsal(Learner):
         self.seed = seed
 
     def forward(self, support: Points) -> Posterior:
-        kept = _Kept(self.capacity, self.seed, support)
-        return _Rehearsed(self.learner(kept.points), Frozen(_Called(self.learner), self.strategy), kept)
+        adapt = Frozen(_Called(self.learner), self.strategy)
+        return _Rehearsed(adapt, self.capacity, self.seed, support)
 
     def loss(self, episode: Episode) -> Tensor:
         return self.learner.loss(episode)
@@ -73,41 +74,39 @@ class _Called(nn.Module):
 
 
 class _Rehearsed(Transformed):
-    """What a learner makes of the kept points."""
+    """What a learner makes of the kept points: those whose random keys are the smallest, in the order in which they came."""
 
-    def __init__(self, inner: Posterior, adapt: Callable[[Points], Posterior], kept: _Kept) -> None:
-        super().__init__(inner, kept.points, lambda x: x)
-        self.adapt = adapt
-        self.kept = kept
+    _of_tasks = ("inner", "keys", "count")
+
+    def __init__(self, adapt: Callable[[Points], Posterior], capacity: int | None, seed: int, support: Points) -> None:
+        kept, keys = _kept(support, _keys(seed, 0, support.mask), capacity)
+        super().__init__(adapt(kept), kept, lambda x: x)
+        self.adapt, self.capacity, self.seed = adapt, capacity, seed
+        self.keys = keys
+        """Of the kept points, ``(B, N)``."""
+        self.count = support.mask.shape[1]
+        """How many places the stream has had."""
 
     def _updated(self, points: Points) -> Posterior:
-        kept = self.kept.with_further(points)
-        return _Rehearsed(self.adapt(kept.points), self.adapt, kept)
+        later = copy(self)
+        keys = torch.cat([self.keys, _keys(self.seed, self.count, points.mask)], 1)
+        later.support, later.keys = _kept(concatenate(self.support, points), keys, self.capacity)
+        later.count = self.count + points.mask.shape[1]
+        later.inner = self.adapt(later.support)
+        return later
 
 
-class _Kept:
-    """A sample of each task's points: those whose random keys are the smallest, in the order in which they came."""
-
-    def __init__(
-        self, capacity: int | None, seed: int, points: Points, keys: Tensor | None = None, count: int = 0
-    ) -> None:
-        self.capacity, self.seed = capacity, seed
-        self.count = count + points.mask.shape[1] - (0 if keys is None else keys.shape[1])
-        new = _keys(seed, count, self.count - count).to(points.mask.device).expand(len(points.mask), -1)
-        self.keys = new if keys is None else torch.cat([keys, new], 1)
-        self.points = points
-        if capacity is not None and points.mask.shape[1] > capacity:
-            ranked = self.keys.masked_fill(~points.mask, torch.inf)  # what is not observed goes first
-            chosen = ranked.topk(capacity, 1, largest=False).indices.sort(1).values
-            self.keys = self.keys.gather(1, chosen)
-            tasks = torch.arange(len(chosen), device=chosen.device)[:, None]
-            self.points = Points(*tree_map(lambda leaf: leaf[tasks, chosen], tuple(points)))
-
-    def with_further(self, points: Points) -> _Kept:
-        return _Kept(self.capacity, self.seed, concatenate(self.points, points), self.keys, self.count)
+def _kept(points: Points, keys: Tensor, capacity: int | None) -> tuple[Points, Tensor]:
+    """The points that each task keeps, and their keys."""
+    if capacity is None or points.mask.shape[1] <= capacity:
+        return points, keys
+    ranked = keys.masked_fill(~points.mask, torch.inf)  # what is not observed goes first
+    chosen = ranked.topk(capacity, 1, largest=False).indices.sort(1).values
+    tasks = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return Points(*tree_map(lambda leaf: leaf[tasks, chosen], tuple(points))), keys.gather(1, chosen)
 
 
-def _keys(seed: int, first: int, count: int) -> Tensor:
-    """A uniform number for each of so many places in the stream, from the first on, ``(count,)``."""
-    drawn = np.random.Generator(np.random.PCG64(seed).advance(first)).random(count)
-    return torch.from_numpy(drawn)
+def _keys(seed: int, first: int, mask: Tensor) -> Tensor:
+    """A uniform number for each of the places in the stream from the first on, ``(B, N)`` as the mask of the points there."""
+    drawn = np.random.Generator(np.random.PCG64(seed).advance(first)).random(mask.shape[1])
+    return torch.from_numpy(drawn).to(mask.device).expand(mask.shape)

@@ -167,9 +167,8 @@ class VariationalLearner(Learner, ABC):
         return self._negative_elbo(episode, weight / len(weight))
 
     def _predictive_loss(self, episode: Episode) -> Tensor:
-        posterior = self(episode.support)
-        posterior.samples = self.objective.draws
-        return nll(posterior(episode.query.x), episode.query).mean()
+        predictive = self(episode.support)(episode.query.x, self.objective.draws)
+        return nll(predictive, episode.query).mean()
 
     def _weight(self, episode: Episode) -> Tensor:
         """One over the number of each task's observed points, ``(B,)``."""

@@ -58,22 +58,14 @@ class Ensemble(Learner):
 class _Mixed(Posterior):
     """Posteriors in equal parts."""
 
+    _of_tasks = ("members",)
+
     def __init__(self, members: Sequence[Posterior], support: Points) -> None:
+        super().__init__(support)
         self.members = members
-        super().__init__(support, max(member.samples for member in members))
 
-    @property
-    def samples(self) -> int:
-        """Of each member."""
-        return max(member.samples for member in self.members)
-
-    @samples.setter
-    def samples(self, value: int) -> None:
-        for member in self.members:
-            member.samples = value
-
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(stack([member._predictive(x) for member in self.members]))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(stack([member._predictive(x, samples) for member in self.members]))
 
     def _updated(self, points: Points) -> Posterior:
         later = self._later()
@@ -94,7 +86,7 @@ class _Mixed(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
         aleatoric = torch.stack([part for part, _ in parts]).mean(0)
-        predictive = self._predictive(x)
+        predictive = self._predictive(x, samples)
         return aleatoric, (uncertainty(predictive) - aleatoric).clamp(min=0)
 
 

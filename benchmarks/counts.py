@@ -129,9 +129,8 @@ def learned(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
     x, y = (part.float() for part in test)
     given = bm.Points(x, y[..., None], torch.ones(y.shape, dtype=torch.bool))
     posterior = learner(bm.Points(*(part[:, :KNOWN] for part in given)))
-    posterior.samples = 1000
     with torch.no_grad():
-        return -posterior(given.x[:, KNOWN:]).log_prob(given.y[:, KNOWN:]).double()
+        return -posterior(given.x[:, KNOWN:], samples=1000).log_prob(given.y[:, KNOWN:]).double()
 
 
 def run(source: str, seed: int) -> dict[str, list[float]]:

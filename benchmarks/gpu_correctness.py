@@ -109,9 +109,9 @@ def check_learner(
     checks("draws", draws)
 
     def decompose() -> float:
-        parts = seeded(lambda: bm.decompose(ours(support), here.query.x))
+        parts = seeded(lambda: ours(support).decompose(here.query.x))
         on_device(*parts)
-        expected = seeded(lambda: bm.decompose(exact(given.support), given.query.x))
+        expected = seeded(lambda: exact(given.support).decompose(given.query.x))
         return difference(torch.stack(parts), torch.stack(expected))
 
     checks("decompose", decompose)
@@ -198,7 +198,7 @@ def check_wrappers(name: str, likelihood: str, device: str) -> dict[str, Any]:
             learner.coverage(tasks, episodes=1)
         else:
             answers = [posterior(episode.query.x).log_prob(episode.query.y.to(device))]
-            answers += bm.decompose(posterior, episode.query.x, 8)
+            answers += posterior.decompose(episode.query.x, 8)
             bm.fit(learner, tasks, steps=2, progress=False)
             answers += learner.parameters()
         for answer in answers:

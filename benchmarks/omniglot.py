@@ -36,14 +36,30 @@ from omniglot_learners import RUNS, START, Run, as_in_papers, network
 from omniglot_tables import table
 from omniglot_tests import measure, one_shot, strangers
 from store import keep, load
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
 import bayesmeta as bm
+from bayesmeta.posteriors import Transformed
 
 HERE = Path(__file__).parent
 RESULTS, WEIGHTS = HERE / "results" / "omniglot.json", HERE / "weights"
 DOCS, MARKS = HERE.parent / "docs" / "results.md", ("<!-- omniglot.py -->", "<!-- end of omniglot.py -->")
 SEED = 0  # of the training
+
+
+class FewerDraws(Transformed):
+    """A posterior whose predictions and decompositions average so many draws, where memory holds no more."""
+
+    def __init__(self, inner: bm.Posterior, draws: int) -> None:
+        super().__init__(inner, inner.support, lambda x: x)
+        self.draws = draws
+
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return super()._predictive(x, samples or self.draws)
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        return super()._decompose(x, min(samples, self.draws))
 
 
 def trained(name: str, run: Run, folder: Path) -> tuple[bm.Learner, dict[str, Any]]:
@@ -58,10 +74,8 @@ def trained(name: str, run: Run, folder: Path) -> tuple[bm.Learner, dict[str, An
         seconds = how["seconds"]
     learner = run.build(body)
 
-    def fewer_draws(_learner: object, _support: object, posterior: Any) -> None:
-        posterior.samples = min(run.draws, posterior.samples)
-
-    learner.register_forward_hook(fewer_draws)
+    if run.draws is not None:
+        learner.register_forward_hook(lambda _learner, _support, posterior: FewerDraws(posterior, run.draws))
     place = folder / name.replace("; ", " ")
     weights, note = place / "learner.bayesmeta", place / "training.json"
     settings = {key: value for key, value in asdict(run).items() if key not in ("build", "tests", "draws")}

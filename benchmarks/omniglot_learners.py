@@ -33,7 +33,7 @@ class Run:
     """Whether the network starts with the features of prototypical networks."""
     tests: tuple[tuple[int, int], ...] = ((5, 1), (5, 5))
     """Ways and shots."""
-    draws: int = 64
+    draws: int | None = None
     """Functions that a prediction averages, of learners that draw them."""
 
 

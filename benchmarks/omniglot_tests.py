@@ -80,7 +80,7 @@ def strangers(learner: bm.Learner, episodes: int = 10) -> dict[str, float]:
                 bm.Points(pictures(support), torch.arange(5).repeat(TASKS, 1), torch.ones(TASKS, 5).bool())
             )
             for kind, x in (("known", known), ("other alphabets", other), ("MNIST", digit)):
-                total, _, epistemic = bm.decompose(posterior, pictures(x), posterior.samples)
+                total, _, epistemic = posterior.decompose(pictures(x), 64)
                 scores.setdefault(f"{kind} total", []).append(total.flatten())
                 scores.setdefault(f"{kind} epistemic", []).append(epistemic.flatten())
     found = {}

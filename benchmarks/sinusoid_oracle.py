@@ -95,7 +95,7 @@ def parts(learner: Predictor, test: bm.Sinusoids) -> dict[str, float]:
     """The root mean of the aleatoric and of the epistemic variance."""
     support, query = test[0]
     with torch.no_grad(), seeded(0):
-        _, aleatoric, epistemic = bm.decompose(learner(support), query.x)  # type: ignore[arg-type]
+        _, aleatoric, epistemic = learner(support).decompose(query.x)  # type: ignore[arg-type]
     return {"aleatoric": _root(aleatoric), "epistemic": _root(epistemic)}
 
 

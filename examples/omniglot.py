@@ -88,7 +88,7 @@ def main(steps: int = STEPS, path: str = "omniglot.png") -> dict[str, float]:
     with torch.no_grad():
         posterior = learner(bm.points(support, torch.arange(KNOWN), classes=KNOWN))
         probs = posterior(query[None]).probs[0]  # type: ignore[attr-defined]
-        total, _, epistemic = (part[0] for part in bm.decompose(posterior, query[None]))
+        total, _, epistemic = (part[0] for part in posterior.decompose(query[None]))
     right = probs[: len(y)].argmax(-1) == y
     sure = probs[: len(y)].amax(-1)
     stranger = torch.arange(len(query)) >= len(y)

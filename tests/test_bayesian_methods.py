@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import bayesmeta as bm
 from bayesmeta import Episode, Points
 from bayesmeta.functional import Frozen, adaptable, ravel, unravel
+from bayesmeta.methods.abml import _Steps, _Weights
 
 DOUBLE = torch.float64
 
@@ -40,7 +41,7 @@ class TestALPaCA:
         mean, root = learner.prior()
         prior, sigma = root @ root.mT, learner.likelihood(torch.zeros(1, 1, dtype=DOUBLE)).stddev.item()
         predictive = learner(support)(query.x)
-        total, aleatoric, epistemic = bm.decompose(learner(support), query.x)
+        total, aleatoric, epistemic = learner(support).decompose(query.x)
         for b, mask in enumerate(support.mask):  # condition the joint Gaussian of the targets, observed and asked for
             phi, star = (torch.cat([x, torch.ones(len(x), 1)], 1) for x in (support.x[b, mask], query.x[b]))
             covariance = phi @ prior @ phi.mT + sigma**2 * torch.eye(len(phi), dtype=DOUBLE)
@@ -116,7 +117,7 @@ class TestABML:
 
         expected = torch.func.hessian(error)(weights).diagonal()
         one = Points(*(leaf[0] for leaf in support))
-        torch.testing.assert_close(learner._curvature(Frozen(network), weights, one), expected)
+        torch.testing.assert_close(_Steps(learner)._curvature(weights, one), expected)
 
     def test_without_data_the_posterior_is_drawn_to_the_prior(self) -> None:
         learner = bm.ABML(bm.MLP(1, 1), bm.Gaussian(), steps=50, rate=0.5)
@@ -152,11 +153,11 @@ class TestABML:
             learner.modulation.head.weight.zero_()
             learner.modulation.head.bias.copy_(torch.arange(24.0) / 10)
         support = bm.points([0.0, 1.0], [1.0, 2.0])
-        start = {"mean": torch.ones(1, 10), "log_scale": torch.zeros(1, 10)}
+        start = _Weights(torch.ones(1, 10), torch.zeros(1, 10))
         moved = learner.modulation(start, support)
         unit = learner.modulation.unit
-        torch.testing.assert_close(moved["mean"][0], 1 + unit / 10 + (8 + unit) / 10)
-        torch.testing.assert_close(moved["log_scale"][0], (16 + unit) / 10)
+        torch.testing.assert_close(moved.mean[0], 1 + unit / 10 + (8 + unit) / 10)
+        torch.testing.assert_close(moved.log_scale[0], (16 + unit) / 10)
 
 
 class TestPLATIPUS:
@@ -257,7 +258,7 @@ def test_latent_neural_process_draws_functions_and_a_conditional_one_a_distribut
     conditional = bm.ConditionalNeuralProcess(bm.DeepSet(1, 1, 8), bm.MLP(1 + 8, 2), bm.HeteroscedasticGaussian())
     predictive = conditional(support)(x)
     assert isinstance(predictive.base_dist, torch.distributions.Normal)
-    _, _, epistemic = bm.decompose(conditional(support), x)
+    epistemic = conditional(support).decompose(x).epistemic
     assert not epistemic.any()
 
 
@@ -283,7 +284,7 @@ def test_leo_takes_its_inner_steps_in_the_latent_space() -> None:
     learner = bm.LEO(encoder, 1, bm.Gaussian(), latent=3, steps=2, head_steps=1)
     support = bm.points(torch.randn(4, 2), torch.randn(4))
     z, noise = torch.randn(1, 3), torch.randn(1, 3)
-    head, code = learner._inner_loop(support)(z, noise)
+    head, code = learner._inner_loop()(z, noise, learner._embedded(support))
 
     features = torch.cat([support.x[0], torch.ones(4, 1)], 1)
 
@@ -348,7 +349,6 @@ def test_arguments_out_of_range(make: Callable[[], object], message: str) -> Non
         (lambda: bm.VERSA(NET, 1, bm.Gaussian()), "encoder: expected an encoder such as DeepSet"),
         (lambda: bm.ABML(NET, bm.Gaussian), "likelihood: expected a likelihood such as Gaussian"),
         (lambda: bm.ALPaCA(NET.features, NET, bm.Gaussian()), "head: expected the nn.Linear"),
-        (lambda: bm.decompose(bm.MAML(NET, bm.Gaussian()), [0.0]), "posterior: expected what learner"),
     ],
 )
 def test_wrong_kinds(make: Callable[[], object], message: str) -> None:
@@ -390,8 +390,7 @@ def test_amortised_start_stays_in_bounds() -> None:
 def test_samples_pass_through_standardized() -> None:
     learner = bm.Standardized.from_tasks(bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian()), bm.Sinusoids(batch=2))
     posterior = learner(bm.points([0.0, 1.0], [0.0, 1.0]))
-    posterior.samples = 7
-    assert posterior([0.5]).mixture_distribution.logits.shape[-1] == 7
+    assert posterior([0.5], samples=7).mixture_distribution.logits.shape[-1] == 7
 
 
 @pytest.mark.parametrize("name", ["PLATIPUS", "LEO"])

@@ -246,7 +246,7 @@ def test_a_frame_of_mixed_columns_means_the_same_to_support_query_and_source() -
 @pytest.mark.parametrize("bad", [NAN, math.inf, 1e30])
 def test_a_query_is_checked_as_a_support_is(bad: float) -> None:
     posterior, tree = linear(), torch.tensor([[[0.0], [bad]]])
-    for ask in (posterior, lambda x: posterior.draws(x, 2), lambda x: bm.decompose(posterior, x)):
+    for ask in (posterior, lambda x: posterior.draws(x, 2), lambda x: posterior.decompose(x)):
         for x in ([0.0, bad], np.array([0.0, bad]), tree):
             with pytest.raises(ValueError, match=r"x: expected .* at task 0, point 1"):
                 ask(x)

@@ -33,7 +33,7 @@ class Says(Posterior):
         super().__init__(support)
         self.predict = predict
 
-    def _predictive(self, x: Tensor) -> Distribution:
+    def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
         found: Distribution = self.predict(x)
         return found
 
@@ -131,9 +131,8 @@ class TestCalibrated:
         posterior = bm.Tempered(learner(source[0].support), 2.0)
         with torch.no_grad():
             torch.manual_seed(0)
-            posterior.samples = 4000
             x = source[0].query.x[:, :4]
-            wide, drawn = posterior(x), mixture(posterior.draws(x, 4000))
+            wide, drawn = posterior(x, samples=4000), mixture(posterior.draws(x, 4000))
         torch.testing.assert_close(wide.mean, drawn.mean, atol=0.1, rtol=0)
         torch.testing.assert_close(wide.stddev, drawn.stddev, rtol=0.1, atol=0.02)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta import Learner
-from bayesmeta.posteriors import Sampled
+from bayesmeta.methods.abml import _WeightPosterior
 
 Make = Callable[[Any, Any], Learner]
 NETWORKS: dict[str, Make] = {
@@ -153,12 +153,12 @@ def test_a_decomposition_draws_as_often_as_it_was_asked_to(monkeypatch: pytest.M
     inner = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1)
     posterior = bm.Standardized.from_tasks(inner, tasks, episodes=2)(tasks[0].support)
     asked: list[int] = []
-    drawn = Sampled._functions
+    drawn = _WeightPosterior._functions
 
-    def counting(self: Sampled, samples: int) -> Any:
+    def counting(self: _WeightPosterior, samples: int) -> Any:
         asked.append(samples)
         return drawn(self, samples)
 
-    monkeypatch.setattr(Sampled, "_functions", counting)
-    bm.decompose(posterior, tasks[0].query.x, samples=100)
+    monkeypatch.setattr(_WeightPosterior, "_functions", counting)
+    posterior.decompose(tasks[0].query.x, samples=100)
     assert asked == [100]

@@ -47,7 +47,7 @@ def test_sbc_sees_how_points_go_together() -> None:
         def _functions(self, samples: int) -> Any:
             return repeated(self._predictive, samples)
 
-        def _predictive(self, x: Any) -> Any:
+        def _predictive(self, x: Any, samples: int | None = None) -> Any:
             return tasks.oracle(self.support)(x)
 
     assert bm.pit(Shuffled, tasks, episodes=10).p_value > 0.01
@@ -61,7 +61,7 @@ def test_ranks_among_draws_of_the_truths_own_distribution_are_uniform_with_ties(
         def _functions(self, samples: int) -> Any:
             return repeated(self._predictive, samples)
 
-        def _predictive(self, x: Any) -> Any:
+        def _predictive(self, x: Any, samples: int | None = None) -> Any:
             return torch.distributions.Categorical(logits=torch.zeros(*x.shape[:2], 2), validate_args=False)
 
     generator = torch.Generator().manual_seed(0)

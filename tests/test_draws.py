@@ -150,7 +150,7 @@ def test_functions_asked_in_pieces_have_the_joint_distribution_of_one_question(n
         torch.manual_seed(2)
         functions = posterior.functions(4000)
         values = torch.cat([functions(part).mean for part in at.tensor_split(pieces, 1)], 2)[:, 0, :, 0]
-        check_joint_normal(values, posterior(at).mean[0, :, 0], posterior.covariance(at)[0])
+        check_joint_normal(values, posterior(at).mean[0, :, 0], posterior.joint(at).covariance[0, 0])
 
 
 @pytest.mark.parametrize("pieces", [1, 4])
@@ -164,7 +164,7 @@ def test_functions_of_classifiers_asked_in_pieces_have_the_joint_distribution(pi
         torch.manual_seed(0)
         functions = posterior.functions(4000)
         values = torch.cat([functions(part) for part in at.tensor_split(pieces, 1)], 2)
-        mean, covariance = posterior.joint(at)
+        mean, covariance = posterior.joint_function(at)
     check_joint_normal(values.flatten(1), mean[0, 0], covariance[0, 0])
 
 
@@ -195,7 +195,7 @@ def test_functions_with_inputs_of_their_own_have_the_joint_distribution_too() ->
     at = torch.cat([own, same.expand(count, 1, 2, 1)], 2)[:, 0]  # as many tasks
     white = []
     for s in range(count):
-        mean, covariance = posterior(at[s : s + 1]).mean[0, :, 0], posterior.covariance(at[s : s + 1])[0]
+        mean, covariance = posterior(at[s : s + 1]).mean[0, :, 0], posterior.joint(at[s : s + 1]).covariance[0, 0]
         factor = torch.linalg.cholesky(covariance + 1e-10 * torch.eye(3, dtype=D))
         white.append(torch.linalg.solve_triangular(factor, (values[s] - mean)[:, None], upper=False)[:, 0])
     check_joint_normal(torch.stack(white).detach(), torch.zeros(3, dtype=D), torch.eye(3, dtype=D))
@@ -210,7 +210,7 @@ def test_singular_covariances_are_drawn_from_exactly() -> None:
     assert lines[:, 1].std() > 0
     with torch.no_grad():
         slopes = learner(known).draws([1.0], 20_000).mean.flatten()
-        variance = bm.decompose(learner(known), [1.0])[2].item()
+        variance = learner(known).decompose([1.0]).epistemic.item()
     assert abs(slopes.var().item() / variance - 1) < 5 * (2 / 20_000) ** 0.5
     nothing = known._replace(mask=known.mask & False)
     assert torch.equal(learner(nothing).draws([0.0], 2).mean, torch.zeros(2, 1, 1, 1))

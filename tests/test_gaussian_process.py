@@ -299,7 +299,7 @@ def test_an_update_is_a_fit_with_all_points(case):
 def test_the_covariance_has_the_variance_of_the_function_on_its_diagonal_and_follows_conditioning():
     given, kernel, x = support(1, "padded"), initialised(RBFKernel()), normal(B, M, 1, seed=2)
     posterior = GaussianProcess(kernel, None, NOISE, given)
-    found = posterior.covariance(x)
+    found = posterior.joint(x).covariance[:, 0]
     torch.testing.assert_close(found.diagonal(dim1=1, dim2=2)[..., None], posterior(x).variance - NOISE**2)
     for b in range(B):
         seen = given.mask[b]

@@ -64,7 +64,7 @@ def test_joint_equals_the_dense_formula(learner: GPClassifier) -> None:
     points, x = labelled(), torch.randn(2, 5, 2, dtype=torch.float64)
     posterior = learner._process(points)
     assert isinstance(posterior, ClassProcess)
-    mean, spread = posterior.joint(x)
+    mean, spread = posterior.joint_function(x)
     marginal_mean, marginal_spread = posterior.function(x)
     for b in range(2):
         alone = task(points, b)
@@ -90,7 +90,7 @@ def test_draws_have_the_moments_of_the_joint() -> None:
     torch.manual_seed(0)
     points, x = labelled(), torch.randn(2, 3, 2, dtype=torch.float64)
     posterior = laplace()._process(points)
-    mean, spread = posterior.joint(x)
+    mean, spread = posterior.joint_function(x)
     values: list[Tensor] = []
     posterior._likelihood = lambda f: values.append(f)  # type: ignore[assignment,method-assign,return-value,func-returns-value]
     posterior.draws(x, 20_000)
@@ -170,9 +170,7 @@ def test_gibbs_agrees_with_nuts_on_the_exact_model() -> None:
     spread = torch.linalg.cholesky(corner - cross.mT @ torch.linalg.solve(inner, cross) + 1e-10 * torch.eye(6 * W))
     values = mean[None] + torch.randn(8, *mean.shape).double() @ spread.mT
     exact = bm.OneVsEach()(values.unflatten(-1, (6, W))).probs.mean((0, 1))  # type: ignore[attr-defined]
-    posterior = learner(points)
-    posterior.samples = 12_000
-    found = posterior(x).probs[0]  # type: ignore[attr-defined]
+    found = learner(points)(x, samples=12_000).probs[0]  # type: ignore[attr-defined]
     assert (found - exact).abs().max() < 0.01
     field = polya(steps=30)(points)(x).probs[0]  # type: ignore[attr-defined]
     assert (field - exact).abs().max() < 0.05
@@ -229,7 +227,7 @@ def test_variance_counts() -> None:
         assert near.argmax() == 0
         assert near[0] > 0.5
         torch.testing.assert_close(far, torch.full((W,), 1 / W), atol=5e-3, rtol=0)
-        _, _, epistemic = bm.decompose(posterior, torch.tensor([[0.0, 0.0], [50.0, 50.0]]))
+        epistemic = posterior.decompose(torch.tensor([[0.0, 0.0], [50.0, 50.0]])).epistemic
         assert epistemic[0, 1] > epistemic[0, 0]
 
 

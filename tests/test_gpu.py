@@ -80,8 +80,8 @@ class TestLearner:
         predictive, draws = posterior(here.query.x), posterior.draws(here.query.x, S)
         assert draws.batch_shape == (S, *y.shape[:2])
         assert_here(predictive.sample(), draws.sample(), draws.log_prob(y))
-        expected = seeded(lambda: bm.decompose(exact(given.support), given.query.x))
-        found = seeded(lambda: bm.decompose(ours(here.support), here.query.x))
+        expected = seeded(lambda: exact(given.support).decompose(given.query.x))
+        found = seeded(lambda: ours(here.support).decompose(here.query.x))
         assert_close(torch.stack(found), torch.stack(expected), 1e-2)
 
     def test_fit(self, name: str, likelihood: str) -> None:
@@ -147,7 +147,7 @@ def test_what_wraps_a_learner_of_the_card(name: str, likelihood: str, wrap: Call
     ]
     assert_here(*answers)
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-3, atol=1e-3)
-    assert_here(*bm.decompose(found(support), query.x, 8))
+    assert_here(*found(support).decompose(query.x, 8))
     bm.fit(found, tasks, steps=2, progress=False)  # type: ignore[arg-type]
 
 

@@ -76,7 +76,7 @@ def test_dkts_model_is_pyro_with_an_empty_guide(episode: Episode) -> None:
 
 def test_dkt_in_closed_form_knows_its_doubt(episode: Episode) -> None:
     dkt = learner(ScaleKernel(RBFKernel()))
-    total, aleatoric, epistemic = bm.decompose(dkt(episode.support), episode.query.x)
+    total, aleatoric, epistemic = dkt(episode.support).decompose(episode.query.x)
     torch.testing.assert_close(total, dkt(episode.support)(episode.query.x).variance)
     torch.testing.assert_close(aleatoric, dkt.likelihood.scale.square().expand_as(aleatoric))
     assert (epistemic > 0).all()

@@ -76,7 +76,7 @@ def test_predictions_are_the_equal_mixture_over_the_priors(episode: Episode) -> 
     support, query = episode
     learner = pacoh()
     posterior = learner(support)
-    found, (_, aleatoric, epistemic) = posterior(query.x), bm.decompose(posterior, query.x)
+    found, (_, aleatoric, epistemic) = posterior(query.x), posterior.decompose(query.x)
     draws = posterior.draws(query.x, 20_000).mean
     means, variances, noises = [], [], []
     for row in learner.theta().detach():

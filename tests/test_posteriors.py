@@ -72,14 +72,14 @@ def test_bayesian_linear_stays_exact_with_many_points_and_little_noise_in_float3
     torch.testing.assert_close(d.mean, given.y, rtol=1e-5, atol=1e-5)
 
 
-def functions(x: torch.Tensor) -> dist.Distribution:
+def functions(known: None, x: torch.Tensor) -> dist.Distribution:
     loc = torch.stack([x[..., :1], x[..., 1:] + 1, -x[..., :1]])  # (3, B, M, 1)
     return dist.Normal(loc, 0.3).to_event(1)
 
 
 def test_particles_predict_their_weighted_mixture():
     log_weights, y = normal(3, B, seed=5), normal(B, M, 1, seed=6)
-    d, every = Particles(functions, log_weights, SUPPORT)(X), functions(X)
+    d, every = Particles(functions, None, log_weights.mT, SUPPORT)(X), functions(None, X)
     density = (log_weights.softmax(0)[..., None] * every.log_prob(y).exp()).sum(0)
     torch.testing.assert_close(d.log_prob(y).exp(), density, rtol=1e-10, atol=0)
 
@@ -88,8 +88,8 @@ def test_particles_are_drawn_whole_and_as_often_as_they_weigh():
     log_weights, samples = normal(3, B, seed=5), 3000
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        draws = Particles(functions, log_weights, SUPPORT).draws(X, samples)
-    every = functions(X).mean
+        draws = Particles(functions, None, log_weights.mT, SUPPORT).draws(X, samples)
+    every = functions(None, X).mean
     matches = (draws.mean[:, None] == every).flatten(3).all(-1)  # (S, K, B): the same particle at all of x
     assert (matches.sum(1) == 1).all()
     for b in range(B):

@@ -56,14 +56,16 @@ GROWING |= {"DKT", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | 
     f"PACOH, {k}" for k in ("map", "variational", "svgd")
 }
 """Updates are exact, and the state grows."""
+PRIOR = {"ABML", "ABML, ELBO", "ABML, amortised", "Ensemble", "Calibrated"}
+"""The posterior becomes the prior: the state does not grow."""
 FURTHER = {"MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
 """Updates go on from where the old points led."""
 
 PAIRS = [tuple(case.values) for case in CASES]
 PAIRS += [("Ensemble of VERSA", "classes")] + [(name, "gaussian") for name in WRAPPED]
 EXACT = [pair for pair in PAIRS if pair[0] in CONSTANT | GROWING]
-UPDATED = [pair for pair in PAIRS if pair[0] in CONSTANT | GROWING | FURTHER]
-REFUSED = [pair for pair in PAIRS if pair[0] not in CONSTANT | GROWING | FURTHER]
+UPDATED = [pair for pair in PAIRS if pair[0] in CONSTANT | GROWING | PRIOR | FURTHER]
+REFUSED = [pair for pair in PAIRS if pair[0] not in CONSTANT | GROWING | PRIOR | FURTHER]
 
 
 def made(name: str, likelihood: str) -> Learner:
@@ -175,7 +177,7 @@ class TestUpdated:
             assert posterior.support.mask.shape == (B, 1)
         assert posterior.draws(x, 2).batch_shape == (2, B, M)
         assert posterior.functions(2)(x[None].expand(2, *x.shape)).batch_shape == (2, B, M)
-        assert all(part.isfinite().all() for part in bm.decompose(posterior, x, 8))
+        assert all(part.isfinite().all() for part in posterior.decompose(x, 8))
 
 
 def state_bytes(value: Any) -> int:
@@ -203,7 +205,7 @@ def state_bytes(value: Any) -> int:
     return sum(found.values())
 
 
-@pytest.mark.parametrize(("name", "likelihood"), [pair for pair in PAIRS if pair[0] in CONSTANT])
+@pytest.mark.parametrize(("name", "likelihood"), [pair for pair in PAIRS if pair[0] in CONSTANT | PRIOR])
 def test_the_state_does_not_grow(name: str, likelihood: str) -> None:
     with torch.no_grad():
         posterior = made(name, likelihood)(episode(likelihood).support).update(some(likelihood, 10, seed=5))
@@ -252,6 +254,58 @@ def test_mamls_update_takes_as_many_steps_again_on_the_new_points() -> None:
             weights = {name: at[name] - 0.1 * slope for name, slope in zip(at, slopes, strict=True)}
         for name, value in weights.items():
             close(later.weights[name][b], value)
+
+
+def test_abmls_posterior_becomes_the_prior() -> None:
+    """Of a linear model with one feature all is Gaussian and factorises: where steps suffice, parts are as good as the whole."""
+    learner = bm.ABML(
+        nn.Linear(1, 1, bias=False), bm.Gaussian(), steps=60, rate=0.5, scale_rate=0.5, inner_noise=0.7, kl_weight=0.5
+    ).double()
+    first, second = (Points(*(leaf[..., :1] if leaf.dim() > 2 else leaf for leaf in given)) for given in (
+        episode("gaussian").support, some("gaussian", 3, seed=5)))  # fmt: skip
+    found: Any = learner(first).update(second)
+    mean, log_scale = learner.infer(concatenate(first, second))
+    close(found.weights.mean, mean, atol=1e-6)
+    close(found.weights.log_scale, log_scale, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "likelihood"), PAIRS)
+def test_copies_are_told_different_things(name: str, likelihood: str) -> None:
+    """Of the copies 3 b to 3 b + 2 of task b each answers as the task itself, told by itself."""
+    learner, (x, y, _) = made(name, likelihood), episode(likelihood).query
+    posterior, copies = adapted(learner, episode(likelihood).support), 3
+    expanded = posterior.expand(copies)
+
+    def asked(posterior: bm.Posterior, times: int) -> Tensor:
+        torch.manual_seed(4)
+        predictive = posterior(x.repeat_interleave(times, 0))
+        return predictive.log_prob(y.repeat_interleave(times, 0)).unflatten(0, (B, times))
+
+    close(asked(expanded, copies), asked(posterior, 1).expand(-1, copies, -1))
+    assert expanded.functions(2)(x.repeat_interleave(copies, 0)).batch_shape == (2, B * copies, M)
+    assert expanded.decompose(x.repeat_interleave(copies, 0), 8).total.isfinite().all()
+    given = [some(likelihood, 3, seed=seed) for seed in range(copies)]
+    together = Points(*(torch.stack(leaves, 1).flatten(0, 1) for leaves in zip(*given, strict=True)))
+    if (name, likelihood) in REFUSED:
+        with pytest.raises(NotImplementedError, match="update: expected"):
+            expanded.update(together)
+        return
+    before = asked(posterior, 1)
+    found = asked(updated(expanded, together), copies)
+    for s, points in enumerate(given):
+        close(found[:, s], asked(updated(posterior, points), 1)[:, 0], rtol=1e-6, atol=1e-6)
+    close(asked(posterior, 1), before, rtol=0, atol=0)
+
+
+def test_a_posterior_that_does_not_say_what_it_holds_is_not_copied() -> None:
+    class Told(bm.Posterior):
+        def _functions(self, samples: int) -> Any:
+            raise AssertionError
+
+    with pytest.raises(NotImplementedError, match=r"expand: expected a posterior that says .*, got Told; name those"):
+        Told(episode("gaussian").support).expand(2)
+    with pytest.raises(ValueError, match="copies: expected a whole number of at least 1, got 0"):
+        build("ALPaCA", "gaussian")(episode("gaussian").support).expand(0)
 
 
 def test_a_tempered_posterior_is_updated_within() -> None:

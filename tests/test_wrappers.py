@@ -17,7 +17,6 @@ from bayesmeta import (
     Points,
     Standardized,
     StudentT,
-    decompose,
     points,
 )
 from bayesmeta.likelihoods import nll
@@ -183,7 +182,7 @@ def test_yes_or_no_targets_are_left_as_they_are(kind):
     found = learner(episode.support)(episode.query.x)
     torch.testing.assert_close(found.mean, expected.mean)
     assert learner(episode.support).draws(episode.query.x, 3).mean.shape == (3, 1, 6, 1)
-    assert decompose(learner(episode.support), episode.query.x)[0].isfinite().all()
+    assert learner(episode.support).decompose(episode.query.x).total.isfinite().all()
     whole = Standardized.from_tasks(maml(1).double(), [episode])  # whole numbers that a Gaussian answers are numbers
     assert whole.y_scale != 1
 
@@ -275,7 +274,7 @@ class TestEnsemble:
         torch.testing.assert_close(predictive.log_prob(y).exp(), density)
         means = torch.stack([member.mean for member in members])
         torch.testing.assert_close(predictive.mean, means.mean(0))
-        total, aleatoric, epistemic = decompose(ensemble(self.support), self.x)
+        total, aleatoric, epistemic = ensemble(self.support).decompose(self.x)
         torch.testing.assert_close(aleatoric, torch.stack([member.variance for member in members]).mean(0))
         torch.testing.assert_close(epistemic, means.var(0, correction=0))
         torch.testing.assert_close(total, predictive.variance)

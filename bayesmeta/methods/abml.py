@@ -14,6 +14,9 @@ since the slope from few draws is mostly noise:
     μ     ← μ - α_k (N / σ_in² E_q[∇error] + w (μ - μ_p) / σ_p²) / (N / σ_in² + w / σ_p²),
     log σ ← log σ + α'_k (1 - σ² P),     P = (N / σ_in² H + w / σ_p²) / w.
 
+Further points are told to a task's q as new data to a prior: q takes the places of p and of λ₀, and the same K steps lead on
+(variational continual learning, Nguyen, Li, Bui & Turner 2018, https://arxiv.org/abs/1710.10628, eq. 4, with a learned prior).
+
 ``objective=ELBO()`` descends the paper's bound over all a task's points D, with a weight w' of its own for the KL,
 
     -(1/|D|) { E_q [log p(D | φ)] - w' KL(q ‖ p) + log p(θ) / T },    p(θ) = Gamma(1/σ_p²; a, b) (section 4),
@@ -24,7 +27,7 @@ for T tasks; ``Predictive()`` (the default, which trains better) the query's -lo
 from __future__ import annotations
 
 import math
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import pyro
 import torch
@@ -34,12 +37,12 @@ from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
 from bayesmeta.encoders import Encoder, check_encoder
-from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
-from bayesmeta.learner import Posterior
+from bayesmeta.functional import Frozen, adaptable, clamped, ravel
+from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
-from bayesmeta.networks import check_network
+from bayesmeta.networks import check_network, check_padding
 from bayesmeta.objectives import Objective, Predictive
-from bayesmeta.posteriors import Outputs, Sampled, networks
+from bayesmeta.posteriors import networks
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner
 
@@ -136,69 +139,20 @@ class ABML(VariationalLearner):
 
     def infer(self, support: Points) -> tuple[Tensor, Tensor]:
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
-        prior_mean, prior_log_scale = self.prior()
+        return self._infer(_Steps(self), support)
+
+    def _infer(self, steps: _Steps, support: Points) -> _Weights:
         tasks = len(support.mask)
-        start = {
-            "mean": prior_mean.expand(tasks, -1),
-            "log_scale": self.start_log_scale.expand(tasks, -1),
-        }
+        prior = _Weights(*(part.expand(tasks, -1) for part in self.prior()))
+        start = _Weights(prior.mean, self.start_log_scale.expand(tasks, -1))
         if self.modulation is not None:
             start = self.modulation(start, support)
-        start["log_scale"] = start["log_scale"].clamp(_FLOOR, _CAP)
-        rates = self.rates.clone()
-        half = standard_normal(len(rates), self.inner_draws // 2, len(prior_mean), like=prior_mean)
-        noise = torch.cat([half, -half], 1)
-        network = Frozen(self.network, self.strategy)
-        prior_precision = self.inner_kl_weight * (-2 * prior_log_scale).exp()
-
-        def inner_loop(support: Points, q: Params) -> Params:
-            error = support_error(network, self.likelihood, support)
-            count = support.mask.sum() / self.inner_noise**2
-            mean, log_scale = q["mean"], q["log_scale"]
-            precision = (count * self._curvature(network, mean, support) + prior_precision) / self.inner_kl_weight
-
-            for k in range(len(rates)):
-                scale = log_scale.exp()
-
-                def expected_error(q: Params, scale: Tensor = scale, k: int = k) -> Tensor:
-                    errors: Tensor = network.map(error, q["mean"] + scale * noise[k])
-                    return errors.mean()
-
-                slope = clamped(self.clamp)(expected_error)({"mean": mean})["mean"]
-                pull = (mean - prior_mean) * prior_precision
-                mean = mean - rates[k, 0] * (count * slope + pull) / (count + prior_precision)
-                widening = 1 - (scale.square() * precision).clamp(max=self.clamp)
-                log_scale = (log_scale + rates[k, 1] * widening).clamp(_FLOOR, _CAP)
-            return {"mean": mean, "log_scale": log_scale}
-
-        q = network.map(inner_loop, support, start)
-        return q["mean"], q["log_scale"]
-
-    def _curvature(self, network: Frozen, weights: Tensor, support: Points) -> Tensor:
-        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support points."""
-
-        def of_point(x: Any, y: Tensor) -> Tensor:
-            def outputs(weights: Tensor) -> Tensor:
-                result: Tensor = network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
-                return result
-
-            jacobian = torch.func.jacrev(outputs)(weights)  # (O, P)
-            slope = torch.func.grad(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
-            hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
-            diagonal: Tensor = (jacobian * (hessian(outputs(weights)) @ jacobian)).sum(0)
-            return diagonal
-
-        each: Tensor = network.map(of_point, support.x, support.y)
-        return (each * support.mask[:, None]).sum(0) / support.mask.sum().clamp(min=1)
+        start = start._replace(log_scale=start.log_scale.clamp(_FLOOR, _CAP))
+        return steps(support, start, prior)
 
     def forward(self, support: Points) -> Posterior:
-        (mean, log_scale), network = self.infer(support), Frozen(self.network, self.strategy)
-
-        def draw(samples: int) -> Outputs:
-            noise = standard_normal(samples, 1, mean.shape[1], like=mean)
-            return networks(network, mean + log_scale.exp() * noise)
-
-        return Sampled(draw, self.likelihood, support)
+        steps = _Steps(self)
+        return _WeightPosterior(self._infer(steps, support), steps, support)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
@@ -219,6 +173,97 @@ class ABML(VariationalLearner):
         mean, log_scale = self.infer(episode.support)
         with pyro.plate("tasks", len(mean), dim=-1):
             self.latent("weights", mean, log_scale.exp(), shared=True)
+
+
+class _Weights(NamedTuple):
+    """A Gaussian over the weights of each task."""
+
+    mean: Tensor
+    """μ ``(B, P)``."""
+    log_scale: Tensor
+    """log σ ``(B, P)``."""
+
+
+class _Steps:
+    """The inner loop, of a learner as it is now: later updates do not move it."""
+
+    def __init__(self, learner: ABML) -> None:
+        self.network = Frozen(learner.network, learner.strategy)
+        self.likelihood, self._likelihood = Frozen(learner.likelihood), learner.likelihood  # an error has no parameters
+        self.rates = learner.rates.clone()
+        self.inner_noise, self.inner_draws = learner.inner_noise, learner.inner_draws
+        self.clamp, self.kl_weight = learner.clamp, learner.inner_kl_weight
+
+    def __call__(self, points: Points, start: _Weights, prior: _Weights) -> _Weights:
+        """K steps on each task's points, from a start, under a prior. Uses torch's global generator."""
+        rates, network, likelihood = self.rates, self.network, self._likelihood
+        half = standard_normal(len(rates), self.inner_draws // 2, start.mean.shape[1], like=start.mean)
+        noise = torch.cat([half, -half], 1)
+
+        def inner_loop(points: Points, start: _Weights, prior: _Weights) -> _Weights:
+            error = support_error(network, likelihood, points)
+            prior_precision = self.kl_weight * (-2 * prior.log_scale).exp()
+            count = points.mask.sum() / self.inner_noise**2
+            mean, log_scale = start
+            precision = (count * self._curvature(mean, points) + prior_precision) / self.kl_weight
+
+            for k in range(len(rates)):
+                scale = log_scale.exp()
+
+                def expected_error(q: dict[str, Tensor], scale: Tensor = scale, k: int = k) -> Tensor:
+                    errors: Tensor = network.map(error, q["mean"] + scale * noise[k])
+                    return errors.mean()
+
+                slope = clamped(self.clamp)(expected_error)({"mean": mean})["mean"]
+                pull = (mean - prior.mean) * prior_precision
+                mean = mean - rates[k, 0] * (count * slope + pull) / (count + prior_precision)
+                widening = 1 - (scale.square() * precision).clamp(max=self.clamp)
+                log_scale = (log_scale + rates[k, 1] * widening).clamp(_FLOOR, _CAP)
+            return _Weights(mean, log_scale)
+
+        found: _Weights = network.map(inner_loop, points, start, prior)
+        return found
+
+    def _curvature(self, weights: Tensor, points: Points) -> Tensor:
+        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the points."""
+        network, likelihood = self.network, self._likelihood
+
+        def of_point(x: Any, y: Tensor) -> Tensor:
+            def outputs(weights: Tensor) -> Tensor:
+                result: Tensor = network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
+                return result
+
+            jacobian = torch.func.jacrev(outputs)(weights)  # (O, P)
+            slope = torch.func.grad(lambda outputs: likelihood.error(outputs[None], y[None])[0])
+            hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
+            diagonal: Tensor = (jacobian * (hessian(outputs(weights)) @ jacobian)).sum(0)
+            return diagonal
+
+        each: Tensor = network.map(of_point, points.x, points.y)
+        return (each * points.mask[:, None]).sum(0) / points.mask.sum().clamp(min=1)
+
+
+class _WeightPosterior(Posterior):
+    """A Gaussian over each task's weights, which is the prior of further points."""
+
+    _of_tasks = ("weights",)
+
+    def __init__(self, weights: _Weights, steps: _Steps, support: Points) -> None:
+        super().__init__(support)
+        self.weights = weights
+        self.steps = steps
+
+    def _functions(self, samples: int) -> Functions:
+        mean, log_scale = self.weights
+        noise = standard_normal(samples, 1, mean.shape[1], like=mean)
+        outputs = networks(self.steps.network, mean + log_scale.exp() * noise)
+        return lambda x, own: self.steps.likelihood(outputs(x, own))
+
+    def _updated(self, points: Points) -> Posterior:
+        check_padding(self.steps.network.module, points.mask, "points")
+        later = self._later()
+        later.weights = self.steps(points, start=self.weights, prior=self.weights)
+        return later
 
 
 class _Modulation(nn.Module):
@@ -242,7 +287,6 @@ class _Modulation(nn.Module):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
 
-    def forward(self, start: Params, support: Points) -> Params:
+    def forward(self, start: _Weights, support: Points) -> _Weights:
         gain, shift, wider = self.head(self.encoder(support)).unflatten(1, (3, -1))[:, :, self.unit].unbind(1)
-        mean = start["mean"] * (1 + gain) + shift
-        return {"mean": mean, "log_scale": start["log_scale"] + wider}
+        return _Weights(start.mean * (1 + gain) + shift, start.log_scale + wider)

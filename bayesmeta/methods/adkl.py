@@ -12,7 +12,8 @@ likelihood of all of a task's points, -(1/|D|) log p(y_D | x_D), with the encodi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from functools import partial
+from typing import Any, Self, final
 
 import pyro
 from gpytorch.kernels import Kernel
@@ -73,17 +74,16 @@ class ADKL(KernelLearner):
         check_encoder(encoder, classwise=False)
         self.features = TaskNetwork(encoder, network)
 
-    def _embedding(self, support: Points) -> Callable[[Any], Tensor]:
+    def _embedding(self, support: Points) -> partial[Tensor]:
         """The kernel's features of a task as a function of x, with the learner's present parameters."""
-        features = Frozen(self.features)
-        return lambda x: features(support, x)
+        return partial(Frozen(self.features), support)
 
     def _process(self, given: Points, embed: Callable[[Any], Tensor]) -> GaussianProcess:
         return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, given._replace(x=embed(given.x)))
 
     def forward(self, support: Points) -> Posterior:
         embed = self._embedding(support)
-        return Transformed(self._process(support, embed), support, embed, further=_refuse)
+        return _OnTask(self._process(support, embed), support, embed, further=_refuse)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
@@ -100,6 +100,17 @@ class ADKL(KernelLearner):
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""
+
+
+class _OnTask(Transformed):
+    """A process on features that read the task's support: ``inputs`` is a function of it and of x."""
+
+    inputs: partial[Tensor]
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        chosen.inputs = partial(self.inputs.func, chosen.support)
+        return chosen
 
 
 def _refuse(points: Points) -> Points:

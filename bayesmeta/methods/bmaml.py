@@ -120,12 +120,11 @@ class BMAML(Learner):
     def _posterior(self, particles: Tensor, support: Points) -> Posterior:
         network, likelihood = Frozen(self.network, self.strategy), Frozen(self.likelihood)
 
-        def predictions(x: Any) -> Distribution:
+        def predictions(particles: Tensor, x: Any) -> Distribution:
             distribution: Distribution = likelihood(network.over_tasks(x, particles.movedim(1, 0)))
             return distribution
 
-        tasks, count, _ = particles.shape
-        return Particles(predictions, particles.new_zeros(count, tasks), support)
+        return Particles(predictions, particles, particles.new_zeros(particles.shape[:2]), support)
 
     def loss(self, episode: Episode) -> Tensor:
         chaser = self.infer(episode.support)

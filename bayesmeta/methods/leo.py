@@ -104,14 +104,17 @@ class LEO(VariationalLearner):
         mean, raw = self.to_code(self.encoder(support)).chunk(2, -1)
         return mean.flatten(1), (raw - 2.0).clamp(-9.0, 1.0).exp().flatten(1)
 
-    def _inner_loop(self, support: Points) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The inner steps, with the learner's present parameters, from z ``(..., B, L)`` and ε ``(..., B, P)``.
+    def _embedded(self, support: Points) -> Points:
+        """The support with features, and a one, in the place of x."""
+        return support._replace(x=with_bias(self.encoder.embed(support.x)))
+
+    def _inner_loop(self) -> Callable[[Tensor, Tensor, Points], tuple[Tensor, Tensor]]:
+        """The inner steps, with the learner's present parameters, from z ``(..., B, L)``, ε ``(..., B, P)`` and embedded points.
 
         They give the head's weights ``(..., B, *O, inputs + 1)`` and the code z' ``(..., B, L)``.
         """
         decoder = Frozen(self.to_head, self.strategy)
         rates = {"z": self.rate.clone(), "head": self.head_rate.clone()}
-        embedded = support._replace(x=with_bias(self.encoder.embed(support.x)))
         steps, head_steps, gradient = self.steps, self.head_steps, clamped(self.clamp)
 
         def of_task(z: Tensor, noise: Tensor, points: Points) -> Any:
@@ -133,7 +136,7 @@ class LEO(VariationalLearner):
             head = descend(lambda params: error(params["head"]), head, head_steps, rates, gradient)
             return head["head"], code["z"]
 
-        def run(z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        def run(z: Tensor, noise: Tensor, embedded: Points) -> tuple[Tensor, Tensor]:
             head, code = decoder.map(of_task, z.movedim(-2, 0), noise.movedim(-2, 0), embedded)
             return head.movedim(0, -3), code.movedim(0, -2)
 
@@ -141,15 +144,16 @@ class LEO(VariationalLearner):
 
     def forward(self, support: Points) -> Posterior:
         mean, scale = self.infer(support)
-        embed, inner_loop = Frozen(self.encoder.features, self.strategy).over_tasks, self._inner_loop(support)
+        embed, inner_loop = Frozen(self.encoder.features, self.strategy).over_tasks, self._inner_loop()
         size = math.prod(self.to_head.shape)
 
-        def draw(samples: int) -> Outputs:
+        def draw(known: tuple[Tensor, Tensor, Points], samples: int) -> Outputs:
+            mean, scale, embedded = known
             noise = standard_normal(samples, 1, mean.shape[1] + size, like=mean).expand(-1, len(mean), -1)
-            head, _ = inner_loop(mean + scale * noise[..., :-size], noise[..., -size:])
+            head, _ = inner_loop(mean + scale * noise[..., :-size], noise[..., -size:], embedded)
             return heads(embed, head)
 
-        return Sampled(draw, self.likelihood, support)
+        return Sampled(draw, (mean, scale, self._embedded(support)), self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode
@@ -158,7 +162,7 @@ class LEO(VariationalLearner):
         with pyro.plate("tasks", len(query.mask), dim=-1):
             z = self.latent("z", zeros[:, :size], torch.ones_like(zeros[:, :size]))
             noise = self.latent("noise", zeros[:, size:], torch.ones_like(zeros[:, size:]))
-            head, code = self._inner_loop(support)(z, noise)
+            head, code = self._inner_loop()(z, noise, self._embedded(support))
             distance = (code.detach() - z).square().sum(-1)
             pyro.factor("penalty", -self.penalty * query.mask.sum(1) * distance)
             self.observe(with_bias(self.encoder.embed(query.x)) @ head.mT, query)

@@ -13,7 +13,7 @@ bound of `bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction i
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from gpytorch.kernels import Kernel
@@ -110,6 +110,8 @@ class PACOH(HyperPosteriorLearner):
 class _Processes(Posterior):
     """K Gaussian processes for each of B tasks, as one process of K·B tasks, and their equal mixture."""
 
+    _of_tasks = ()
+
     def __init__(self, learner: PACOH, theta: Tensor, support: Points) -> None:
         super().__init__(support)
         parts: nn.ModuleDict = learner.prior  # type: ignore[assignment]
@@ -129,6 +131,12 @@ class _Processes(Posterior):
         embedded, mean = self._embed(points.x)
         y = points.y.expand(self.count, *points.y.shape).flatten(0, 1)
         return Points(embedded, y - mean, points.mask.repeat(self.count, 1))
+
+    def _chosen(self, tasks: Tensor) -> Self:
+        chosen = super()._chosen(tasks)
+        start = len(self.support.mask) * torch.arange(self.count, device=tasks.device)[:, None]
+        chosen.process = self.process._chosen((start + tasks).flatten())
+        return chosen
 
     def _updated(self, points: Points) -> Posterior:
         for network in self.networks.values():
@@ -161,7 +169,7 @@ class _Processes(Posterior):
         aleatoric, epistemic = self.process._decompose(embedded, 1)
         return tuple(part.unflatten(0, (self.count, -1)) for part in (inner, aleatoric, epistemic))
 
-    def _predictive(self, x: Any) -> Distribution:
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         mean, aleatoric, epistemic = self._moments(x)
         return mixture(self._normal(mean, aleatoric + epistemic))
 

@@ -156,14 +156,14 @@ class PACOHNN(HyperPosteriorLearner):
             direction = vmap(stein_direction)(standard.detach().flatten(0, 1), score.flatten(0, 1))
             standard.grad = -direction.view_as(standard).to(standard)  # another type under autocast
             optimizer.step()
-        learned = networks(standard.detach())
+        learned = networks(standard.detach()).movedim(1, 0)
 
-        def predictions(x: Any) -> Distribution:
-            values = network.over_tasks(x, learned).unflatten(0, (count, self.weights))
+        def predictions(learned: Tensor, x: Any) -> Distribution:
+            values = network.over_tasks(x, learned.movedim(1, 0)).unflatten(0, (count, self.weights))
             normal: Any = _normal(values, noise)
             return Normal(normal.mean.flatten(0, 1), normal.stddev.flatten(0, 1), validate_args=False).to_event(1)
 
-        return Particles(predictions, mean.new_zeros(len(learned), tasks), support)
+        return Particles(predictions, learned, mean.new_zeros(learned.shape[:2]), support)
 
 
 def _normal(values: Tensor, noise: Tensor) -> Distribution:

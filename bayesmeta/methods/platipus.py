@@ -113,11 +113,12 @@ class PLATIPUS(VariationalLearner):
         mean, network = self.initialisation(support, self.prior_rate), Frozen(self.network, self.strategy)
         scale, rates, clamp = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone(), self.clamp
 
-        def draw(samples: int) -> Outputs:
+        def draw(known: tuple[Tensor, Points], samples: int) -> Outputs:
+            mean, support = known
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
             return networks(network, self._descend(network, weights, support, rates, clamp))
 
-        return Sampled(draw, self.likelihood, support)
+        return Sampled(draw, (mean, support), self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode

@@ -65,6 +65,8 @@ class PrototypicalNetwork(Learner):
 class _Prototypes(Posterior):
     """The classes' means of features, by sums over each class's points: updates add to them."""
 
+    _of_tasks = ("total", "count", "prototypes")
+
     def __init__(self, likelihood: Categorical, classes: int, support: Points) -> None:
         super().__init__(support, samples=1)
         self.classes = classes
@@ -92,7 +94,7 @@ class _Prototypes(Posterior):
         later._set(self.total + total, self.count + count)
         return later
 
-    def _predictive(self, x: Tensor) -> Distribution:
+    def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
         logits = 2 * x @ self.prototypes.mT - self.prototypes.square().sum(-1)[:, None]
         distribution: Distribution = self.likelihood(logits)
         return distribution

@@ -121,12 +121,13 @@ class Sinusoids(SyntheticTasks):
         amplitude = amplitude.flatten(1).gather(1, chosen)
         phases = phase.repeat_interleave(_AMPLITUDES, 1).gather(1, chosen)
 
-        def functions(x: Tensor) -> Distribution:
+        def functions(known: tuple[Tensor, Tensor], x: Tensor) -> Distribution:
+            amplitude, phases = known
             waves = amplitude[:, None] * torch.sin(x.double() - phases[:, None])  # (B, M, K)
             mean = waves.movedim(-1, 0)[..., None].to(support.y.dtype)
             return Normal(mean, torch.full_like(mean, self.noise), validate_args=False).to_event(1)
 
-        return Particles(functions, ranked.values[:, :kept].mT.to(support.y.dtype), support)
+        return Particles(functions, (amplitude, phases), ranked.values[:, :kept].to(support.y.dtype), support)
 
 
 def _enough(needed: Tensor) -> int:
