@@ -35,6 +35,17 @@ def test_it_answers_the_same_and_is_told_further_points(name: str, likelihood: s
     assert torch.equal(answers(updated(loaded, second), likelihood), answers(updated(posterior, second), likelihood))
 
 
+def test_what_was_drawn_for_all_tasks_is_kept(tmp_path: Path) -> None:
+    """Priors that are drawn at each call."""
+    network = bm.MLP(2, 1, hidden=(4,), activation=nn.Tanh)
+    inner = bm.PACOHNN(network, bm.Gaussian(), tasks=3, hyper_posterior="variational", weights=2, steps=2)
+    learner = bm.Rehearsal(inner.double())
+    posterior = adapted(learner, episode("gaussian").support)
+    bm.save(learner, tmp_path / "a", posterior=posterior)
+    loaded = bm.load(tmp_path / "a", learner)
+    assert torch.equal(answers(loaded, "gaussian"), answers(posterior, "gaussian"))
+
+
 @pytest.mark.parametrize(("name", "likelihood"), SIZED)
 def test_the_files_bytes_do_not_grow_with_the_stream(name: str, likelihood: str, tmp_path: Path) -> None:
     learner = made(name, likelihood)
