@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import torch
@@ -77,7 +77,7 @@ class GaussianProcess(Posterior):
         parameters: of the kernel by name, each with a leading B: each task's own, in the place of the kernel's.
     """
 
-    _of_tasks = ("x", "y", "mask", "cholesky", "residual", "solution", "parameters")
+    _of_tasks = ("x", "y", "mask", "cholesky", "residual", "solution", "noise", "parameters")
 
     def __init__(
         self, kernel: Kernel, mean: Mean | None, noise: Tensor, support: Points, parameters: Params | None = None
@@ -88,19 +88,13 @@ class GaussianProcess(Posterior):
         self._kernel = covariance(kernel)
         self.parameters = {name: value.double() for name, value in (parameters or {}).items()}
         self.mean = trend(mean)
-        self.noise = noise.double().clone().reshape(-1, 1, 1)
+        self.noise = noise.double().clone().reshape(-1, 1, 1).expand(len(support.mask), 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
         self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
 
     def kernel(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
         """The prior's covariances, see `bayesmeta.kernels.covariance`, with each task's own parameters."""
         return self._kernel(first, second, diag, self.parameters)
-
-    def _chosen(self, tasks: Tensor) -> Self:
-        chosen = super()._chosen(tasks)
-        if len(self.noise) > 1:
-            chosen.noise = self.noise[tasks]
-        return chosen
 
     def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
         """K + σ² I ``(B, N, N)``, with rows of the identity where nothing is observed."""

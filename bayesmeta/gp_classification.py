@@ -12,6 +12,7 @@ so that one Cholesky factor of A, ``(N J, N J)``, holds the posterior (Rasmussen
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -62,7 +63,7 @@ class ClassProcess(Posterior):
         name: the kernel's name, for errors.
     """
 
-    _of_tasks = ("x", "mask")
+    _of_tasks = ("x", "mask", "sites", "cholesky")
 
     def __init__(self, kernel: Any, likelihood: Likelihood, sites: Sites, support: Points, name: str) -> None:
         super().__init__(support, samples=128)
@@ -74,10 +75,14 @@ class ClassProcess(Posterior):
         self.cholesky = precision_factor(self._cross(self.x) * self.mask[:, None], sites.factor, name)
 
     def _chosen(self, tasks: Tensor) -> Self:
-        chosen = super()._chosen(tasks)
-        chosen.sites = Sites(*(part[:, tasks] for part in self.sites))
-        chosen.cholesky = self.cholesky[:, tasks]
-        return chosen
+        return super(ClassProcess, self._turned())._chosen(tasks)._turned()
+
+    def _turned(self) -> Self:
+        """With the tasks before the chains, and back."""
+        turned = copy(self)
+        turned.sites = Sites(*(part.transpose(0, 1) for part in self.sites))
+        turned.cholesky = self.cholesky.transpose(0, 1)
+        return turned
 
     def function(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean ``(C, B, M, W)`` and covariance ``(C, B, M, W, W)`` of the W functions at each of the points x, float64."""

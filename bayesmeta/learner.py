@@ -55,6 +55,8 @@ class Posterior(ABC):
 
     All others are the same for all tasks. `expand` and `save` need to know; None where it is not said.
     """
+    _drawn: ClassVar[tuple[str, ...]] = ()
+    """The attributes that are the same for all tasks, but were drawn at random from the learner: trees of tensors, for `save`."""
 
     def __init__(self, support: Points, samples: int = 64) -> None:
         self.support = support

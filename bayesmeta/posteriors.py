@@ -154,25 +154,28 @@ class Transformed(Posterior):
         self.outputs = outputs
         self.further = further
 
+    def _inward(self, x: Any) -> Any:
+        return self.inputs(x)
+
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        return self._mapped(self.inner._predictive(self.inputs(x), samples))
+        return self._mapped(self.inner._predictive(self._inward(x), samples))
 
     def _functions(self, samples: int) -> Functions:
         inner = self.inner._functions(samples)
-        return lambda x, own: self._mapped(inner(self.inputs(x), own))
+        return lambda x, own: self._mapped(inner(self._inward(x), own))
 
     def _updated(self, points: Points) -> Posterior:
-        seen = points._replace(x=self.inputs(points.x)) if self.further is None else self.further(points)
+        seen = points._replace(x=self._inward(points.x)) if self.further is None else self.further(points)
         later = self._later()
         later.inner = self.inner._updated(seen)
         return later
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
+        aleatoric, epistemic = self.inner._decompose(self._inward(x), samples)
         return self._variance(aleatoric), self._variance(epistemic)
 
     def _joint(self, x: Any) -> Joint:
-        mean, covariance, noise = self.inner._joint(self.inputs(x))
+        mean, covariance, noise = self.inner._joint(self._inward(x))
         if self.outputs is None:
             return Joint(mean, covariance, noise)
         moved = self.outputs(Normal(mean, torch.ones_like(mean), validate_args=False).to_event(1))

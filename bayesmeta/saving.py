@@ -16,25 +16,36 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bayesmeta.blueprint import blueprint, build
 from bayesmeta.data import Points, check, check_shapes
 from bayesmeta.files import check_target, read, write
+from bayesmeta.learner import Posterior
+from bayesmeta.posterior_state import posterior_state, restored
+from bayesmeta.randomness import seeded
 
 __all__ = ["check_state", "load", "save", "unusable"]
 
 
-def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | None = None) -> None:
+def save(
+    learner: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    support: Points | None = None,
+    posterior: Posterior | None = None,
+) -> None:
     """Saves a learner, or what it made of a support, atomically: weights, settings, the library's version, and a checksum.
 
-    A posterior is a learner and a support: the file then holds both, and `load` gives the same answers, bit by bit.
+    A posterior is a learner and a support, or a learner and what it knows of the tasks, as after updates, when there are no
+    points left: the file then holds both, and `load` gives the same answers, bit by bit. It may be told further points.
 
     Args:
         learner: any learner, wrapped or not.
         path: of the file, whose folder exists. A file there is replaced and its mode kept; a link is refused.
         support: of B tasks, to keep the posterior ``learner(support)``. x is a tensor, or dicts, lists and tuples of tensors.
+        posterior: of this learner as it is now, in the place of a support: as it is, updated or not.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         PermissionError: the folder or the file may not be written.
         ValueError: the path is a folder or a link; a weight is NaN or infinite; the support is not one, or its x holds what a
-            file that never runs code cannot.
+            file that never runs code cannot; the posterior is of another learner, or this one was trained since.
 
     Example:
         >>> import tempfile
@@ -51,14 +62,48 @@ def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | 
             "older file"
         )
     described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
-    given = None
+    given = known = None
+    if posterior is not None:
+        if not isinstance(posterior, Posterior) or support is not None:
+            raise ValueError(
+                f"posterior: expected what learner(support) gave, and no support, got {type(posterior).__name__} and "
+                f"{type(support).__name__}; pass one of the two"
+            )
+        known = posterior_state(posterior)
+        support = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(posterior.support)))
     if support is not None:
         check_shapes(support, "support")
         _check_plain(support.x)
         given = tree_map(
             lambda leaf: leaf.detach().cpu().clone(), tuple(support)
         )  # a view would keep all it is a view of
-    write(Path(path), {**described, "settings": blueprint(learner), "state": state, "support": given})
+    if posterior is not None and known is not None and support is not None:
+        _check_own(learner, posterior, known, support)
+    write(
+        Path(path),
+        {**described, "settings": blueprint(learner), "state": state, "support": given, "posterior": known},
+    )
+
+
+def _check_own(learner: nn.Module, posterior: Posterior, known: Mapping[str, Any], support: Points) -> None:
+    """Raises a ValueError where the learner, with what is known of the tasks, does not answer as the posterior does."""
+    x = tree_map(lambda leaf: torch.full_like(leaf, 0.5 if leaf.is_floating_point() else 0), support.x)
+    with torch.no_grad():
+        with seeded(0):
+            again = restored(learner(support), known, "posterior")
+        found, expected = (_answers(asked, x, support.y) for asked in (again, posterior))
+    if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "posterior: expected one of this learner as it is now, got one that answers otherwise; save it with the learner that "
+            "made it, before that is trained further"
+        )
+
+
+def _answers(posterior: Posterior, x: Any, y: Tensor) -> Tensor:
+    with seeded(0):
+        predictive: Any = posterior(x)
+        log_prob: Tensor = predictive.log_prob(y)
+    return log_prob
 
 
 def load(path: str | os.PathLike[str], learner: nn.Module | None = None) -> Any:
@@ -75,7 +120,7 @@ def load(path: str | os.PathLike[str], learner: nn.Module | None = None) -> Any:
 
     Returns:
         The learner, if the file was saved without a support: the one that was passed, or a new one, on the CPU and in evaluation
-        mode. Else the posterior, of a learner of its own that adapts to the support again; where adaptation draws random numbers
+        mode. Else the posterior, of a learner of its own. From a support it adapts again; where adaptation draws random numbers
         (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
 
     Raises:
@@ -102,7 +147,12 @@ def load(path: str | os.PathLike[str], learner: nn.Module | None = None) -> Any:
     target.load_state_dict(content["state"])
     if given is None:
         return target
-    posterior = target(_as_points(given, path))
+    points = _as_points(given, path)
+    if (known := content.get("posterior")) is None:
+        posterior = target(points)
+    else:
+        with seeded(0):  # what is drawn is replaced
+            posterior = restored(target(points), known, source)
     if learner is not None:
         learner.load_state_dict(content["state"])
     return posterior

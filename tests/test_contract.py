@@ -187,6 +187,15 @@ def build(learner: str, likelihood: str, dtype: torch.dtype = torch.float64) -> 
     return LEARNERS[learner](bm.MLP(D, outputs, hidden=(8, 8), activation=nn.Tanh), make()).to(dtype)
 
 
+def smooth(learner: Learner) -> Learner:
+    """With tanh in the place of each ReLU, at whose kinks finite differences are no slopes."""
+    for module in list(learner.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, nn.ReLU):
+                setattr(module, name, nn.Tanh())
+    return learner
+
+
 def episode(likelihood: str, dtype: torch.dtype = torch.float64) -> Episode:
     generator = torch.Generator().manual_seed(2)
 
@@ -364,7 +373,7 @@ class TestLearner:
 
     def test_functions_have_slopes(self, name: str, likelihood: str) -> None:
         given = episode(likelihood)
-        functions, (x, y, _) = build(name, likelihood)(given.support).functions(S), given.query
+        functions, (x, y, _) = smooth(build(name, likelihood))(given.support).functions(S), given.query
         way = (1e-2 if name.startswith(EXTENDED) else 1e-5) * torch.ones_like(x)
         with torch.no_grad():  # a process is the more certain of its slope, the more has been asked around
             central = (functions(x + way).log_prob(y) - functions(x - way).log_prob(y)) / 2
@@ -373,8 +382,7 @@ class TestLearner:
             (slope,) = torch.autograd.grad(functions(at).log_prob(y).sum(), at)
             along = (slope * way).sum(-1)
             expected = central if slope.dim() > 3 else central.sum(0)
-            close = (along - expected).abs() <= 1e-2 * expected.abs() + 0.1 * way.max()
-            assert close.double().mean() > 0.8  # some may stand at a ReLU's kink
+            assert ((along - expected).abs() <= 1e-2 * expected.abs() + 1e-2 * way.max()).all()
 
     def test_same_seed_same_numbers(self, name: str, likelihood: str) -> None:
         given = [episode(likelihood)] * 3

@@ -216,6 +216,23 @@ def test_the_state_does_not_grow(name: str, likelihood: str) -> None:
     assert answers(posterior, likelihood).isfinite().all()
 
 
+def test_two_thousand_single_updates_of_a_linear_layer_equal_one_batch_in_float32() -> None:
+    torch.manual_seed(0)
+    network = bm.MLP(D, 1, hidden=(16,), activation=nn.Tanh)
+    learner = bm.ALPaCA(network.features, network.head, bm.Gaussian(0.1))
+    x, y = torch.randn(1, 2000, D), torch.randn(1, 2000, 1)
+    stream, query = Points(x, y, torch.ones(1, 2000, dtype=torch.bool)), torch.randn(1, 50, D)
+    with torch.no_grad():
+        posterior = learner(Points(*(leaf[:, :1] for leaf in stream)))
+        for i in range(1, 2000):
+            posterior = posterior.update(Points(*(leaf[:, i : i + 1] for leaf in stream)))
+        found: Any = posterior(query)
+        expected: Any = learner(stream)(query)
+    assert found.mean.dtype == torch.float32
+    close(found.mean, expected.mean, rtol=1e-6, atol=1e-6)
+    close(found.stddev, expected.stddev, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "likelihood"), REFUSED)
 def test_all_others_name_rehearsal_which_adapts_again(name: str, likelihood: str) -> None:
     learner, first, second = made(name, likelihood), episode(likelihood).support, some(likelihood, 3, seed=5)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self, final
+from typing import Any, final
 
 import pyro
 from gpytorch.kernels import Kernel
@@ -74,7 +74,7 @@ class ADKL(KernelLearner):
         check_encoder(encoder, classwise=False)
         self.features = TaskNetwork(encoder, network)
 
-    def _embedding(self, support: Points) -> partial[Tensor]:
+    def _embedding(self, support: Points) -> Callable[[Any], Tensor]:
         """The kernel's features of a task as a function of x, with the learner's present parameters."""
         return partial(Frozen(self.features), support)
 
@@ -82,8 +82,8 @@ class ADKL(KernelLearner):
         return GaussianProcess(self.kernel, self.mean, self.likelihood.scale, given._replace(x=embed(given.x)))
 
     def forward(self, support: Points) -> Posterior:
-        embed = self._embedding(support)
-        return _OnTask(self._process(support, embed), support, embed, further=_refuse)
+        features = Frozen(self.features)
+        return _OnTask(self._process(support, partial(features, support)), support, features)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
@@ -103,14 +103,14 @@ class ADKL(KernelLearner):
 
 
 class _OnTask(Transformed):
-    """A process on features that read the task's support: ``inputs`` is a function of it and of x."""
+    """A process on features that read the task's support beside x."""
 
-    inputs: partial[Tensor]
+    def __init__(self, inner: Posterior, support: Points, features: Frozen) -> None:
+        super().__init__(inner, support, features, further=_refuse)
 
-    def _chosen(self, tasks: Tensor) -> Self:
-        chosen = super()._chosen(tasks)
-        chosen.inputs = partial(self.inputs.func, chosen.support)
-        return chosen
+    def _inward(self, x: Any) -> Any:
+        features: Callable[..., Any] = self.inputs
+        return features(self.support, x)
 
 
 def _refuse(points: Points) -> Points:

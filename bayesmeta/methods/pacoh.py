@@ -110,7 +110,8 @@ class PACOH(HyperPosteriorLearner):
 class _Processes(Posterior):
     """K Gaussian processes for each of B tasks, as one process of K·B tasks, and their equal mixture."""
 
-    _of_tasks = ()
+    _of_tasks = ("process",)
+    _drawn = ("weights",)
 
     def __init__(self, learner: PACOH, theta: Tensor, support: Points) -> None:
         super().__init__(support)
@@ -133,7 +134,7 @@ class _Processes(Posterior):
         return Points(embedded, y - mean, points.mask.repeat(self.count, 1))
 
     def _chosen(self, tasks: Tensor) -> Self:
-        chosen = super()._chosen(tasks)
+        chosen = super()._chosen(tasks)  # which knows nothing of the K
         start = len(self.support.mask) * torch.arange(self.count, device=tasks.device)[:, None]
         chosen.process = self.process._chosen((start + tasks).flatten())
         return chosen

@@ -158,12 +158,14 @@ class PACOHNN(HyperPosteriorLearner):
             optimizer.step()
         learned = networks(standard.detach()).movedim(1, 0)
 
-        def predictions(learned: Tensor, x: Any) -> Distribution:
-            values = network.over_tasks(x, learned.movedim(1, 0)).unflatten(0, (count, self.weights))
-            normal: Any = _normal(values, noise)
-            return Normal(normal.mean.flatten(0, 1), normal.stddev.flatten(0, 1), validate_args=False).to_event(1)
+        def predictions(known: tuple[Tensor, Tensor], x: Any) -> Distribution:
+            learned, noise = known
+            values = network.over_tasks(x, learned.movedim(1, 0)).unflatten(0, (count, -1))
+            scale = noise.mT[:, None, :, None, None].expand_as(values)
+            return Normal(values.flatten(0, 1), scale.flatten(0, 1), validate_args=False).to_event(1)
 
-        return Particles(predictions, learned, mean.new_zeros(learned.shape[:2]), support)
+        known = (learned, noise.expand(tasks, -1))
+        return Particles(predictions, known, mean.new_zeros(learned.shape[:2]), support)
 
 
 def _normal(values: Tensor, noise: Tensor) -> Distribution:
