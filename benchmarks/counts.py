@@ -1,6 +1,6 @@
 """Few tasks of counts: against the exact answer by quadrature on made tasks, and against statsmodels' mixed Poisson.
 
-    python benchmarks/counts.py            # about fifteen minutes of one core
+    python benchmarks/counts.py            # about ten minutes of one core
     python benchmarks/counts.py --table    # prints what is there
 
 A task's counts have the log mean b + c·x + u, u ~ N(0, τ²) the task's own. Made tasks: 40 of them to learn from, with 6 points
@@ -32,7 +32,7 @@ from bayesmeta.metrics import bootstrap
 from bayesmeta.tasks import tasks_from_arrays
 
 RESULTS = Path(__file__).parent / "results" / "counts.json"
-SEEDS, TRAIN, TEST, KNOWN, STEPS = range(10), 40, 500, 2, 1500
+SEEDS, TRAIN, TEST, KNOWN, STEPS = range(4), 40, 500, 2, 500
 
 
 class Model(NamedTuple):
@@ -122,7 +122,9 @@ def learned(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
         batch=20,
         seed=seed,
     )
-    learner = bm.ABML(nn.Linear(x.shape[-1], 1), LIKELIHOODS[name](), inner_noise=1.0, prior_scale=0.3, scale=0.1)
+    learner = bm.ABML(
+        nn.Linear(x.shape[-1], 1), LIKELIHOODS[name](), inner_noise=1.0, prior_scale=0.3, scale=0.3, draws=16
+    )
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     bm.fit(learner, tasks, steps=STEPS, optimizer=optimizer, scheduler=scheduler, seed=seed, progress=False)

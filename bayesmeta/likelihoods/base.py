@@ -115,7 +115,7 @@ def check_support(module: nn.Module, support: Points) -> None:
             _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {words}")
 
 
-_WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "whole numbers from 0 on"}
+_WORDS = {constraints.boolean: "values in {0.0, 1.0}", constraints.nonnegative_integer: "whole numbers from 0 on"}
 
 
 def _check_inside(inside: Tensor, given: Points, expected: str) -> None:
