@@ -9,7 +9,6 @@ from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.distributions import quantile
 from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
 from bayesmeta.evaluation import evaluate
-from bayesmeta.files import load, save
 from bayesmeta.functional import Strategy
 from bayesmeta.hyper_posterior import Bound, HyperPosterior
 from bayesmeta.learner import Learner, Posterior, decompose
@@ -83,7 +82,9 @@ from bayesmeta.plots import (
     plot_ranks,
     plot_reliability,
 )
+from bayesmeta.rehearsal import Rehearsal
 from bayesmeta.report import Comparison, compare
+from bayesmeta.saving import load, save
 from bayesmeta.tasks import (
     ArrayTasks,
     GaussianProcessTasks,
@@ -177,6 +178,7 @@ __all__ = [
     "Posterior",
     "PrototypicalNetwork",
     "QuantileCalibrationError",
+    "Rehearsal",
     "Relation",
     "Reptile",
     "Sharpness",

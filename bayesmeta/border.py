@@ -310,7 +310,12 @@ def queries(support: Tensor, x: Any) -> Tensor:
         given = given[:, None]
     if given.dim() == 1 + len(event):
         given = given[None]
-    if given.dim() != 2 + len(event) or given.shape[0] != batch or given.shape[2:] != event:
+    if given.dim() == 2 + len(event) and given.shape[0] == batch and given.shape[2:] != event:
+        raise ValueError(
+            f"x: expected inputs of event shape {tuple(event)}, as the support has, got {tuple(given.shape[2:])}; give the same "
+            "features, in the same order"
+        )
+    if given.dim() != 2 + len(event) or given.shape[0] != batch:
         wanted = ", ".join(["B", "M", *map(str, event)])
         raise ValueError(
             f"x: expected shape ({wanted}) with B = {batch} as the support has, got {shape}; "

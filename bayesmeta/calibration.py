@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points
-from bayesmeta.distributions import class_probabilities, has_classes, temper, uniform
+from bayesmeta.data import Episode, Points, move
+from bayesmeta.distributions import apart, class_probabilities, has_classes, temper, uniform
 from bayesmeta.evaluation import answers, reading
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import nll
 from bayesmeta.metrics import NLL, Estimate, bootstrap
 from bayesmeta.posteriors import Transformed
+from bayesmeta.randomness import generator, seeded
 
 __all__ = ["Calibrated", "Conformal", "Tempered"]
 
@@ -36,15 +37,23 @@ class Tempered(Transformed):
         self.temperature = torch.as_tensor(temperature).clone()
         super().__init__(inner, inner.support, lambda x: x, lambda predictive: temper(predictive, self.temperature))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        draws = self.inner._draws(x, samples)
-        if has_classes(draws):
-            return temper(draws, self.temperature)
-        return temper(draws, self.temperature, self.inner._predictive(x).mean.expand(draws.mean.shape))
+    def _functions(self, samples: int) -> Functions:
+        inner = self.inner._functions(samples)
+        seed = int(torch.randint(2**31, (), device="cpu", generator=generator(torch.device("cpu"))))
+
+        def ask(x: Any, own: bool) -> Distribution:
+            draws = inner(x, own)
+            if has_classes(draws):
+                return temper(draws, self.temperature)
+            with seeded(seed):  # the centre stays where it is, even if it is random
+                centre = self.inner._predictive(x).mean
+            return temper(draws, self.temperature, apart(centre, samples) if own else centre.expand(draws.mean.shape))
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         # One draw tells the kind of targets: a prediction might take many.
-        if not self.support.y.is_floating_point() or has_classes(self.inner._draws(x, 1)):
+        if not self.support.y.is_floating_point() or has_classes(self.inner._functions(1)(x, False)):
             return Posterior._decompose(self, x, samples)
         aleatoric, epistemic = self.inner._decompose(x, samples)
         return self.temperature**2 * aleatoric, self.temperature**2 * epistemic
@@ -52,38 +61,65 @@ class Tempered(Transformed):
 
 @final
 class Calibrated(Learner):
-    """A trained learner with one temperature, found on validation tasks: confidence as accuracy warrants it.
+    """A trained learner with one temperature: confidence as accuracy warrants it.
 
-    For classes the temperature of the probabilities, for real targets the factor of all standard deviations, whichever has the
-    lowest NLL on the validation tasks (Guo, Pleiss, Sun & Weinberger 2017, https://arxiv.org/abs/1706.04599, section 4.2; Levi et
-    al. 2022, https://arxiv.org/abs/1905.11659, for regression). Accuracy and the order of confidences stay as they are. The
-    temperature is kept in a buffer, so it moves and is saved with the learner.
+    For classes the temperature of the probabilities, for real targets the factor of all standard deviations.
+    ``Calibrated.from_tasks(learner, tasks)`` finds it. Accuracy and the order of confidences stay as they are. The temperature
+    is kept in a buffer, so it moves and is saved with the learner.
 
     Args:
         learner: trained already; training on goes through, but leaves the temperature.
-        tasks: validation tasks, with as many shots as will be asked: not those of training, nor those of the test.
-        episodes: how many of their episodes to read.
-        seed: of random predictions; torch's global generator is not touched.
+        temperature: τ, above 0; 1 changes nothing, and more is less confident.
 
     Raises:
-        ValueError: there are not so many episodes.
+        TypeError: the learner is no learner.
+        ValueError: the temperature is not a number above 0.
 
     Example:
-        >>> tasks = Sinusoids(noise=0.1)
-        >>> learner = Calibrated(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
-        >>> learner.temperature > 1  # an untrained network is overconfident
-        tensor(True)
+        >>> learner = Calibrated(MAML(MLP(1, 1), Gaussian(scale=0.5)), temperature=2.0)
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).stddev
+        tensor([[[1.]]], grad_fn=...)
     """
 
     temperature: Tensor
 
-    def __init__(self, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20, seed: int = 0) -> None:
+    def __init__(self, learner: Learner, temperature: float | Tensor) -> None:
         super().__init__()
         _check_learner(learner)
+        value = torch.as_tensor(temperature, dtype=torch.get_default_dtype(), device="cpu")
+        if value.dim() or not 0 < value < math.inf:
+            raise ValueError(
+                f"temperature: expected a number above 0, got {temperature}; Calibrated.from_tasks(learner, tasks) finds it"
+            )
         self.learner = learner
+        self.register_buffer("temperature", move(value, learner).clone())
+
+    @classmethod
+    def from_tasks(cls, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20, seed: int = 0) -> Calibrated:
+        """Calibrates a learner by the temperature of the lowest NLL on validation tasks.
+
+        Guo, Pleiss, Sun & Weinberger 2017, https://arxiv.org/abs/1706.04599, section 4.2; Levi et al. 2022,
+        https://arxiv.org/abs/1905.11659, for regression.
+
+        Args:
+            learner: trained already.
+            tasks: validation tasks, with as many shots as will be asked: not those of training, nor those of the test.
+            episodes: how many of their episodes to read.
+            seed: of random predictions; torch's global generator is not touched.
+
+        Raises:
+            ValueError: there are not so many episodes.
+
+        Example:
+            >>> tasks = Sinusoids(noise=0.1)
+            >>> learner = Calibrated.from_tasks(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
+            >>> learner.temperature > 1  # an untrained network is overconfident
+            tensor(True)
+        """
+        _check_learner(learner)
         with reading(learner, tasks, episodes=episodes, seed=seed) as read:
             pairs = [(answers(learner, episode), episode.query) for _, episode in read]
-        self.register_buffer("temperature", next(learner.parameters()).new_tensor(_best_temperature(pairs)))
+        return cls(learner, _best_temperature(pairs))
 
     def forward(self, support: Points) -> Posterior:
         return Tempered(self.learner(support), self.temperature)
@@ -149,28 +185,36 @@ class Conformal:
     points, so that long tasks weigh more: the expected number of a new task's points inside is at least `level` times that of its
     points, if it has no more than the longest of the calibration tasks.
 
+    ``Conformal.from_tasks(learner, tasks, level=0.9)`` computes the threshold.
+
     Args:
         learner: trained already.
-        tasks: calibration tasks, exchangeable with those to come: not those of training, and with as many shots.
-        level: the coverage, 0.9 for 90 %.
+        threshold: q.
         over: what the coverage is a mean over: ``"tasks"``, which weigh alike, or ``"points"``.
-        episodes: how many of their episodes to read.
-        seed: of random predictions and coins during calibration; torch's global generator is not touched.
 
     Raises:
-        ValueError: there are too few tasks for the level (it takes 9 for 90 %, and for ``over="points"`` 9 times the points of
-            the longest), or not so many episodes.
+        TypeError: the learner is no learner.
+        ValueError: the threshold is NaN, or `over` something else.
 
     Example:
-        >>> tasks = Sinusoids(noise=0.1)
-        >>> conformal = Conformal(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
-        >>> low, high = conformal(tasks[5].support).interval(tasks[5].query.x)
-        >>> low.shape
-        torch.Size([25, 15, 1])
+        >>> learner = MAML(MLP(1, 1), Gaussian(scale=0.5))
+        >>> low, high = Conformal(learner, 1.5)(points([0.0, 1.0], [0.0, 1.0])).interval([0.5])
+        >>> high - low  # 2 q standard deviations
+        tensor([[[1.5000]]], grad_fn=...)
     """
 
-    def __init__(
-        self,
+    def __init__(self, learner: Learner, threshold: float, *, over: Literal["tasks", "points"] = "tasks") -> None:
+        _check_learner(learner)
+        if math.isnan(threshold):
+            raise ValueError("threshold: expected a number, got NaN; Conformal.from_tasks(learner, tasks) computes it")
+        _check_over(over)
+        self.learner = learner
+        self.threshold = float(threshold)
+        self.over = over
+
+    @classmethod
+    def from_tasks(
+        cls,
         learner: Learner,
         tasks: Dataset[Episode],
         *,
@@ -178,33 +222,33 @@ class Conformal:
         over: Literal["tasks", "points"] = "tasks",
         episodes: int = 20,
         seed: int = 0,
-    ) -> None:
-        _check_learner(learner)
+    ) -> Conformal:
+        """The regions that hold a share of the targets, by calibration tasks.
+
+        Args:
+            learner: trained already.
+            tasks: calibration tasks, exchangeable with those to come: not those of training, and with as many shots.
+            level: the coverage, 0.9 for 90 %.
+            over: what the coverage is a mean over.
+            episodes: how many of their episodes to read.
+            seed: of random predictions and coins during calibration; torch's global generator is not touched.
+
+        Raises:
+            ValueError: there are too few tasks for the level (it takes 9 for 90 %, and for ``over="points"`` 9 times the points
+                of the longest), or not so many episodes.
+
+        Example:
+            >>> tasks = Sinusoids(noise=0.1)
+            >>> conformal = Conformal.from_tasks(MAML(MLP(1, 1), Gaussian()), tasks, episodes=2)
+            >>> low, high = conformal(tasks[5].support).interval(tasks[5].query.x)
+            >>> low.shape
+            torch.Size([25, 15, 1])
+        """
         if not 0 < level < 1:
             raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
-        if over not in ("tasks", "points"):
-            raise ValueError(f'over: expected "tasks" or "points", got {over!r}')
-        self.learner = learner
-        self.level = level
-        self.over = over
-        rows = _scores(learner, tasks, episodes, seed)
-        scores, weights = torch.cat(rows), torch.cat([self._weights(row) for row in rows])
-        # A task that is not known yet, all of whose points may lie outside, counts as the heaviest of those known.
-        whole = weights.sum() + max(self._weights(row).sum() for row in rows)
-        order = scores.argsort()
-        reached = weights[order].cumsum(0) >= (level - 1e-12) * whole
-        if not reached.any():
-            least = math.ceil(level / (1 - level) - 1e-9)
-            times = "" if over == "tasks" else ", or that many times the points of the longest,"
-            raise ValueError(
-                f"tasks: expected at least {least} calibration tasks{times} for a level of {level}, got {len(rows)}; "
-                "raise episodes or lower the level"
-            )
-        self.threshold = float(scores[order][reached.nonzero()[0, 0]])
-
-    def _weights(self, scores: Tensor) -> Tensor:
-        """What each of a task's points counts."""
-        return torch.full_like(scores, 1 / len(scores) if self.over == "tasks" else 1.0)
+        _check_learner(learner)
+        _check_over(over)
+        return cls(learner, _threshold(_scores(learner, tasks, episodes, seed), level, over), over=over)
 
     def __call__(self, support: Points) -> ConformalPosterior:
         """The regions of the support's B tasks."""
@@ -220,9 +264,36 @@ class Conformal:
         """
         rows = []
         for scores in _scores(self.learner, tasks, episodes, seed):
-            weights = self._weights(scores)
+            weights = _weights(scores, self.over)
             rows.append(torch.stack([weights[scores <= self.threshold].sum(), weights.sum()]))
         return bootstrap(NLL(), torch.stack(rows))  # a weighted mean, as the NLL is
+
+
+def _check_over(over: str) -> None:
+    if over not in ("tasks", "points"):
+        raise ValueError(f'over: expected "tasks" or "points", got {over!r}')
+
+
+def _weights(scores: Tensor, over: str) -> Tensor:
+    """What each of a task's points counts."""
+    return torch.full_like(scores, 1 / len(scores) if over == "tasks" else 1.0)
+
+
+def _threshold(rows: list[Tensor], level: float, over: str) -> float:
+    """The conformal quantile of the scores of each task's points."""
+    scores, weights = torch.cat(rows), torch.cat([_weights(row, over) for row in rows])
+    # A task that is not known yet, all of whose points may lie outside, counts as the heaviest of those known.
+    whole = weights.sum() + max(_weights(row, over).sum() for row in rows)
+    order = scores.argsort()
+    reached = weights[order].cumsum(0) >= (level - 1e-12) * whole
+    if not reached.any():
+        least = math.ceil(level / (1 - level) - 1e-9)
+        times = "" if over == "tasks" else ", or that many times the points of the longest,"
+        raise ValueError(
+            f"tasks: expected at least {least} calibration tasks{times} for a level of {level}, got {len(rows)}; "
+            "raise episodes or lower the level"
+        )
+    return float(scores[order][reached.nonzero()[0, 0]])
 
 
 class ConformalPosterior:

@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
-from bayesmeta.files import alone, check_state, check_target, read, write
+from bayesmeta.files import alone, check_target, read, write
 from bayesmeta.learner import Learner
 from bayesmeta.randomness import set_stream_state, stream_state
+from bayesmeta.saving import check_state
 
 __all__ = ["Checkpoint", "describe", "digest", "generator_states"]
 
@@ -33,6 +34,8 @@ _RUN = {
     "losses": list,
     "gradient_norms": list,
     "seconds": float,
+    "validation": dict,
+    "best": dict,
 }
 
 _LONGER = (
@@ -108,7 +111,8 @@ class Checkpoint:
         Args:
             generators: the states of each process's generators by name, ``(processes, bytes)``.
             episode: of the last step.
-            progress: ``losses`` and ``gradient_norms``, a number a step, and ``seconds``.
+            progress: ``losses`` and ``gradient_norms``, a number a step; ``seconds``; ``validation``, the NLL by the number of
+                steps, and ``best``, the learner's state at the lowest.
         """
         now = describe(self.learner, self.optimizer, self.scheduler)
         self.moved |= {name for name in now if now[name] != self.settings.get(name)}
@@ -185,6 +189,13 @@ class Checkpoint:
                 f"it trained on, differs; {remedy}"
             )
         check_state(self.learner, content["states"].get("learner"), str(self.path))
+        looked, best = content["validation"], content["best"]
+        if not all(isinstance(step, int) and isinstance(nll, float) for step, nll in looked.items()):
+            raise ValueError(
+                f"{self.path}: expected the NLL of validation tasks by steps, got others; use another folder"
+            )
+        if looked:
+            check_state(self.learner, best, f"{self.path}: the best state")
 
 
 def describe(

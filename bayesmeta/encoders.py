@@ -16,10 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesmeta.data import Points, check_count
+from bayesmeta.distributions import apart
 from bayesmeta.functional import Mapped, map_tasks
 from bayesmeta.networks import MLP, check_network, check_padding
 
-__all__ = ["Attention", "ClassPooling", "DeepSet", "Encoder", "HeadDecoder", "Relation", "TaskNetwork", "check_encoder"]
+__all__ = [
+    "Attention",
+    "ClassPooling",
+    "DeepSet",
+    "Encoder",
+    "HeadDecoder",
+    "Pooling",
+    "Relation",
+    "TaskNetwork",
+    "check_encoder",
+]
 
 
 class Encoder(Mapped, ABC):
@@ -48,19 +59,24 @@ class Encoder(Mapped, ABC):
         self.targets = targets
         self.size = size
 
-    def __call__(self, points: Points, x: Any = None) -> Tensor:
-        check_padding(self.features, points.mask, "support")
+    def __call__(self, points: Points | Tensor, x: Any = None) -> Tensor:
+        if isinstance(points, Points):
+            check_padding(self.features, points.mask, "support")
         encoding: Tensor = super().__call__(points, x)
         return encoding
 
-    def forward(self, points: Points, x: Any = None) -> Tensor:
+    def forward(self, points: Points | Tensor, x: Any = None) -> Tensor:
         return self.encode(points) if x is None else self.tell(points, self.embed(x))
 
+    def knows(self, points: Points) -> Points | Tensor:
+        """What it needs of points in their place: sums over them where it has such (see `Pooling`), else the points."""
+        return points
+
     @abstractmethod
-    def encode(self, points: Points) -> Tensor:
+    def encode(self, points: Any) -> Tensor:
         """The encoding of each task, ``(B, R)``."""
 
-    def tell(self, points: Points, embedded: Tensor) -> Tensor:
+    def tell(self, points: Any, embedded: Tensor) -> Tensor:
         """What the points say about each query, ``(B, M, R)``, from the queries' features ``(B, M, inputs)``."""
         encoding = self.encode(points)
         return encoding[:, None].expand(-1, embedded.shape[1], *encoding.shape[1:])
@@ -113,6 +129,33 @@ class Encoder(Mapped, ABC):
         return F.one_hot(y, self.targets).to(parameter) * points.mask[..., None]
 
 
+class Pooling(Encoder, ABC):
+    """An encoder that knows of points no more than sums over them, to which those of further points can be added.
+
+    In the place of points it takes the sums of `knows`: ``(B, R + 1)``, or ``(B, W, R + 1)`` by class, of vectors and of ones.
+    """
+
+    prior: Tensor
+
+    @abstractmethod
+    def add_up(self, points: Points) -> tuple[Tensor, Tensor]:
+        """The sum of the points' vectors, ``(B, R)`` or ``(B, W, R)``, and their number, ``(B, 1)`` or ``(B, W, 1)``."""
+
+    def knows(self, points: Points) -> Tensor:
+        check_padding(self.features, points.mask, "support")
+        total, count = self.add_up(points)
+        return torch.cat([total, count.to(total)], -1)
+
+    def encode(self, points: Points | Tensor) -> Tensor:
+        if isinstance(points, Points):
+            return self._mean(*self.add_up(points))
+        return self._mean(*points.to(self.prior).split([self.size, 1], -1))
+
+    def _mean(self, total: Tensor, count: Tensor) -> Tensor:
+        """Over the points and the pseudo-point."""
+        return (total + self.prior) / (count + 1)
+
+
 def check_encoder(encoder: Encoder, *, classwise: bool) -> None:
     """Raises an error if something is no encoder, or one that encodes classes where that is of no use."""
     if not isinstance(encoder, Encoder):
@@ -125,7 +168,7 @@ def check_encoder(encoder: Encoder, *, classwise: bool) -> None:
 
 
 @final
-class DeepSet(Encoder):
+class DeepSet(Pooling):
     """ρ((Σ_n φ(x_n, y_n) + prior) / (N + 1)): a mean over the points and a learned pseudo-point.
 
     Zaheer et al. 2017, "Deep Sets", theorem 2, https://arxiv.org/abs/1703.06114. The pseudo-point lets the mean tell few points
@@ -157,10 +200,12 @@ class DeepSet(Encoder):
         self.prior = nn.Parameter(0.1 * torch.randn(size))
         self.task = MLP(size, size, hidden=(size,))
 
-    def encode(self, points: Points) -> Tensor:
+    def add_up(self, points: Points) -> tuple[Tensor, Tensor]:
         mask = points.mask[..., None]
-        total = (self.point(self.pairs(points)) * mask).sum(1) + self.prior
-        encoding: Tensor = self.task(total / (mask.sum(1) + 1))
+        return (self.point(self.pairs(points)) * mask).sum(1), mask.sum(1)
+
+    def encode(self, points: Points | Tensor) -> Tensor:
+        encoding: Tensor = self.task(super().encode(points))
         return encoding
 
 
@@ -249,7 +294,7 @@ class _Layer(nn.Module):
 
 
 @final
-class ClassPooling(Encoder):
+class ClassPooling(Pooling):
     """The encoding of each class ``(B, W, R)``: a mean over the features of its points and a learned pseudo-point.
 
     It does not depend on how classes are numbered beyond the order of its rows.
@@ -281,10 +326,9 @@ class ClassPooling(Encoder):
         self.point = MLP(inputs, size, hidden=hidden)
         self.prior = nn.Parameter(0.1 * torch.randn(size))
 
-    def encode(self, points: Points) -> Tensor:
+    def add_up(self, points: Points) -> tuple[Tensor, Tensor]:
         member = self.one_hot(points)  # (B, N, W)
-        total = member.mT @ self.point(self.embed(points.x)) + self.prior
-        return total / (member.sum(1)[..., None] + 1)
+        return member.mT @ self.point(self.embed(points.x)), member.sum(1)[..., None]
 
 
 @final
@@ -389,15 +433,21 @@ class TaskNetwork(nn.Module):
         self.encoder = encoder
         self.network = network
 
-    def forward(self, support: Points, x: Any, z: Tensor | None = None) -> Tensor:
-        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``."""
-        check_padding(self.encoder, support.mask, "support")
+    def forward(self, support: Points | Tensor, x: Any, z: Tensor | None = None, own: bool = False) -> Tensor:
+        """From x ``(B, M, *X)`` and z ``(..., B, Z)``, or ``(..., B, W, Z)`` for a classwise encoder, to ``(..., B, M, *O)``.
+
+        With `own`, z is ``(S, B, ...)`` and x ``(B, S M, *X)``: M points for each latent in turn. In the place of a support it
+        takes what the encoder `knows` of it.
+        """
+        if isinstance(support, Points):
+            check_padding(self.encoder, support.mask, "support")
         embedded = self.encoder.embed(x)
         told = self.encoder.tell(support, embedded)  # (B, M, R) or (B, M, W, R)
         if self.encoder.classwise:
             embedded = embedded[:, :, None].expand(*told.shape[:-1], -1)
         told = torch.cat([embedded, told], -1)
         if z is not None:
+            told = apart(told, len(z)) if own else told
             z = z.unsqueeze(-3 if self.encoder.classwise else -2)
             batch = torch.broadcast_shapes(z.shape[:-1], told.shape[:-1])
             told = torch.cat([told.expand(*batch, -1), z.expand(*batch, -1)], -1)

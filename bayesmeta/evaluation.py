@@ -212,6 +212,11 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
             f"learner: expected predictions that are distributions, got {type(prediction).__name__}; return e.g. "
             "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
         )
+    if prediction.batch_shape != episode.query.mask.shape:  # which would broadcast
+        raise ValueError(
+            f"learner: expected a prediction for each of {tuple(episode.query.mask.shape)} tasks and points, got a batch of "
+            f"{tuple(prediction.batch_shape)}; predict (B, M, *O) for x of (B, M, *X)"
+        )
     check_targets(prediction, episode.query)
     return prediction
 

@@ -17,17 +17,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
-
-from bayesmeta.data import Points, check, check_shapes
-from bayesmeta.learner import Posterior
 
 if sys.platform == "win32":
     import msvcrt
@@ -48,7 +41,7 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-__all__ = ["alone", "check_state", "check_target", "load", "read", "save", "unusable", "write", "write_atomically"]
+__all__ = ["alone", "check_target", "read", "write", "write_atomically"]
 
 _MAGIC = b"bayesmeta file 1\n"
 _DIGEST = 32
@@ -192,152 +185,3 @@ def read(path: Path, kind: str, *names: str) -> dict[str, Any]:
     if missing := set(names) - content.keys():
         raise ValueError(f"{path}: expected a {kind} with its {' and '.join(sorted(missing))}, got a file without")
     return content
-
-
-def save(learner: nn.Module, path: str | os.PathLike[str], *, support: Points | None = None) -> None:
-    """Saves a learner, or what it made of a support, atomically: names, shapes, the library's version, and a checksum.
-
-    A posterior is a learner and a support: the file then holds both, and `load` gives the same answers, bit by bit.
-
-    Args:
-        learner: any learner, wrapped or not.
-        path: of the file, whose folder exists. A file there is replaced and its mode kept; a link is refused.
-        support: of B tasks, to keep the posterior ``learner(support)``. x is a tensor, or dicts, lists and tuples of tensors.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        PermissionError: the folder or the file may not be written.
-        ValueError: the path is a folder or a link; a weight is NaN or infinite; the support is not one, or its x holds what a
-            file that never runs code cannot.
-
-    Example:
-        >>> import tempfile
-        >>> path = f"{tempfile.mkdtemp()}/child.bayesmeta"
-        >>> save(MAML(MLP(1, 1), Gaussian()), path, support=points([2.0, 3.5], [87.1, 99.0]))
-        >>> load(MAML(MLP(1, 1), Gaussian()), path)([8.0]).mean.shape
-        torch.Size([1, 1, 1])
-    """
-    check_target(path)
-    state = learner.state_dict()
-    if (name := unusable(learner, state)) is not None:
-        raise ValueError(
-            f"learner: expected finite weights, got NaN or infinity in {name!r}; train it anew, or go back to a checkpoint or an "
-            "older file"
-        )
-    described = {"kind": "learner", "type": type(learner).__name__, "version": version("bayesmeta")}
-    given = None
-    if support is not None:
-        check_shapes(support, "support")
-        _check_plain(support.x)
-        given = tree_map(
-            lambda leaf: leaf.detach().cpu().clone(), tuple(support)
-        )  # a view would keep all it is a view of
-    write(Path(path), {**described, "state": state, "support": given})
-
-
-def load(learner: nn.Module, path: str | os.PathLike[str]) -> Posterior | None:
-    """Loads what `save` saved into a learner that was built the same way; it is unchanged where an error is raised.
-
-    The file has weights and buffers. Settings such as ``steps`` and ``rate`` are those of the learner it is loaded into.
-
-    Args:
-        learner: built with the same arguments as the one that was saved.
-        path: of the file.
-
-    Returns:
-        The posterior, if the file was saved with a support, else None. A copy of the learner adapts to the support again; where
-        adaptation draws random numbers (`ABML`, `PACOHNN`), seed torch's generator before it as before the first time.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, changed, foreign, or of a learner of another type, other names, other shapes or another
-            floating type; or a weight in it is NaN or infinite.
-
-    Example:
-        >>> load(MAML(MLP(1, 1), Gaussian()), "maml.bayesmeta")  # doctest: +SKIP
-    """
-    content = read(Path(path), "learner", "type", "version", "state")
-    if content["type"] != type(learner).__name__:
-        raise ValueError(
-            f"{path}: expected a saved {type(learner).__name__}, got a {content['type']}; build that first"
-        )
-    state = content["state"]
-    check_state(learner, state, f"{path} (by version {content['version']})")
-    posterior: Posterior | None = None
-    if (given := content.get("support")) is not None:
-        support = _as_points(given, path)
-        adapting = deepcopy(learner)  # if the support does not fit, the learner stays as it was
-        adapting.load_state_dict(state)
-        posterior = adapting(support)
-    learner.load_state_dict(state)
-    return posterior
-
-
-def check_state(learner: nn.Module, state: Any, source: str) -> None:
-    """Raises a ValueError where a state is not one of this learner, or holds weights that are not finite.
-
-    Args:
-        learner: that the state is for.
-        state: what a file holds in the place of ``learner.state_dict()``.
-        source: the file, for messages.
-    """
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"{source}: expected weights by name, got {type(state).__name__}; save the learner again")
-    mine = learner.state_dict()
-    wanted, found = _shapes(mine), _shapes(state)
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"{source}: expected {name!r} of shape {wanted.get(name, 'none')}, got {found.get(name, 'none')}; build the "
-                "learner with the arguments of the one that was saved"
-            )
-    for name, value in mine.items():
-        if isinstance(value, Tensor) and value.dtype != state[name].dtype:
-            raise ValueError(
-                f"{source}: expected {name!r} in {value.dtype}, as the learner has it, got {state[name].dtype}; convert the "
-                f"learner first, learner.to({state[name].dtype}), and back after it is loaded if need be"
-            )
-    if (broken := unusable(learner, state)) is not None:
-        raise ValueError(
-            f"{source}: expected finite weights, got NaN or infinity in {broken!r}; go back to an older file"
-        )
-
-
-def unusable(learner: nn.Module, state: Mapping[str, Any]) -> str | None:
-    """The first name of a state's parameters that are not finite, or of its buffers that hold NaN: those may be infinite."""
-    parameters = {name for name, _ in learner.named_parameters(remove_duplicate=False)}
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.layout == torch.strided:
-            wrong = ~torch.isfinite(value) if name in parameters else torch.isnan(value)
-            if wrong.any():
-                return name
-    return None
-
-
-def _as_points(given: Any, path: str | os.PathLike[str]) -> Points:
-    """What a file holds as a support, checked."""
-    if not isinstance(given, tuple) or len(given) != 3 or not all(isinstance(t, Tensor) for t in tree_leaves(given)):
-        raise ValueError(f"{path}: expected a support's x, y and mask, got something else; save the posterior again")
-    support = Points(*given)
-    check(support, f"{path}: support")
-    return support
-
-
-def _check_plain(x: Any) -> None:
-    """Raises a ValueError where x holds anything but tensors in dicts, lists and tuples."""
-    if type(x) in (dict, list, tuple):
-        for part in x.values() if isinstance(x, dict) else x:
-            _check_plain(part)
-    elif not isinstance(x, Tensor):
-        raise ValueError(
-            f"support.x: expected tensors in dicts, lists and tuples, got {type(x).__name__}, which a file that never runs code "
-            "cannot hold; make a dict of it"
-        )
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of each tensor in a state, and what it is if it is no usual one."""
-    return {
-        name: list(value.shape) if isinstance(value, Tensor) and value.layout == torch.strided else type(value).__name__
-        for name, value in state.items()
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode, check, check_shapes, move
 from bayesmeta.distributed import Processes
@@ -26,47 +26,55 @@ _REMEDY = "Lower the optimizer's or the inner rate, standardise the data (Standa
 
 def check_arguments(
     learner: Learner,
-    tasks: Dataset[Episode],
-    *,
-    steps: int,
+    tasks: Mapping[str, Any],
     optimizer: Optimizer | None,
     scheduler: LRScheduler | None,
+    *,
     clip: float | None,
-    slices: int,
-    threads: int,
     compile: bool,
-    seed: int,
-    checkpoint_every: int,
+    on_step: Any,
+    **whole: int,
 ) -> None:
-    """Raises a ValueError or TypeError for arguments of `fit` that are out of range or do not belong together."""
-    whole = {"steps": steps, "slices": slices, "threads": threads, "seed": seed, "checkpoint_every": checkpoint_every}
+    """Raises a ValueError or TypeError for arguments of `fit` that are out of range or do not belong together.
+
+    Args:
+        learner, optimizer, scheduler, clip, compile, on_step: as in `fit`.
+        tasks: the arguments that are tasks, by name.
+        whole: those that are whole numbers.
+    """
     for name, value in whole.items():
         if not hasattr(value, "__index__") or isinstance(value, (bool, Tensor)):
             raise ValueError(f"{name}: expected a whole number, got {value!r}; e.g. {name}=1")
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1 meta-update, got {steps}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a whole number of at least 0, got {seed}; e.g. seed=0")
+    if whole["steps"] < 1:
+        raise ValueError(f"steps: expected at least 1 meta-update, got {whole['steps']}")
+    if whole["seed"] < 0:
+        raise ValueError(f"seed: expected a whole number of at least 0, got {whole['seed']}; e.g. seed=0")
+    for name, unit in (("checkpoint_every", "step"), ("validate_every", "step"), ("patience", "look")):
+        if whole[name] < 1:
+            raise ValueError(f"{name}: expected at least 1 {unit}, got {whole[name]}")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip: expected a positive norm, or None for no clipping, got {clip}")
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every: expected at least 1 step, got {checkpoint_every}")
     if not isinstance(compile, bool):
         raise ValueError(f"compile: expected True or False, got {compile!r}")
-    if compile and threads > 1:
-        raise ValueError(f"threads: expected 1 with compile=True, which torch allows one thread only, got {threads}")
+    if compile and whole["threads"] > 1:
+        raise ValueError(
+            f"threads: expected 1 with compile=True, which torch allows one thread only, got {whole['threads']}"
+        )
+    if not (on_step is None or callable(on_step)):
+        raise TypeError(f"on_step: expected a function of the history, got {on_step!r}; e.g. lambda history: ...")
     if not isinstance(learner, Learner):
         raise TypeError(
             f"learner: expected a learner, got {learner if isinstance(learner, type) else type(learner).__name__}; "
             "e.g. MAML(MLP(1, 1), Gaussian())"
         )
-    if not (hasattr(tasks, "__getitem__") and hasattr(tasks, "__len__")):
-        raise TypeError(
-            f"tasks: expected a task source or a map-style dataset of episodes, got {type(tasks).__name__}; "
-            "pass the data set itself rather than a loader, or a list of episodes"
-        )
-    if len(tasks) == 0:
-        raise ValueError("tasks: expected at least one episode, got none")
+    for name, given in tasks.items():
+        if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
+            raise TypeError(
+                f"{name}: expected a task source or a map-style dataset of episodes, got {type(given).__name__}; "
+                "pass the data set itself rather than a loader, or a list of episodes"
+            )
+        if len(given) == 0:
+            raise ValueError(f"{name}: expected at least one episode, got none")
     _check_parameters(learner)
     _check_optimizer(learner, optimizer, scheduler)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import pyro
@@ -15,14 +13,15 @@ from pyro.distributions import MultivariateNormal, Normal
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points, concatenate
+from bayesmeta.data import Points
+from bayesmeta.distributions import apart
 from bayesmeta.functional import Params
+from bayesmeta.gp_draws import Paths, each
 from bayesmeta.kernels import check_inputs, covariance, trend
-from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import check_event
+from bayesmeta.learner import Functions, Posterior
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["GaussianProcess", "JointNormal", "cholesky", "drawn"]
+__all__ = ["GaussianProcess", "JointNormal", "cholesky"]
 
 _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Relative to the mean of the diagonal; each is tried only where the one before fails."""
@@ -53,50 +52,6 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
         f"(condition number {(values[-1] / values[0].abs()).item():.1e}) in task {task}; raise the noise, "
         "remove duplicate inputs, or look for NaN in the kernel's inputs and parameters"
     )
-
-
-_RANK = 1e-10
-"""Directions of less variance, relative to the prior's, are rounding: they have no slope."""
-
-
-def drawn(between: Callable[[Tensor, Tensor], Tensor], x: Tensor, scale: Tensor, normal: Tensor, name: str) -> Tensor:
-    """Values at x of functions of mean zero, ``(..., B, M, Y)``: exact draws of their joint normal, singular or not.
-
-    They are differentiable, once. Moving a point moves its own value alone, by the slope that is expected of the function given
-    all its values, E[f'(x) | f]: so slopes are never larger than those of the process, and with the chain rule they give unbiased
-    gradients of any expectation over draws, as f enters E[∂g(f) f'(x)] through E[f'(x) | f] alone. The derivative of a Cholesky
-    factor has neither property: it divides by pivots that are rounding where points are close. Likewise a parameter that
-    changes the covariance Σ by dΣ moves the values by ½ dΣ Σ⁻¹ f, which leaves their law N(0, Σ).
-
-    Args:
-        between: the covariance of the values at points ``(B, N, D)`` and ``(B, M, D)``, ``(B, N, M)``.
-        x: ``(B, M, D)``, float64.
-        scale: the size of variances ``(B,)``, beside which rounding is judged.
-        normal: independent standard normal numbers, ``(..., B, M, Y)``.
-        name: of the kernel, for errors.
-
-    Raises:
-        torch.linalg.LinAlgError: the covariance is not finite.
-    """
-    fixed = x.detach()
-    with torch.no_grad():
-        matrix = between(fixed, fixed)
-        if not matrix.isfinite().all():
-            task = int((~matrix.isfinite()).flatten(1).any(1).nonzero()[0, 0])
-            raise torch.linalg.LinAlgError(  # type: ignore[attr-defined]
-                f"kernel {name}: expected finite covariances, got NaN or infinity in task {task}; look for them in the kernel's "
-                "inputs and parameters"
-            )
-        values, vectors = torch.linalg.eigh(matrix)
-        kept = values > _RANK * scale[..., None]
-        inverse = torch.where(kept, torch.where(kept, values, 1.0).rsqrt(), 0.0)
-        coordinates = vectors.mT @ normal  # of the symmetric root, which unlike eigenvectors is unique and continuous
-        result = vectors @ (values.clamp(min=0).sqrt()[..., None] * coordinates)
-    if not torch.is_grad_enabled():
-        return result
-    pull = vectors @ (inverse[..., None] * coordinates)  # Σ⁻¹ f
-    move = between(x, fixed) @ pull - 0.5 * between(fixed, fixed) @ pull
-    return result + move - move.detach()
 
 
 class JointNormal(MultivariateNormal):
@@ -174,22 +129,16 @@ class GaussianProcess(Posterior):
         return self._between(inputs, inputs)
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
-        """The covariance given the support of the function's values at two sets of points, ``(B, M, L)``."""
-        return self.kernel(first, second) - self._reduced(first).mT @ self._reduced(second)
+        """The covariance given the support of the function's values at two sets of points, ``(B, M, L)``.
 
-    def update(self, points: Points) -> GaussianProcess:
-        """The posterior after some more points of the same B tasks, ``(B, M, D)``: this one stays as it is.
-
-        The Cholesky factor grows by a block, in O(N² M) operations where a new posterior takes O((N + M)³).
-
-        Example:
-            >>> first = points([0.0, 1.0], [0.0, 1.0])
-            >>> posterior = GaussianProcess(RBFKernel(), None, torch.tensor(0.1), first)
-            >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
-            torch.Size([1, 1, 1])
+        Of points of S functions, ``(S, B, M, D)`` and ``(S, B, L, D)``: ``(S, B, M, L)``.
         """
-        points = Points(self._inputs(points.x), points.y.to(self.support.y), points.mask.to(self.mask.device))
-        check_event(self.support.y.shape[2:], points.y.shape[2:])
+        reduced = self._reduced(first)
+        other = reduced if second is first else self._reduced(second)
+        return each(self.kernel)(first, second) - reduced.mT @ other
+
+    def _updated(self, points: Points) -> GaussianProcess:
+        # The Cholesky factor grows by a block, in O(N² M) operations where a new posterior takes O((N + M)³).
         x, mask = points.x.double(), points.mask
         cross = self.kernel(self.x, x) * self.mask[..., None] * mask[:, None]  # (B, N, M)
         below = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
@@ -201,8 +150,7 @@ class GaussianProcess(Posterior):
             ],
             1,
         )
-        later = copy(self)
-        later.support = concatenate(self.support, points)
+        later = self._later()
         y = torch.cat([self.y, points.y.double()], 1)
         later._condition(torch.cat([self.x, x], 1), y, torch.cat([self.mask, mask], 1), factor)
         return later
@@ -212,7 +160,10 @@ class GaussianProcess(Posterior):
         return self.kernel(self.x, x) * self.mask[..., None]
 
     def _reduced(self, x: Tensor) -> Tensor:
-        """L⁻¹ K*, ``(B, N, M)``."""
+        """L⁻¹ K*, ``(B, N, M)``; ``(S, B, N, M)`` for points of S functions."""
+        if x.dim() == 4:
+            together = self._reduced(x.movedim(0, 1).flatten(1, 2))
+            return together.unflatten(2, (x.shape[0], x.shape[2])).movedim(2, 0)
         return torch.linalg.solve_triangular(self.cholesky, self._cross(x), upper=False)
 
     def _predictive(self, x: Any) -> Distribution:
@@ -231,12 +182,19 @@ class GaussianProcess(Posterior):
         epistemic = variance.expand_as(mean).to(self.support.y.dtype)
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        inputs = x.double()
-        mean = self.mean(inputs) + self._cross(inputs).mT @ self.solution
-        normal = standard_normal(samples, *mean.shape, like=mean)
-        scale = self.kernel(inputs.detach(), inputs.detach(), True).detach().amax(1)
-        return self._normal(mean + drawn(self._between, inputs, scale, normal, self.name), self.noise)
+    def _functions(self, samples: int) -> Functions:
+        paths = Paths(self._between, self.name)
+
+        def ask(x: Any, own: bool) -> Distribution:
+            inputs = x.double()
+            mean = self.mean(inputs) + self._cross(inputs).mT @ self.solution
+            variance = self.kernel(inputs.detach(), inputs.detach(), True).detach()
+            if own:
+                inputs, mean, variance = (apart(part, samples) for part in (inputs, mean, variance))
+            normal = standard_normal(samples, *mean.shape[-3:], like=mean)
+            return self._normal(mean + paths(inputs, variance.amax(-1), normal), self.noise)
+
+        return ask
 
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype

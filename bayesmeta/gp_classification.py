@@ -23,12 +23,13 @@ from torch.distributions import Distribution
 from torch.quasirandom import SobolEngine
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
-from bayesmeta.distributions import mixture, uncertainty
+from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Frozen
-from bayesmeta.gaussian_process import GaussianProcess, JointNormal, cholesky, drawn
+from bayesmeta.gaussian_process import GaussianProcess, JointNormal, cholesky
+from bayesmeta.gp_draws import Paths, each
 from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.kernels import check_inputs, covariance
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Categorical, Likelihood, at_once
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
@@ -120,23 +121,33 @@ class ClassProcess(Posterior):
         aleatoric = uncertainty(draws).mean(0)
         return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        # Matheron's rule: a draw of the prior at all points, and the correction by what the sites say of it.
-        inputs = x.double()
-        count, ways = self.x.shape[1], self.sites.weights.shape[-1]
-        chains = len(self.sites.weights)
+    def _functions(self, samples: int) -> Functions:
+        # Matheron's rule: functions of the prior, and their correction by what the sites say of them.
+        factor, weights = self.sites.factor, self.sites.weights
+        chains, ways = len(weights), weights.shape[-1]
         rounds = -(-samples // chains)
-        together = torch.cat([self.x, inputs], 1)
-        normal = standard_normal(rounds, chains, *together.shape[:2], ways, like=together)
-        scale = self.kernel(together.detach(), together.detach(), True).detach().amax(1)
-        prior = drawn(self.kernel, together, scale, normal, self.name)  # (rounds, C, B, N + M, W)
-        cross, factor = self._cross(inputs), self.sites.factor
-        seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, prior[..., :count, :]).flatten(2, 3)
+        paths = Paths(each(self.kernel), self.name)
+
+        def prior(x: Tensor) -> Tensor:
+            variance = each(lambda x: self.kernel(x, x, True))(x.detach()).detach()
+            normal = standard_normal(rounds * chains, *x.shape[-3:-1], ways, like=x)
+            return paths(x, variance.amax(-1), normal)  # (rounds C, B, M, W)
+
+        values = prior(self.x).unflatten(0, (rounds, chains))
+        seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, values).flatten(2, 3)
         surprise = seen + standard_normal(*seen.shape, like=seen)
         solved = torch.cholesky_solve(surprise, self.cholesky).unflatten(2, factor.shape[2::2])
-        lesson = self.sites.weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)
-        values = prior[..., count:, :] + cross.mT @ lesson
-        return self._likelihood(values.flatten(0, 1)[:samples])
+        correction = (weights - torch.einsum("cbnwj,cbnjs->scbnw", factor, solved)).flatten(0, 1)
+
+        def ask(x: Any, own: bool) -> Distribution:
+            inputs = x.double()
+            towards = self._cross(inputs).mT  # (B, M, N)
+            if own:  # where chains are more than functions, the last function stands for those that nobody asks
+                given = torch.arange(rounds * chains, device=inputs.device).clamp(max=samples - 1)
+                inputs, towards = (apart(part, samples)[given] for part in (inputs, towards))
+            return self._likelihood((prior(inputs) + towards @ correction)[:samples])
+
+        return ask
 
 
 def precision_factor(kernel: Tensor, factor: Tensor, name: str) -> Tensor:
@@ -177,8 +188,16 @@ class OneVsRest(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return _largest(self.process._predictive(x))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        return _largest(self.process._draws(x, samples))
+    def _updated(self, points: Points) -> Posterior:
+        classes = self.process.y.shape[-1]
+        check_classes(points, classes)
+        later = self._later()
+        later.process = self.process._updated(points._replace(y=signs(points.y, classes, self.support.y.dtype)))
+        return later
+
+    def _functions(self, samples: int) -> Functions:
+        process = self.process._functions(samples)
+        return lambda x, own: _largest(process(x, own))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         mean, variance = self.process._function(x.double())

@@ -39,8 +39,8 @@ def start_kernels(learner: Learner, episode: Episode) -> None:
     them; with `ard_num_dims` all of its lengthscales do. An `RBFKernel` then begins with a correlation of 1/e between the
     typical two: far from the identity, and short enough for functions that vary within a task.
 
-    What is not as gpytorch made it, or frozen, or bounded elsewhere, stays. So do the lengthscales, periods and frequencies of
-    periodic and spectral kernels, which are not distances.
+    What is not as gpytorch made it, or has a prior, or is frozen, or bounded elsewhere, stays. So do the lengthscales, periods
+    and frequencies of periodic and spectral kernels, which are not distances.
 
     A task without known points has its queries for known ones.
 
@@ -97,7 +97,8 @@ def _start(questions: Sequence[Asked]) -> None:
         started: Any = kernel.get_submodule(name)
         apart = torch.cat([torch.zeros(0), *(d[d > 0].cpu() for d in found)])
         raw = started.raw_lengthscale
-        if raw.any() or not raw.requires_grad or not len(apart):
+        asked_for = any(name.startswith("lengthscale") for name in started._priors)  # by a prior
+        if raw.any() or not raw.requires_grad or not len(apart) or asked_for:
             continue
         value = apart.median().to(raw) / 2**0.5
         constraint = started.raw_lengthscale_constraint

@@ -60,8 +60,18 @@ def dense(kernel: Kernel, first: Tensor, second: Tensor, diag: bool = False) -> 
 def _double(module: nn.Module, parameters: Params | None = None) -> Callable[..., Tensor]:
     """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
     state = {name: _widened(value) for name, value in Frozen(module).state.items()}
-    state |= {name: value.double() for name, value in (parameters or {}).items()}
-    return lambda *arguments: call(module, state, *arguments)
+    own = {name: value.double() for name, value in (parameters or {}).items()}
+
+    def evaluate(*arguments: Any) -> Any:
+        return call(module, state | {name: _repeated(value, *arguments[:1]) for name, value in own.items()}, *arguments)
+
+    return evaluate
+
+
+def _repeated(value: Tensor, x: Tensor | None = None) -> Tensor:
+    """Each task's parameters ``(B, ...)`` for inputs ``(B, N, D)``, or ``(S B, N, D)``, at which tasks come S times in turn."""
+    times = 1 if x is None else len(x) // len(value)
+    return value if times == 1 else value.repeat(times, *[1] * (value.dim() - 1))
 
 
 def _widened(value: Tensor) -> Tensor:
@@ -96,7 +106,7 @@ def covariance(kernel: Kernel, parameters: Params | None = None) -> Callable[...
     """The kernel, as it is now, as a function of float64 inputs ``(B, N, D)`` and ``(B, M, D)`` to ``(B, N, M)``.
 
     With a third argument True, it takes two ``(B, N, D)`` and gives the diagonal ``(B, N)``. `parameters` by the kernel's
-    names, each with a leading B, give each task a kernel of its own.
+    names, each with a leading B, give each task a kernel of its own; inputs may then lead with S B, the tasks S times in turn.
     The kernel itself is evaluated in float64: rounding in float32 makes covariances of close points indefinite.
 
     Raises:
@@ -182,7 +192,8 @@ def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Ten
     inner = {f"module.{name}": value for name, value in (parameters or {}).items()}
     terms: Any = _double(_LogPriors(module), inner)()
     for term in terms:
-        total = total + (term.sum() if parameters is None else term.flatten(1).sum(1))
+        own = parameters is not None and term.dim() > 0 and len(term) == len(next(iter(parameters.values())))
+        total = total + (term.reshape(len(term), -1).sum(1) if own else term.sum())  # of frozen ones: all tasks'
     return total
 
 

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, NoReturn, Self, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.border import queries, readable
-from bayesmeta.data import Episode, Points, check, check_shapes, move
-from bayesmeta.distributions import mixture, uncertainty
+from bayesmeta.border import as_tensor, convert, queries, readable
+from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
+from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
 
-__all__ = ["Learner", "Posterior", "decompose"]
+__all__ = ["Functions", "Learner", "Posterior", "decompose", "refuse_update", "repeated"]
+
+Functions: TypeAlias = Callable[[Any, bool], Distribution]
+"""S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
+
+Inputs are ``(B, M, *X)`` and the same for all S functions, or ``(B, S M, *X)``, M points for each function in turn. The answer's
+batch is ``(S, B, M)`` either way (see `bayesmeta.distributions.apart`).
+"""
 
 
 class Posterior(ABC):
     """What B tasks' supports taught: a value that later updates of the learner do not move.
 
     ``posterior(x)`` is the predictive distribution of y at x, batch ``(B, M)`` and event ``*Y``.
-    ``posterior.draws(x, S)`` are S functions of the posterior, batch ``(S, B, M)``, each coherent across x.
+    ``posterior.functions(S)`` are S functions of the posterior, which may be asked again and again, each time with the batch
+    ``(S, B, M)``; ``posterior.draws(x, S)`` asks them once.
 
     x is ``(B, M, *X)``; for a single task ``(M, *X)`` will do, and for one feature ``(M,)``. It may be an array, a tensor or
     a list, and is taken to the support's device and floating type.
 
-    A new posterior implements `_draws`, and `_predictive` where it has a closed form; the mixture of
+    A new posterior implements `_functions`, and `_predictive` where it has a closed form; the mixture of
     `samples` draws serves otherwise and is then random: it uses torch's global generator.
     """
 
@@ -39,19 +51,114 @@ class Posterior(ABC):
         """The predictive distribution at x: batch ``(B, M)``, event ``*Y``."""
         return self._predictive(self._inputs(x))
 
+    def functions(self, samples: int) -> Callable[[Any], Distribution]:
+        """S functions of the posterior, drawn once: asked twice, each gives the answers that it gave before.
+
+        They take x as a prediction does, ``(B, M, *X)``, or ``(S, B, M, *X)``: inputs of its own for each function. Answers are
+        p(y | x, f), batch ``(S, B, M)`` and event ``*Y``, and differentiable by x. Later updates of the learner do not move the
+        functions.
+
+        A Gaussian process is drawn as far as it is asked: the values at new inputs given all its own earlier ones, by random
+        numbers of the moment. So each question costs time and memory in proportion to the square of the number of all points
+        asked so far (to each function, where inputs are its own), one thread at a time may ask, and the slope of an answer is the
+        one that is expected of the function given all its answers so far. All other functions are drawn when they are made, and
+        cost the same at each question.
+
+        Args:
+            samples: S, the number of functions; from torch's global generator.
+
+        Raises:
+            ValueError: fewer than one function, or at a question the inputs fit neither form.
+
+        Example:
+            >>> posterior = DKT(nn.Identity(), RBFKernel(), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> functions = posterior.functions(3)
+            >>> before = functions([0.5]).mean
+            >>> ahead = functions(torch.rand(3, 1, 10, 1))  # each function at 10 inputs of its own
+            >>> torch.allclose(functions([0.5]).mean, before, atol=1e-4), ahead.batch_shape
+            (True, torch.Size([3, 1, 10]))
+        """
+        check_count("samples", samples)
+        drawn = self._functions(samples)
+        return lambda x: drawn(*self._questions(x, samples))
+
     def draws(self, x: Any, samples: int) -> Distribution:
-        """S functions from the posterior at x: batch ``(S, B, M)``, event ``*Y``. Uses torch's global generator."""
-        return self._draws(self._inputs(x), samples)
+        """S functions from the posterior at x: batch ``(S, B, M)``, event ``*Y``. Uses torch's global generator.
+
+        It is one question to `functions`, and takes x as they do.
+        """
+        return self.functions(samples)(x)
 
     @abstractmethod
-    def _draws(self, x: Any, samples: int) -> Distribution: ...
+    def _functions(self, samples: int) -> Functions:
+        """S functions, of inputs that are checked already."""
+
+    def update(self, points: Points) -> Posterior:
+        """The posterior after further points of the same B tasks. This one stays as it is.
+
+        - Exact in any order and division, and of a size that does not grow: `ALPaCA`, `PrototypicalNetwork`, and neural processes
+          and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
+        - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
+          Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
+        - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
+          family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
+        - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
+        - All others refuse: `Rehearsal` keeps the points and adapts again.
+
+        Exact means: as if all points had been known at once. The result is differentiable as the posterior itself. It keeps no
+        points: its `support` is one unobserved row of zeros, which says shapes, types and device.
+
+        Args:
+            points: ``(B, M, *X)`` and so on, of as many tasks and with the event shapes of the support; a task without a new
+                point has none observed.
+
+        Raises:
+            NotImplementedError: further points cannot be told to a posterior of this kind.
+            ValueError: the points differ from the support in tasks or event shapes, or in the kind of targets; or a value is not
+                finite, or no label.
+
+        Example:
+            >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+            >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
+            torch.Size([1, 1, 1])
+        """
+        check_shapes(points, "points")
+        like = self.support
+        if len(points.mask) != len(like.mask):
+            raise ValueError(
+                f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(points.mask)} tasks; "
+                "give each task a row, without observed points where there are none"
+            )
+        y = points.y
+        if y.shape[2:] != like.y.shape[2:] or y.is_floating_point() != like.y.is_floating_point():
+            raise ValueError(
+                f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, "
+                f"got {y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
+            )
+        if y.is_floating_point() and y.dtype != like.y.dtype and readable(y):
+            y = torch.stack(convert(y, like.y.dtype, "points.y"))
+        further = Points(self._inputs(points.x), y.to(like.y), points.mask.to(like.mask.device))
+        if readable(further.mask):
+            check(further, "points")
+        with _labels(further.y, "points"):
+            return self._updated(further)
+
+    def _updated(self, points: Points) -> Posterior:
+        """The posterior after further points, which are checked already."""
+        refuse_update(f"{type(self).__name__}, which would need the old ones too")
+
+    def _later(self) -> Self:
+        """A copy that keeps no points, to be told further ones."""
+        later = copy(self)
+        later.support = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(self.support)))
+        return later
 
     def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._draws(x, self.samples))
+        return mixture(self._functions(self.samples)(x, False))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         """The aleatoric and the epistemic part at x, each ``(B, M, *Y)``."""
-        draws = self._draws(x, samples)
+        draws = self._functions(samples)(x, False)
         aleatoric = uncertainty(draws).mean(0)
         if draws.support.is_discrete:  # type: ignore[union-attr]
             return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
@@ -59,6 +166,46 @@ class Posterior(ABC):
 
     def _inputs(self, x: Any) -> Any:
         return tree_map(queries, self.support.x, x)
+
+    def _questions(self, x: Any, samples: int) -> tuple[Any, bool]:
+        """A user's inputs for S functions, and whether they are each function's own, in the form of `Functions`."""
+        given = tree_map(lambda _, leaf: as_tensor(leaf, "x"), self.support.x, x)
+        known, asked = tree_leaves(self.support.x), tree_leaves(given)
+        if not all(leaf.dim() == 1 + like.dim() for like, leaf in zip(known, asked, strict=True)):
+            return self._inputs(given), False
+        for leaf in asked:
+            if leaf.shape[:2] != (samples, len(self.support.mask)):
+                raise ValueError(
+                    f"x: expected shape (S, B, M, ...) with S = {samples} functions and B = {len(self.support.mask)} tasks, got "
+                    f"{tuple(leaf.shape)}; give each function its own inputs, or all the same ones as (B, M, ...)"
+                )
+        return self._inputs(tree_map(lambda leaf: leaf.movedim(0, 1).flatten(1, 2), given)), True
+
+
+def refuse_update(got: str) -> NoReturn:
+    """Raises the NotImplementedError of a posterior that cannot be told further points."""
+    raise NotImplementedError(
+        f"update: expected a posterior that can be told further points, got {got}; wrap the learner, "
+        "Rehearsal(learner, capacity=None), which keeps points and adapts again"
+    )
+
+
+def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
+    """S times one function: of a posterior that has no doubt about it.
+
+    Args:
+        predict: what the function says at inputs ``(B, M, *X)``, batch ``(B, M)``.
+        samples: S.
+    """
+
+    def ask(x: Any, own: bool) -> Distribution:
+        found = predict(x)
+        answers: Distribution = (
+            apart(found, samples) if own else found.expand(torch.Size([samples]) + found.batch_shape)
+        )
+        return answers
+
+    return ask
 
 
 def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,6 +238,20 @@ def decompose(posterior: Posterior, x: Any, samples: int = 256) -> tuple[Tensor,
     return aleatoric + epistemic, aleatoric, epistemic
 
 
+@contextmanager
+def _labels(y: Tensor, name: str) -> Iterator[None]:
+    """Says of labels what torch says of indices."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if y.is_floating_point() or "out of bounds" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
+            "task's classes from 0, or build the network with as many outputs"
+        ) from error
+
+
 class Learner(Mapped, ABC):
     """What is shared between tasks: an initialisation, a prior, a kernel. Called with a support it gives a posterior.
 
@@ -103,15 +264,8 @@ class Learner(Mapped, ABC):
         if readable(support.mask):
             check(support, "support", like=self)
             check_support(self, support)
-        try:
+        with _labels(support.y, "support"):
             posterior: Posterior = super().__call__(move(support, self))
-        except (IndexError, RuntimeError) as error:
-            if support.y.is_floating_point() or "out of bounds" not in str(error):
-                raise
-            raise ValueError(
-                f"support.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
-                "task's classes from 0, or build the network with as many outputs"
-            ) from error
         return posterior
 
     @abstractmethod

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayesmeta.functional import unfollowed
+from bayesmeta.recorded import Recorded
+
 __all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "Norm", "check_network", "check_padding"]
 
 
-class MLP(nn.Module):
+class MLP(Recorded):
     """A multilayer perceptron ``(..., inputs)`` to ``(..., outputs)``: `features`, then a linear `head`.
 
     Args:
@@ -111,7 +114,7 @@ PIECE = 2**19
 """Numbers of a map that are worked on at a time on a CPU: two megabytes, which its cache holds."""
 
 
-class Block(nn.Module):
+class Block(Recorded):
     """Convolution, normalisation, ReLU and 2x2 max-pool: (N, C, H, H) to (N, W, H // 2, H // 2).
 
     The pool comes first, since relu(a·y + b) commutes with it where a >= 0, and the rest then works on a quarter of the map.
@@ -160,7 +163,7 @@ class FirstBlock(Block):
         return torch.cat([pooled(*piece) for piece in pieces])
 
 
-class Conv4(nn.Module):
+class Conv4(Recorded):
     """The four-block network of the few-shot literature: `features`, then a linear `head`.
 
     Images ``(N, channels, image_size, image_size)`` to ``(N, outputs)``. Each block is a 3x3 convolution, a normalisation,
@@ -238,8 +241,20 @@ def check_network(network: nn.Module, name: str = "network") -> None:
         if getattr(module, "track_running_stats", False):
             raise ValueError(
                 f"{name}: expected no running statistics, got {where}; use group or layer normalisation, or "
-                "track_running_stats=False (transductive: predictions then depend on the other queries)"
+                "track_running_stats=False (transductive: predictions then depend on the other queries). Of a pretrained body "
+                "that stays as it is, compute the features once, and give them as x"
             )
+        if type(module).__name__ == "_SpectralNorm" or any(
+            type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values()
+        ):
+            raise ValueError(
+                f"{name}: expected no state that a forward pass changes, got spectral_norm of {where}; leave it out"
+            )
+    if found := unfollowed(network):
+        raise ValueError(
+            f"{name}: expected layers in attributes, lists, dicts or functions, where a task's weights can take their place, "
+            f"got one at {found[0]!r} that is reached {found[1]}; make that an nn.Module, or call the layer by its attribute"
+        )
 
 
 def check_padding(network: nn.Module, mask: Tensor, name: str) -> None:

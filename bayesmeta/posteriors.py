@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import mixture, select, uncertainty
+from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
     Frozen,
     Gradient,
@@ -20,13 +21,27 @@ from bayesmeta.functional import (
     adaptable,
     descend,
     second_order,
+    with_bias,
 )
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Functions, Posterior, refuse_update, repeated
 from bayesmeta.likelihoods import Likelihood, check_likelihood, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import BatchNorm, check_network, check_padding
 from bayesmeta.randomness import generator, standard_normal
 
-__all__ = ["BayesianLinear", "Particles", "PointEstimate", "Sampled", "Transformed", "adapt", "check_inner_loop"]
+__all__ = [
+    "BayesianLinear",
+    "Outputs",
+    "Particles",
+    "PointEstimate",
+    "Sampled",
+    "Transformed",
+    "adapt",
+    "check_inner_loop",
+    "check_pointwise",
+    "heads",
+    "networks",
+    "on_features",
+]
 
 
 class PointEstimate(Posterior):
@@ -37,21 +52,37 @@ class PointEstimate(Posterior):
         likelihood: maps outputs to distributions.
         weights: the adapted parameters by name, each ``(B, ...)``; the others are the network's own.
         support: what was learned from.
+        learn: moves one task's weights to where its further points lead, for updates; None if there are none.
     """
 
-    def __init__(self, network: Frozen, likelihood: Likelihood, weights: Params, support: Points) -> None:
+    def __init__(
+        self,
+        network: Frozen,
+        likelihood: Likelihood,
+        weights: Params,
+        support: Points,
+        learn: Callable[[Points, Params], Params] | None = None,
+    ) -> None:
         super().__init__(support, samples=1)
         self.network = network
         self.weights = weights
         self.likelihood = Frozen(likelihood)
+        self.learn = learn
+
+    def _updated(self, points: Points) -> Posterior:
+        if self.learn is None:
+            return super()._updated(points)
+        check_padding(self.network.module, points.mask, "points")
+        later = self._later()
+        later.weights = self.network.map(self.learn, points, self.weights)
+        return later
 
     def _predictive(self, x: Any) -> Distribution:
         distribution: Distribution = self.likelihood(self.network.over_tasks(x, self.weights))
         return distribution
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        predictive = self._predictive(x)
-        return predictive.expand(torch.Size([samples]) + predictive.batch_shape)
+    def _functions(self, samples: int) -> Functions:
+        return repeated(self._predictive, samples)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric = uncertainty(self._predictive(x))
@@ -80,16 +111,18 @@ def adapt(
 ) -> PointEstimate:
     """K gradient steps from the network's weights on each task's support error: the inner loop of the MAML family.
 
-    The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is.
+    The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is. Its update takes
+    as many steps again, on the new points alone.
     """
     check_padding(network, support.mask, "support")
     frozen = Frozen(network, strategy)
     start = frozen.weights
 
-    def inner_loop(support: Points) -> Params:
-        return descend(support_error(frozen, likelihood, support), start, steps, rates, gradient)
+    def learn(points: Points, weights: Params) -> Params:
+        return descend(support_error(frozen, likelihood, points), weights, steps, rates, gradient)
 
-    return PointEstimate(frozen, likelihood, frozen.map(inner_loop, support), support)
+    weights = frozen.map(lambda support: learn(support, start), support)
+    return PointEstimate(frozen, likelihood, weights, support, learn)
 
 
 class Transformed(Posterior):
@@ -100,6 +133,7 @@ class Transformed(Posterior):
         support: the support as the user gave it, before the maps.
         inputs: maps x ``(B, M, *X)`` to the inner posterior's inputs.
         outputs: maps the inner posterior's distributions of real targets to the user's; None leaves them.
+        further: maps further points to the inner posterior's, for updates; by the map of inputs if None.
     """
 
     def __init__(
@@ -108,11 +142,13 @@ class Transformed(Posterior):
         support: Points,
         inputs: Callable[[Any], Any],
         outputs: Callable[[Distribution], Distribution] | None = None,
+        further: Callable[[Points], Points] | None = None,
     ) -> None:
         self.inner = inner
         super().__init__(support, inner.samples)
         self.inputs = inputs
         self.outputs = outputs
+        self.further = further
 
     @property
     def samples(self) -> int:
@@ -126,8 +162,15 @@ class Transformed(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return self._mapped(self.inner._predictive(self.inputs(x)))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        return self._mapped(self.inner._draws(self.inputs(x), samples))
+    def _functions(self, samples: int) -> Functions:
+        inner = self.inner._functions(samples)
+        return lambda x, own: self._mapped(inner(self.inputs(x), own))
+
+    def _updated(self, points: Points) -> Posterior:
+        seen = points._replace(x=self.inputs(points.x)) if self.further is None else self.further(points)
+        later = self._later()
+        later.inner = self.inner._updated(seen)
+        return later
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         aleatoric, epistemic = self.inner._decompose(self.inputs(x), samples)
@@ -144,62 +187,110 @@ class Transformed(Posterior):
         return self.outputs(normal.to_event(1)).variance
 
 
+def on_features(inner: Posterior, support: Points, features: Frozen) -> Transformed:
+    """A posterior on features that all tasks share, seen from the inputs. Its updates need features of each point by itself."""
+
+    def further(points: Points) -> Points:
+        check_pointwise(features.module)
+        return points._replace(x=features.over_tasks(points.x))
+
+    return Transformed(inner, support, features.over_tasks, further=further)
+
+
+def check_pointwise(network: nn.Module) -> None:
+    """Raises a NotImplementedError if what a network says of a point depends on the points beside it."""
+    if any(isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm)) for module in network.modules()):
+        refuse_update("one with batch normalisation, to which the old points would look otherwise beside the new ones")
+
+
 class Particles(Posterior):
     """A posterior over functions by weighted particles: K functions, each with a weight in each task.
 
     Args:
-        functions: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
+        particles: maps x ``(B, M, *X)`` to the particles' predictions, batch ``(K, B, M)``.
         log_weights: ``(K, B)``, not necessarily normalised.
         support: what was learned from.
     """
 
-    def __init__(self, functions: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
+    def __init__(self, particles: Callable[[Any], Distribution], log_weights: Tensor, support: Points) -> None:
         super().__init__(support)
-        self.functions = functions
+        self.particles = particles
         self.log_weights = log_weights
 
     def _predictive(self, x: Any) -> Distribution:
-        return mixture(self.functions(x), self.log_weights[..., None])
+        return mixture(self.particles(x), self.log_weights[..., None])
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
+    def _functions(self, samples: int) -> Functions:
         weights = self.log_weights.softmax(0).mT
         chosen = torch.multinomial(weights, samples, replacement=True, generator=generator(weights.device)).mT  # (S, B)
-        return select(self.functions(x), chosen)
+        return lambda x, own: select(self.particles(x), chosen, own=own)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        functions = self.functions(x)
-        each = uncertainty(functions)
+        particles = self.particles(x)
+        each = uncertainty(particles)
         weights = self.log_weights.softmax(0)[..., None].reshape(*self.log_weights.shape, *[1] * (each.dim() - 2))
         aleatoric = (weights * each).sum(0)
-        total = uncertainty(mixture(functions, self.log_weights[..., None]))
+        total = uncertainty(mixture(particles, self.log_weights[..., None]))
         return aleatoric, (total - aleatoric).clamp(min=0)
+
+
+Outputs: TypeAlias = Callable[[Any, bool], Tensor]
+"""The network outputs ``(S, B, M, *O)`` of S functions, at inputs in the form of `bayesmeta.learner.Functions`."""
 
 
 class Sampled(Posterior):
     """A posterior over functions from which one can draw: the predictive is the mixture of `samples` draws.
 
     Args:
-        outputs: maps x ``(B, M, *X)`` and S to the network outputs of S functions, ``(S, B, M, *O)``. For B tasks at
-            once to equal B one by one, its noise is shared over the tasks.
+        draw: makes S functions. For B tasks at once to equal B one by one, its noise is shared over the tasks.
         likelihood: maps outputs to distributions.
         support: what was learned from.
         samples: how many draws a prediction averages; 1 for a posterior without a latent, whose draws are all equal.
     """
 
     def __init__(
-        self, outputs: Callable[[Any, int], Tensor], likelihood: Likelihood, support: Points, samples: int = 64
+        self, draw: Callable[[int], Outputs], likelihood: Likelihood, support: Points, samples: int = 64
     ) -> None:
         super().__init__(support, samples)
-        self.outputs = outputs
+        self.draw = draw
         self.likelihood = Frozen(likelihood)
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        distribution: Distribution = self.likelihood(self.outputs(x, samples))
-        return distribution
+    def _functions(self, samples: int) -> Functions:
+        outputs = self.draw(samples)
+        return lambda x, own: self.likelihood(outputs(x, own))
+
+
+def networks(network: Frozen, weights: Tensor) -> Outputs:
+    """A network with S draws of each task's weights, ``(S, B, P)``, as S functions."""
+
+    def outputs(x: Any, own: bool) -> Tensor:
+        if not own:
+            return network.over_tasks(x, weights)
+        each = tree_map(lambda leaf: apart(leaf, len(weights)).flatten(0, 1), x)  # as many tasks of M points
+        return network.over_tasks(each, weights.flatten(0, 1)).unflatten(0, weights.shape[:2])
+
+    return outputs
+
+
+def heads(features: Callable[[Any], Tensor], weights: Tensor) -> Outputs:
+    """Linear heads on features, with S draws of each task's weights and biases, ``(S, B, *O, F + 1)``, as S functions.
+
+    Args:
+        features: maps inputs ``(B, M, *X)`` to features ``(B, M, F)``.
+        weights: of each draw's head; the last weight of each output is its bias.
+    """
+
+    def outputs(x: Any, own: bool) -> Tensor:
+        embedded = with_bias(features(x))
+        return (apart(embedded, len(weights)) if own else embedded) @ weights.mT
+
+    return outputs
 
 
 class BayesianLinear(Posterior):
     """The conjugate posterior of a linear model on features, y = φ(x) W + noise, in closed form.
+
+    Updates add to Λ and to Λ mean: exact, and of the same size after any number of points.
 
     The noise is N(0, σ²) and each column of W has the prior N(mean, covariance). With the prior's precision Λ₀,
     Λ = Λ₀ + ΦᵀΦ / σ² and the posterior mean is Λ⁻¹ (Λ₀ mean + Φᵀ y / σ²) (Bishop 2006, eqs. 3.50 and 3.51).
@@ -222,9 +313,22 @@ class BayesianLinear(Posterior):
         phi = features(support.x).double() * support.mask[..., None]
         prior = torch.linalg.inv(covariance.double())
         precision = prior + phi.mT @ phi / self.noise**2
-        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
         evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
+        self._solve(precision, evidence)
+
+    def _solve(self, precision: Tensor, evidence: Tensor) -> None:
+        self.precision, self.evidence = precision, evidence
+        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
         self.mean = torch.cholesky_solve(evidence, self.cholesky)  # (B, P, Y)
+
+    def _updated(self, points: Points) -> Posterior:
+        phi = self.features(points.x).double() * points.mask[..., None]
+        later = self._later()
+        later._solve(
+            self.precision + phi.mT @ phi / self.noise**2,
+            self.evidence + phi.mT @ points.y.double() / self.noise**2,
+        )
+        return later
 
     def _predictive(self, x: Any) -> Distribution:
         phi = self.features(x).double()
@@ -240,10 +344,15 @@ class BayesianLinear(Posterior):
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
+    def _functions(self, samples: int) -> Functions:
         normal = standard_normal(samples, *self.mean.shape, like=self.mean)
         weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
-        return self._normal(self.features(x).double() @ weights, self.noise)
+
+        def ask(x: Any, own: bool) -> Distribution:
+            phi = self.features(x).double()
+            return self._normal((apart(phi, samples) if own else phi) @ weights, self.noise)
+
+        return ask
 
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype

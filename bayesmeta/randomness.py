@@ -26,7 +26,10 @@ class Stream:
     """
 
     def __init__(self, *seed: int) -> None:
-        self.seed = seed
+        for number in seed:
+            if not hasattr(number, "__index__") or isinstance(number, bool) or number < 0:
+                raise ValueError(f"seed: expected a whole number of at least 0, got {number!r}; e.g. 0")
+        self.seed = tuple(int(number) for number in seed)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._cuda: Tensor | None = None
 

@@ -355,7 +355,8 @@ def _page(comparison: Comparison) -> str:
 </head>
 <body>
 <h1>Learners compared</h1>
-<p class="about">The same test tasks for all. 95 % intervals are bootstraps over tasks; shaded is the best value of a column,
+<p class="about">The same test tasks for all. 95 % intervals are bootstraps over tasks, or over the units that
+they share (clusters); shaded is the best value of a column,
 and every one whose interval holds it.</p>
 <div class="wide"><table>
 <thead><tr><th>learner</th>{head}<th>training</th><th>evaluation</th></tr></thead>

@@ -6,58 +6,31 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.checkpoint import Checkpoint, describe, digest, generator_states
-from bayesmeta.data import Episode, move
+from bayesmeta.data import Episode
 from bayesmeta.distributed import Processes
-from bayesmeta.fit_checks import check_arguments, check_episode, explain, explain_data, explain_update, preflight
+from bayesmeta.fit_checks import check_arguments, explain_update, preflight
 from bayesmeta.functional import chosen_strategy
 from bayesmeta.interruption import Interruption
 from bayesmeta.kernel_starts import start_kernels
 from bayesmeta.learner import Learner
 from bayesmeta.meta_gradient import MetaGradient
 from bayesmeta.randomness import seeded
+from bayesmeta.step import Diverged, History, Update
+from bayesmeta.validation import Validation
 
 __all__ = ["Diverged", "History", "fit"]
-
-
-@dataclass
-class History:
-    """What happened in `fit`, step by step."""
-
-    losses: list[float] = field(default_factory=list)
-    """The meta-objective of each step, before its update."""
-    gradient_norms: list[float] = field(default_factory=list)
-    """The norm of each step's meta-gradient, before clipping."""
-    seconds: float = 0.0
-    """Wall-clock time."""
-    interrupted: bool = False
-    """True if Ctrl-C ended the run early."""
-
-
-class Diverged(FloatingPointError):
-    """The loss, a gradient or an updated weight was not finite; `history` ends there.
-
-    The learner is as it was before that step, unless the message says that an update broke it. No checkpoint is written then.
-    """
-
-    def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
-        self.history = history
-
-    def __reduce__(self) -> tuple[Any, ...]:  # else a process pool cannot hand it back
-        return type(self), (str(self), self.history)
 
 
 @torch.inference_mode(False)
@@ -75,6 +48,10 @@ def fit(
     compile: bool = False,
     seed: int = 0,
     progress: bool = True,
+    validation: Dataset[Episode] | None = None,
+    validate_every: int = 100,
+    patience: int = 10,
+    on_step: Callable[[History], object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     fabric: Any = None,
@@ -106,20 +83,29 @@ def fit(
             seconds to two minutes; small networks are then several times faster. Where it does not take the loss as one graph,
             each function that is mapped over tasks is compiled by itself, and a line says why. The run is the same but for
             rounding.
-        seed: of the random numbers of training, a whole number of at least 0. They are others than those that follow
-            ``torch.manual_seed(seed)``, and torch's global generator is left as it was.
+        seed: of the learner's random draws, a whole number of at least 0. They are others than those that follow
+            ``torch.manual_seed(seed)``, and torch's global generator is not touched; dropout in a network draws from that one.
         progress: shows a bar with the loss and the number of tasks per second.
-        checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history), one run each. It is
-            written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the end; whole or
-            not at all. A call with a folder that holds a run of the same settings resumes it. Compared are the arguments here;
-            numbers, texts and names of functions of learner, optimiser and scheduler, but not what training moves, such as a rate
-            with a schedule; which parameters are trained; the first episode, and the last one trained on. More steps may be asked
-            for where the schedule does not depend on them. While a run lasts, its folder is locked; the file ``lock`` stays.
+        validation: tasks that the learner does not train on, by which the best of its states is chosen: the one whose predictions
+            of the queries have the lowest NLL, whatever the training objective is. It is the learner's in the end. The first 20
+            episodes are read (all of fewer), the same each time, before the first step, every `validate_every` steps, and after
+            the last. No bit of training depends on them, but where it ends.
+        validate_every: the number of steps between two looks at the validation tasks.
+        patience: the number of looks without a new lowest NLL after which the run ends.
+        on_step: called after each step with the history so far, for a logger, say: ``history.losses[-1]`` is the loss of step
+            ``len(history.losses)``. What it draws at random changes nothing. An error that it raises ends the run.
+        checkpoint: a folder for the state of the run (learner, optimiser, scheduler, generators, history, the best state), one
+            run each. It is written every `checkpoint_every` steps, at Ctrl-C, at SIGTERM, which then ends the process, and at the
+            end; whole or not at all. A call with a folder that holds a run of the same settings resumes it. Compared are the
+            arguments here; numbers, texts and names of functions of learner, optimiser and scheduler, but not what training
+            moves, such as a rate with a schedule; which parameters are trained; the first episode, the last one trained on, and
+            the first for validation. More steps may be asked for where the schedule does not depend on them, and more patience.
+            While a run lasts, its folder is locked; the file ``lock`` stays.
         checkpoint_every: the number of steps between two writes, which are what a power cut can cost.
         fabric: a ``lightning_fabric.Fabric``, whose devices share each episode's tasks, and whose device and precision the
             learner is taken to. The run is then that of one process with all tasks, but for the order of sums, and for random
-            draws: each process has its own. The first one shows the bar and writes the checkpoint. It is launched if need be.
-            Before the first step all processes compare their settings and the first episode.
+            draws: each process has its own. The first one shows the bar, writes the checkpoint and calls `on_step`. It is
+            launched if need be. Before the first step all processes compare their settings and the first episode.
 
     Raises:
         ValueError: the first episode does not fit the learner, or an argument is out of range; the checkpoint is damaged, of a
@@ -139,125 +125,124 @@ def fit(
         >>> history = fit(learner, Sinusoids(), steps=2, progress=False)
         >>> len(history.losses)
         2
+        >>> history = fit(learner, Sinusoids(), steps=2, validation=Sinusoids(seed=1), progress=False)
+        >>> list(history.validation)  # after how many steps
+        [0, 2]
     """
     processes = Processes(fabric)
     check_arguments(
         learner,
-        tasks,
-        steps=steps,
-        optimizer=optimizer,
-        scheduler=scheduler,
+        {"tasks": tasks} | ({} if validation is None else {"validation": validation}),
+        optimizer,
+        scheduler,
         clip=clip,
+        compile=compile,
+        on_step=on_step,
+        steps=steps,
         slices=slices,
         threads=threads,
-        compile=compile,
         seed=seed,
+        validate_every=validate_every,
+        patience=patience,
         checkpoint_every=checkpoint_every,
     )
     processes.compare(describe(learner))
     processes.place(learner)
-    length = len(tasks)  # type: ignore[arg-type]
     with seeded(seed):
-        first = tasks[0]
+        first, length = tasks[0], len(tasks)  # type: ignore[arg-type]
         preflight(learner, first, slices, threads, processes)
+    looks = Validation(learner, validation, validate_every, patience, seed)
     settings = {"clip": clip, "slices": slices, "threads": threads, "seed": seed, "tasks": length, "compile": compile}
-    settings["processes"] = processes.count
+    settings |= {"processes": processes.count, **looks.settings()}
     if optimizer is None:
         settings["steps"] = steps  # which another schedule may not depend on
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     settings |= describe(learner, optimizer, scheduler)
-    plan = {"steps": steps, "checkpoint": checkpoint is not None, "checkpoint_every": checkpoint_every}
+    plan = {"steps": steps, "patience": patience, "checkpoint_every": checkpoint_every, "checkpoint": bool(checkpoint)}
     processes.compare({**settings, **plan, "the first episode": digest(first)})
-    disk = (
-        Checkpoint(checkpoint, learner, optimizer, scheduler, settings, digest(first))
-        if checkpoint is not None
-        else None
-    )
-
-    def say(line: str) -> None:
-        if progress and processes.rank == 0:
-            tqdm.write(line, file=sys.stderr)
-
+    disk = Checkpoint(checkpoint, learner, optimizer, scheduler, settings, digest(first)) if checkpoint else None
+    shown = progress and processes.rank == 0
+    say: Callable[[str], object] = partial(tqdm.write, file=sys.stderr) if shown else lambda line: None
     say(_explain_strategy(learner, slices))
-    if compile:
-        say(
-            "compile: the first step takes until all is compiled, seconds to minutes; the bar's rate is wrong until then"
-        )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with (
         seeded(seed, processes.rank),
         Interruption(signal.SIGINT, *([signal.SIGTERM] if disk else [])) as interruption,
-        _begun(disk, processes, tasks, steps) as history,
-        _training(learner),
-        tqdm(total=steps, disable=not progress or processes.rank > 0, unit="step") as bar,
+        _begun(disk, processes, tasks, steps, looks) as history,
+        _training(learner, optimizer),
+        closing(
+            MetaGradient(learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile)
+        ) as meta_gradient,
+        tqdm(total=steps, initial=len(history.losses), disable=not shown, unit="step") as bar,
     ):
         began = time.perf_counter() - history.seconds
-        bar.initial = bar.n = len(history.losses)  # which took none of this call's time
         if history.losses:
-            say(f"goes on after step {bar.n} of {steps}, which {checkpoint} holds")
+            say(f"goes on after step {len(history.losses)} of {steps}, which {checkpoint} holds")
         else:
             start_kernels(learner, first)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        meta_gradient = MetaGradient(
-            learner, parameters, slices, threads, autocast=processes.autocast, say=say, compile=compile
-        )
-        try:
-            for step in range(len(history.losses), steps):
-                interruption.breakable = True
-                index = step % length
-                episode = tasks[index]
-                check_episode(learner, episode, index)
-                optimizer.zero_grad(set_to_none=True)
-                try:
-                    loss, gradient = meta_gradient(move(processes.share(episode), learner))
-                except ValueError as error:  # from the learner's own borders
-                    if broken := explain_data(episode, index):
-                        raise Diverged(f"step {step}: {broken}", history) from error
-                    raise
-                loss, gradient, history.interrupted = processes.mean(
-                    loss, gradient, bool(interruption), meta_gradient.parameters
-                )
-                interruption.breakable = False
-                for parameter, slope in zip(meta_gradient.parameters, gradient, strict=True):
-                    parameter.grad = slope
-                norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")).item()
-                if not (torch.isfinite(loss) and norm < float("inf")):
-                    raise Diverged(explain(learner, loss, step, episode, index), history)
-                optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
-                history.losses.append(loss.item())
-                history.gradient_norms.append(norm)
-                history.seconds = time.perf_counter() - began
-                rate = (step + 1) * len(episode.query.mask) / history.seconds
-                bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
-                bar.update()
-                if history.interrupted or (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-                    if broken := explain_update(learner, step):
-                        raise Diverged(broken, history)
-                    if disk:
-                        _write(disk, processes, episode, history)
-                if history.interrupted:
-                    kept = (
-                        f"the same call goes on from there, with {checkpoint}"
-                        if disk
-                        else "no checkpoint was asked for"
-                    )
-                    say(f"interrupted after step {step + 1} of {steps}: {kept}")
-                    break
-        except KeyboardInterrupt as error:  # the second, while a gradient was taken
-            kept = f" {checkpoint} holds the run as it was last written." if disk else ""
-            raise KeyboardInterrupt(
-                f"step {len(history.losses)} was broken off, and the learner is as it was before it.{kept}"
-            ) from error
-        finally:
-            optimizer.zero_grad(set_to_none=True)
-            meta_gradient.close()
+            looks.look(0, processes)
+        if compile:
+            say(
+                "compile: the first step takes until all is compiled, up to minutes; the bar's rate is wrong until then"
+            )
+        update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history)
+        while not (ended := _ended(history, steps, looks)):
+            interruption.breakable = True
+            index = len(history.losses) % length
+            episode = tasks[index]
+            update(episode, index)
+            step = len(history.losses)
+            history.seconds = time.perf_counter() - began
+            rate = step * len(episode.query.mask) / history.seconds
+            bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {rate:.0f} tasks/s", refresh=False)
+            bar.update()
+            if step % validate_every == 0 or step == steps:
+                looks.look(step, processes)
+            if step % checkpoint_every == 0 or _ended(history, steps, looks):
+                if broken := explain_update(learner, step - 1):
+                    raise Diverged(broken, history)
+                if disk:
+                    _write(disk, processes, episode, history, looks)
+            if on_step is not None and processes.rank == 0:
+                with seeded(seed, step):
+                    on_step(history)
+        looks.restore()
+        if said := _explain_end(history, checkpoint):
+            say(f"{ended} after step {len(history.losses)} of {steps}: {said}")
     return history
 
 
+def _ended(history: History, steps: int, looks: Validation) -> str:
+    """Why a run ends here, in a word; none if it goes on."""
+    if history.interrupted:
+        return "interrupted"
+    if len(history.losses) == steps:
+        return "ended"
+    return "stopped" if looks.over() else ""
+
+
+def _explain_end(history: History, checkpoint: str | os.PathLike[str] | None) -> str:
+    """What there is of a run that ended."""
+    parts = []
+    if history.interrupted:
+        parts.append(
+            f"the same call goes on from there, with {checkpoint}"
+            if checkpoint is not None
+            else "no checkpoint was asked for"
+        )
+    if history.best is not None:
+        parts.append(
+            f"the learner is as after step {history.best}, with the lowest validation NLL, "
+            f"{history.validation[history.best]:.3f}"
+        )
+    return "; ".join(parts)
+
+
 @contextmanager
-def _begun(disk: Checkpoint | None, processes: Processes, tasks: Dataset[Episode], steps: int) -> Iterator[History]:
+def _begun(
+    disk: Checkpoint | None, processes: Processes, tasks: Dataset[Episode], steps: int, looks: Validation
+) -> Iterator[History]:
     """The history of a run whose folder is held meanwhile, at the same step in all processes: a new one is empty."""
     history = History()
     with ExitStack() as held:
@@ -267,6 +252,8 @@ def _begun(disk: Checkpoint | None, processes: Processes, tasks: Dataset[Episode
                 held.enter_context(disk.alone())
             if disk and (saved := disk.resume(tasks, processes.rank)):
                 history = History(saved["losses"], saved["gradient_norms"], saved["seconds"])
+                looks.seen, looks.best = saved["validation"], saved["best"]
+            history.validation = looks.seen
             if len(history.losses) > steps:
                 raise ValueError(
                     f"steps: expected at least the {len(history.losses)} that the run of the checkpoint has made, got {steps}; "
@@ -275,25 +262,32 @@ def _begun(disk: Checkpoint | None, processes: Processes, tasks: Dataset[Episode
             reached = len(history.losses)
         finally:
             processes.agree(reached)
-        yield history
+        try:
+            yield history
+        except KeyboardInterrupt as error:  # the second, while a gradient was taken
+            kept = f" {disk.path.parent} holds the run as it was last written." if disk else ""
+            raise KeyboardInterrupt(
+                f"step {len(history.losses)} was broken off, and the learner is as it was before it.{kept}"
+            ) from error
 
 
 @contextmanager
-def _training(learner: Learner) -> Iterator[None]:
+def _training(learner: Learner, optimizer: Optimizer) -> Iterator[None]:
     """Training mode within, but for parts in evaluation mode of a learner in training mode; then ready to answer."""
     if not learner.training:
         learner.train()
     try:
         yield
     finally:
+        optimizer.zero_grad(set_to_none=True)
         learner.eval()
 
 
-def _write(disk: Checkpoint, processes: Processes, episode: Episode, history: History) -> None:
+def _write(disk: Checkpoint, processes: Processes, episode: Episode, history: History, looks: Validation) -> None:
     generators = {name: processes.gather(state) for name, state in generator_states().items()}
     if processes.rank == 0:
         progress = {"losses": history.losses, "gradient_norms": history.gradient_norms, "seconds": history.seconds}
-        disk.write(generators, episode, **progress)
+        disk.write(generators, episode, **progress, validation=looks.seen, best=looks.best)
     processes.agree(len(history.losses))
 
 

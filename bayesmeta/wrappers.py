@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.border import check_spread
+from bayesmeta.border import as_tensor, check_spread
 from bayesmeta.data import Episode, Points, check, concatenate, move
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import generator
@@ -80,11 +80,21 @@ class _Mixed(Posterior):
     def _predictive(self, x: Any) -> Distribution:
         return mixture(stack([member._predictive(x) for member in self.members]))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        each = stack([member._draws(x, samples) for member in self.members])  # (K, S, B, M)
+    def _updated(self, points: Points) -> Posterior:
+        later = self._later()
+        later.members = [member._updated(points) for member in self.members]
+        return later
+
+    def _functions(self, samples: int) -> Functions:
+        members = [member._functions(samples) for member in self.members]
         device = self.support.mask.device
-        chosen = torch.randint(len(self.members), (1, samples), device=device, generator=generator(device))
-        return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
+        chosen = torch.randint(len(members), (1, samples), device=device, generator=generator(device))
+
+        def ask(x: Any, own: bool) -> Distribution:
+            each = stack([member(x, own) for member in members])  # (K, S, B, M)
+            return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
@@ -97,25 +107,27 @@ class _Mixed(Posterior):
 class Standardized(Learner):
     """A learner that sees inputs and real-valued targets with mean 0 and standard deviation 1, and answers in the user's units.
 
-    The scaling is computed once, from tasks that the user names: the meta-training tasks, never those of a test.
-    It is kept in buffers, so it moves and is saved with the learner. Training works on the scaled episodes, whose losses
-    differ from those in the user's units by a constant. Targets of a discrete likelihood are left as they are: labels, and the
-    0.0 and 1.0 of a `Bernoulli`.
+    ``Standardized.from_tasks(learner, tasks)`` computes the four numbers, which the constructor takes as they are: a learner that
+    was saved is built without the tasks. They are kept in buffers, and so move and are saved with the learner. Training works on
+    the scaled episodes, whose losses differ from those in the user's units by a constant. Targets of a discrete likelihood are
+    left as they are: labels, and the 0.0 and 1.0 of a `Bernoulli`.
 
     Args:
         learner: the learner to wrap.
-        tasks: the meta-training tasks.
-        episodes: how many of their episodes to compute the scaling from.
+        x_loc: what is taken from x, of the shape ``*X`` of one input, or one number for all of its entries.
+        x_scale: what x is then divided by, above 0, of the same shape.
+        y_loc: the same for y, of the shape ``*Y`` of one target, or one number; 0 for a discrete likelihood.
+        y_scale: the same for y; 1 for a discrete likelihood.
 
     Raises:
-        ValueError: x is not a tensor ``(B, N, D)``: only plain features can be scaled; or the tasks' unit is so small that their
-            floating type cannot hold variances, in which the answers are.
+        TypeError: the learner is no learner, or standardised already.
+        ValueError: a number is not finite or a scale not above 0; a location and its scale differ in shape; targets of a discrete
+            likelihood would be scaled. At a call, x or y has another event shape.
 
     Example:
-        >>> tasks = Sinusoids(noise=0.1)
-        >>> learner = Standardized(MAML(MLP(1, 1), Gaussian()), tasks)
-        >>> learner(tasks[0].support)(tasks[0].query.x).batch_shape
-        torch.Size([25, 15])
+        >>> learner = Standardized(MAML(MLP(1, 1), Gaussian()), x_loc=8.0, x_scale=4.0, y_loc=120.0, y_scale=25.0)
+        >>> learner(points([2.0, 3.5], [87.1, 99.0]))([8.0]).mean.shape
+        torch.Size([1, 1, 1])
     """
 
     x_loc: Tensor
@@ -123,16 +135,53 @@ class Standardized(Learner):
     y_loc: Tensor
     y_scale: Tensor
 
-    def __init__(self, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20) -> None:
+    def __init__(self, learner: Learner, *, x_loc: Any, x_scale: Any, y_loc: Any = 0.0, y_scale: Any = 1.0) -> None:
         super().__init__()
-        if not isinstance(learner, Learner) or isinstance(learner, Standardized):
-            raise TypeError(
-                f"learner: expected a learner that is not standardised yet, got {type(learner).__name__}; "
-                "wrap the network in a learner such as MAML, and that once"
+        _check_unscaled(learner)
+        self.learner = learner
+        self._discrete = _is_discrete(learner)
+        for name, loc, scale in (("x", x_loc, x_scale), ("y", y_loc, y_scale)):
+            loc, scale = (self._number(f"{name}_{part}", value) for part, value in (("loc", loc), ("scale", scale)))
+            if loc.shape != scale.shape or not loc.isfinite().all() or not ((scale > 0) & scale.isfinite()).all():
+                raise ValueError(
+                    f"{name}_scale: expected finite numbers above 0 of the shape of {name}_loc, got {scale.tolist()} beside "
+                    f"{loc.tolist()}; Standardized.from_tasks(learner, tasks) computes both"
+                )
+        if self._discrete and ((self.y_loc != 0).any() or (self.y_scale != 1).any()):
+            raise ValueError(
+                "y_scale: expected targets of a discrete likelihood as they are, y_loc 0 and y_scale 1, got "
+                f"{self.y_loc.tolist()} and {self.y_scale.tolist()}; leave both out"
             )
+
+    def _number(self, name: str, value: Any) -> Tensor:
+        """Keeps a number or several, where the learner is."""
+        given = as_tensor(value, name).detach()
+        given = given if given.is_floating_point() else given.to(torch.get_default_dtype())
+        self.register_buffer(name, move(given, self.learner).clone())
+        return getattr(self, name)
+
+    @classmethod
+    def from_tasks(cls, learner: Learner, tasks: Dataset[Episode], *, episodes: int = 20) -> Standardized:
+        """Standardises a learner by the mean and the standard deviation of the points of tasks.
+
+        Args:
+            learner: the learner to wrap.
+            tasks: the meta-training tasks, never those of a test.
+            episodes: how many of their episodes to read; all, where there are fewer.
+
+        Raises:
+            ValueError: x is not a tensor ``(B, N, D)``: only plain features can be scaled; or the tasks' unit is so small that
+                their floating type cannot hold variances, in which the answers are.
+
+        Example:
+            >>> tasks = Sinusoids(noise=0.1)
+            >>> learner = Standardized.from_tasks(MAML(MLP(1, 1), Gaussian()), tasks)
+            >>> learner(tasks[0].support)(tasks[0].query.x).batch_shape
+            torch.Size([25, 15])
+        """
+        _check_unscaled(learner)
         if episodes < 1:
             raise ValueError(f"episodes: expected at least 1 to compute the scaling from, got {episodes}")
-        self.learner = learner
         first = tasks[0].support
         if not isinstance(first.x, Tensor) or not first.x.is_floating_point():
             raise ValueError(
@@ -141,25 +190,18 @@ class Standardized(Learner):
         everything = [concatenate(*tasks[i]) for i in range(min(episodes, len(tasks)))]  # type: ignore[arg-type]
         for given in everything:
             check(given, "tasks")
-        x = torch.cat([given.x[given.mask] for given in everything])
-        y = torch.cat([given.y[given.mask] for given in everything])
-        self._register("x", x)
-        self._discrete = any(isinstance(part, Likelihood) and part.discrete for part in learner.modules())
-        if self._discrete or not y.is_floating_point():
-            y = torch.zeros_like(y[:1]) if y.is_floating_point() else torch.zeros(1, 1)  # as they are
-        self._register("y", y)
-
-    def _register(self, name: str, values: Tensor) -> None:
-        check_spread(values, values.dtype, f"tasks: {name}")
-        scale, varies = values.std(0, correction=0), (values != values[:1]).any(0)
-        scale = torch.where(varies, scale, 1.0)  # a constant is only centred
-        for part, value in (("loc", values.mean(0)), ("scale", scale)):
-            self.register_buffer(f"{name}_{part}", move(value, self.learner))
+        x_loc, x_scale = _moments("x", torch.cat([given.x[given.mask] for given in everything]))
+        if _is_discrete(learner) or not first.y.is_floating_point():
+            return cls(learner, x_loc=x_loc, x_scale=x_scale)
+        y_loc, y_scale = _moments("y", torch.cat([given.y[given.mask] for given in everything]))
+        return cls(learner, x_loc=x_loc, x_scale=x_scale, y_loc=y_loc, y_scale=y_scale)
 
     def _scale(self, given: Points) -> Points:
         labels = not given.y.is_floating_point()
         for field, value, loc in (("x", given.x, self.x_loc), ("y", given.y, self.y_loc)):
-            if value.shape[2:] != loc.shape and not (field == "y" and labels):  # they would broadcast in silence
+            if (
+                loc.dim() and value.shape[2:] != loc.shape and not (field == "y" and labels)
+            ):  # it would broadcast in silence
                 raise ValueError(
                     f"{field}: expected the event shape {tuple(loc.shape)} of the tasks that the scaling was computed from, "
                     f"got {tuple(value.shape[2:])}; give the same features and targets, or build another Standardized"
@@ -182,8 +224,12 @@ class Standardized(Learner):
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)
 
+        def further(points: Points) -> Points:
+            y = (points.y - y_loc) / y_scale if points.y.is_floating_point() else points.y
+            return Points(scale(points.x), y, points.mask)
+
         scaled = support.y.is_floating_point() and not self._discrete
-        return Transformed(inner, support, scale, unscale if scaled else None)
+        return Transformed(inner, support, scale, unscale if scaled else None, further)
 
     def losses(self, episode: Episode) -> Tensor:
         return self.learner.losses(self._episode(episode))
@@ -193,3 +239,22 @@ class Standardized(Learner):
 
     def _episode(self, episode: Episode) -> Episode:
         return Episode(self._scale(episode.support), self._scale(episode.query))
+
+
+def _check_unscaled(learner: Learner) -> None:
+    if not isinstance(learner, Learner) or isinstance(learner, Standardized):
+        raise TypeError(
+            f"learner: expected a learner that is not standardised yet, got {type(learner).__name__}; "
+            "wrap the network in a learner such as MAML, and that once"
+        )
+
+
+def _is_discrete(learner: Learner) -> bool:
+    return any(isinstance(part, Likelihood) and part.discrete for part in learner.modules())
+
+
+def _moments(name: str, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of data ``(n, *E)``, each ``*E``; of a constant 1, so that it is only centred."""
+    check_spread(values, values.dtype, f"tasks: {name}")
+    varies = (values != values[:1]).any(0)
+    return values.mean(0), torch.where(varies, values.std(0, correction=0), 1.0)

@@ -124,12 +124,12 @@ def run(name: str) -> dict[str, Any]:
     bm.fit(learner, train, steps=STEPS, progress=False)
     validation, test = source(classes, 1), source(classes, 2)
     metrics: list[bm.Metric] = [bm.NLL(), bm.ECE() if classes else bm.QuantileCalibrationError()]
-    calibrated = bm.Calibrated(learner, validation, episodes=EPISODES)
+    calibrated = bm.Calibrated.from_tasks(learner, validation, episodes=EPISODES)
     found = {
         label: {key: tuple(value) for key, value in bm.evaluate(one, test, episodes=EPISODES, metrics=metrics).items()}
         for label, one in (("raw", learner), ("calibrated", calibrated))
     }
-    conformal = bm.Conformal(learner, validation, episodes=EPISODES)
+    conformal = bm.Conformal.from_tasks(learner, validation, episodes=EPISODES)
     coverage = tuple(conformal.coverage(test, episodes=EPISODES))
     return {**found, "temperature": calibrated.temperature.item(), "conformal": coverage}
 

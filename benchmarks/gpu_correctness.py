@@ -125,7 +125,7 @@ def check_learner(
                 for parameter in other.parameters():
                     parameter.add_(0.01)
             on_cpu, on_card = (
-                seeded(lambda to=to: bm.load(other.to(to), path)(query.x).log_prob(query.y.to(to)))  # type: ignore[misc]
+                seeded(lambda to=to: bm.load(path, other.to(to))(query.x).log_prob(query.y.to(to)))  # type: ignore[misc]
                 for to in ("cpu", device)
             )
         on_device(on_card)
@@ -175,13 +175,15 @@ def check_wrappers(name: str, likelihood: str, device: str) -> dict[str, Any]:
     episode = contract.episode(likelihood, torch.float32)
     tasks: Any = [episode] * 3
     make: dict[str, Callable[[bm.Learner], Any]] = {
-        "Standardized": lambda learner: bm.Standardized(learner, tasks),
-        "Calibrated": lambda learner: bm.Calibrated(learner, tasks, episodes=3),
+        "Standardized": lambda learner: bm.Standardized.from_tasks(learner, tasks),
+        "Calibrated": lambda learner: bm.Calibrated.from_tasks(learner, tasks, episodes=3),
         "Ensemble": lambda learner: bm.Ensemble([learner, learner]),
-        "Calibrated(Standardized)": lambda learner: bm.Calibrated(bm.Standardized(learner, tasks), tasks, episodes=3),
-        "Conformal": lambda learner: bm.Conformal(learner, tasks, level=0.5, episodes=3),
-        "Conformal(Calibrated(Ensemble))": lambda learner: bm.Conformal(
-            bm.Calibrated(bm.Ensemble([learner, learner]), tasks, episodes=3), tasks, level=0.5, episodes=3
+        "Calibrated(Standardized)": lambda learner: bm.Calibrated.from_tasks(
+            bm.Standardized.from_tasks(learner, tasks), tasks, episodes=3
+        ),
+        "Conformal": lambda learner: bm.Conformal.from_tasks(learner, tasks, level=0.5, episodes=3),
+        "Conformal(Calibrated(Ensemble))": lambda learner: bm.Conformal.from_tasks(
+            bm.Calibrated.from_tasks(bm.Ensemble([learner, learner]), tasks, episodes=3), tasks, level=0.5, episodes=3
         ),
     }
 

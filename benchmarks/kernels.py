@@ -137,7 +137,7 @@ def sin_20(name: str, seed: int) -> dict[str, Any]:
     build, steps = SIN_20[name]
     train = Sin20(20, 4, 1, seed)  # a task's five points; the learner's objective takes them all
     torch.manual_seed(seed)
-    learner = bm.Standardized(build(), train)
+    learner = bm.Standardized.from_tasks(build(), train)
     history = bm.fit(learner, train, steps=steps, seed=seed)
     support, query = Sin20(200, 5, 100, 1_000 + seed).episode
     with torch.no_grad():

@@ -159,7 +159,7 @@ def train(name: str, split: Split) -> tuple[bm.Ensemble, float]:
         whole = split.tasks(others, SHOTS)
         torch.manual_seed(split.seed)
         build, steps, rate = LEARNERS[name]
-        learner = bm.Standardized(build(whole.points.x.shape[-1], len(others)), whole)
+        learner = bm.Standardized.from_tasks(build(whole.points.x.shape[-1], len(others)), whole)
         episodes = split.tasks(others, SHOTS, min(BATCH, len(others)), QUERIES)
         best, state = torch.tensor([float("inf"), 1.0]), learner.state_dict()
         for round_ in range(ROUNDS):

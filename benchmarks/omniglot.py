@@ -69,7 +69,7 @@ def trained(name: str, run: Run, folder: Path) -> tuple[bm.Learner, dict[str, An
         how = json.loads(note.read_text())
         if any(how[key] != value for key, value in settings.items()):
             raise SystemExit(f"{place} holds a run of other settings: delete it, and the row {name!r} of the results")
-        bm.load(learner, weights)
+        bm.load(weights, learner)
         return learner, how
     tasks = bm.Omniglot(split=run.split, ways=run.ways, shots=1, queries=run.queries, batch=run.batch)
     optimizer = torch.optim.Adam(learner.parameters(), lr=run.rate)

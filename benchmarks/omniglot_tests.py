@@ -28,7 +28,7 @@ def measure(learner: bm.Learner, ways: int, shots: int) -> dict[str, Any]:
         bm.Omniglot(split=split, ways=ways, shots=shots, queries=15, batch=TASKS, seed=SEED)  # type: ignore[arg-type]
         for split in ("validation", "test")
     )
-    temperature = bm.Calibrated(learner, validation, episodes=10).temperature
+    temperature = bm.Calibrated.from_tasks(learner, validation, episodes=10).temperature
     rows: dict[str, list[list[Tensor]]] = {label: [[] for _ in METRICS] for label in ("raw", "calibrated")}
     with evaluating(learner), seeded(0), torch.no_grad():
         for episode in (test[index] for index in range(EPISODES)):

@@ -71,7 +71,7 @@ def run(name: str, source: str, seed: int) -> float:
         return nll(learner, sinusoids(1_000, 50), 2)
     options: dict[str, Any] = {"fractions": (0.5, 0.1), "shots": (3, 5)}
     train = bm.Longitudinal("dietox", split="train", batch=BATCH, seed=seed, **options)
-    learner = bm.Standardized(learner, train)
+    learner = bm.Standardized.from_tasks(learner, train)
     bm.fit(learner, train, steps=STEPS, seed=seed, progress=False)
     return nll(learner, bm.Longitudinal("dietox", split="test", seed=0, **options), 2)
 

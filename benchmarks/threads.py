@@ -90,7 +90,7 @@ def files_and_copies(count: int) -> dict[str, Any]:
             bm.save(learner, path)
             wrong["files"] += not same(files.read(path, "learner")["state"], expected)
             wrong["copies"] += not same(copy.deepcopy(learner).state_dict(), expected)
-            bm.load(learner, path)
+            bm.load(path, learner)
             wrong["learners"] += not same(learner.state_dict(), expected)
     return {
         "saves, copies and loads": count,

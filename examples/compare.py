@@ -58,7 +58,7 @@ def main() -> bm.Comparison:
     for name, learner in learners.items():
         print(name)
         bm.fit(learner, train, steps=STEPS)
-    calibrated = bm.Calibrated(learners["ABML"], validation, episodes=EPISODES)
+    calibrated = bm.Calibrated.from_tasks(learners["ABML"], validation, episodes=EPISODES)
     print(f"\nABML's standard deviations should be {calibrated.temperature:.2f} times what they are.\n")
 
     everything = {**learners, "ABML, calibrated": calibrated, "exact": test.oracle}
@@ -67,7 +67,7 @@ def main() -> bm.Comparison:
     print("\nwrote compare.html and uncertainty.png\n")
 
     draw(learners, calibrated, test)
-    conformal = bm.Conformal(learners["ABML"], validation, level=0.9, episodes=EPISODES)
+    conformal = bm.Conformal.from_tasks(learners["ABML"], validation, level=0.9, episodes=EPISODES)
     print(
         f"ABML's conformal 90 % intervals hold {conformal.coverage(test, episodes=EPISODES)} of a new task's targets.\n"
     )

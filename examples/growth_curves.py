@@ -120,7 +120,7 @@ def main() -> dict[int, dict[str, dict[str, bm.Estimate]]]:
     learners = {}
     for name, make in LEARNERS.items():
         torch.manual_seed(SEED)
-        learners[name] = bm.Standardized(make(), train)
+        learners[name] = bm.Standardized.from_tasks(make(), train)
         print(f"meta-training {name} on {len(train.names)} pigs", flush=True)
         bm.fit(learners[name], train, steps=STEPS, seed=SEED)
     tables = {}

@@ -386,7 +386,7 @@ def test_amortised_start_stays_in_bounds() -> None:
 
 
 def test_samples_pass_through_standardized() -> None:
-    learner = bm.Standardized(bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian()), bm.Sinusoids(batch=2))
+    learner = bm.Standardized.from_tasks(bm.PLATIPUS(bm.MLP(1, 1), bm.Gaussian()), bm.Sinusoids(batch=2))
     posterior = learner(bm.points([0.0, 1.0], [0.0, 1.0]))
     posterior.samples = 7
     assert posterior([0.5]).mixture_distribution.logits.shape[-1] == 7

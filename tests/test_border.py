@@ -295,7 +295,7 @@ def test_units_whose_variances_float32_cannot_hold_are_refused(unit: float) -> N
         ):
             bm.tasks_from_arrays(x, t, [0] * 6 + [1] * 6, shots=2)
     with pytest.raises(ValueError, match=r"tasks: y: expected values that spread.*float64"):
-        bm.Standardized(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), One(unit, torch.float32))
+        bm.Standardized.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), One(unit, torch.float32))
 
 
 @pytest.mark.parametrize("unit", [1e-60, 1e-22, 1e12, 1e60])
@@ -305,7 +305,7 @@ def test_in_float64_the_answers_do_not_depend_on_the_unit(unit: float) -> None:
     for scale in (1.0, unit):
         torch.manual_seed(0)
         tasks = One(scale, torch.float64)
-        learner = bm.Standardized(bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=1).double(), tasks)
+        learner = bm.Standardized.from_tasks(bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=1).double(), tasks)
         torch.manual_seed(1)
         rows = bm.evaluate(learner, tasks, episodes=1, metrics=[bm.NLL(), bm.Sharpness()])
         found.append((rows["NLL"].value - math.log(scale), rows["Sharpness"].value / scale))

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 import bayesmeta as bm
 from bayesmeta import Episode, Points, Posterior
 from bayesmeta.distributions import mixture, temper
+from bayesmeta.learner import Functions, repeated
 
 
 class Scripted(bm.Learner):
@@ -36,9 +37,8 @@ class Says(Posterior):
         found: Distribution = self.predict(x)
         return found
 
-    def _draws(self, x: Tensor, samples: int) -> Distribution:
-        single: Any = self.predict(x)
-        return single.expand((samples, *single.batch_shape))
+    def _functions(self, samples: int) -> Functions:
+        return repeated(self.predict, samples)
 
 
 def tasks(y: Any, count: int, queries: int = 20, batch: int = 100, seed: int = 0) -> list[Episode]:
@@ -98,13 +98,13 @@ class TestCalibrated:
     def test_scale_of_normals_is_the_ratio_of_the_deviations(self) -> None:
         """The maximum likelihood: the root mean square of (y - mean) / σ."""
         validation = tasks(noisy, 200)
-        learner = bm.Calibrated(Scripted(overconfident), validation, episodes=2)  # type: ignore[arg-type]
+        learner = bm.Calibrated.from_tasks(Scripted(overconfident), validation, episodes=2)  # type: ignore[arg-type]
         square = torch.cat([((e.query.y - e.query.x) / 0.25).square().flatten() for e in validation])
         assert learner.temperature.item() == pytest.approx(square.mean().sqrt().item(), rel=2e-3)
 
     def test_temperature_of_classes_undoes_the_one_they_were_made_with(self) -> None:
         """40,000 labels; the temperature's standard error is below 0.02."""
-        learner = bm.Calibrated(
+        learner = bm.Calibrated.from_tasks(
             Scripted(lambda x: dist.Categorical(logits=3 * sharp_logits(x))),
             tasks(labels, 2000),
             episodes=20,  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ class TestCalibrated:
     def test_errors_fall_and_nll_does_not_rise_on_new_tasks(self) -> None:
         test: Any = tasks(noisy, 500, seed=1)
         before: Any = Scripted(overconfident)
-        after = bm.Calibrated(before, tasks(noisy, 500), episodes=5)  # type: ignore[arg-type]
+        after = bm.Calibrated.from_tasks(before, tasks(noisy, 500), episodes=5)  # type: ignore[arg-type]
         metrics = [bm.NLL(), bm.QuantileCalibrationError(), bm.RMSE()]
         raw, found = (bm.evaluate(learner, test, episodes=5, metrics=metrics) for learner in (before, after))
         name = "quantile calibration error"
@@ -137,16 +137,25 @@ class TestCalibrated:
         torch.testing.assert_close(wide.mean, drawn.mean, atol=0.1, rtol=0)
         torch.testing.assert_close(wide.stddev, drawn.stddev, rtol=0.1, atol=0.02)
 
+    def test_it_is_built_from_a_number_alone(self) -> None:
+        inner = bm.MAML(bm.MLP(1, 1), bm.Gaussian(scale=0.5))
+        support = bm.points([0.0, 1.0], [0.0, 1.0])
+        spread = bm.Calibrated(inner, 3.0)(support)([0.5]).stddev
+        torch.testing.assert_close(spread, torch.full((1, 1, 1), 1.5))
+        for wrong in (0.0, -1.0, torch.inf, torch.nan, torch.ones(2)):
+            with pytest.raises(ValueError, match="temperature: expected a number above 0, got"):
+                bm.Calibrated(inner, wrong)
+
     def test_the_temperature_is_saved_and_errors_are_named(self) -> None:
         source = bm.Sinusoids(noise=0.1)
-        learner = bm.Calibrated(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=1)
-        other = bm.Calibrated(bm.MAML(bm.MLP(1, 1), bm.Gaussian(2.0)), source, episodes=1)
+        learner = bm.Calibrated.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=1)
+        other = bm.Calibrated.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian(2.0)), source, episodes=1)
         other.load_state_dict(learner.state_dict())
         assert other.temperature == learner.temperature
         with pytest.raises(ValueError, match="episodes"):
-            bm.Calibrated(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=0)
+            bm.Calibrated.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=0)
         with pytest.raises(TypeError, match="learner"):
-            bm.Calibrated(nn.Linear(1, 1), source)  # type: ignore[arg-type]
+            bm.Calibrated.from_tasks(nn.Linear(1, 1), source)  # type: ignore[arg-type]
 
 
 PREDICTIONS: dict[str, tuple[Any, Any]] = {
@@ -175,7 +184,7 @@ class TestConformal:
         """2,000 calibration and 2,000 new tasks of 20 dependent points: the standard error of the difference is below 0.006."""
         predict, targets = PREDICTIONS[name]
         learner: Any = Scripted(predict)
-        conformal = bm.Conformal(learner, tasks(targets, 2000), level=0.9, episodes=20)  # type: ignore[arg-type]
+        conformal = bm.Conformal.from_tasks(learner, tasks(targets, 2000), level=0.9, episodes=20)  # type: ignore[arg-type]
         test: Any = tasks(targets, 2000, seed=1)
         found = conformal.coverage(test, episodes=20)
         assert 0.885 < found.value < 0.925
@@ -191,15 +200,15 @@ class TestConformal:
     def test_the_threshold_is_the_conformal_quantile(self) -> None:
         """One point a task: the ⌈0.9 (n + 1)⌉-th smallest of n scores, exactly."""
         given = tasks(noisy, 30, queries=1, batch=30)
-        conformal = bm.Conformal(Scripted(overconfident), given, episodes=1)  # type: ignore[arg-type]
+        conformal = bm.Conformal.from_tasks(Scripted(overconfident), given, episodes=1)  # type: ignore[arg-type]
         scores = ((given[0].query.y - given[0].query.x).abs() / 0.25).flatten().sort().values
         assert conformal.threshold == pytest.approx(scores[27].item())
 
     def test_a_task_that_comes_again_counts_once(self) -> None:
         source = bm.tasks_from_arrays(torch.rand(40), torch.rand(40), [i // 4 for i in range(40)], shots=2)
-        bm.Conformal(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=3)
+        bm.Conformal.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=3)
         with pytest.raises(ValueError, match=r"at least 19 calibration tasks for a level of 0\.95, got 10"):
-            bm.Conformal(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=3, level=0.95)
+            bm.Conformal.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=3, level=0.95)
 
     @pytest.mark.parametrize("level", [0.5, 0.9])
     def test_the_calibration_tasks_have_exactly_the_promise(self, level: float) -> None:
@@ -209,7 +218,7 @@ class TestConformal:
         """
         source, K = sized(), 60
         learner: Any = Scripted(overconfident)
-        conformal = bm.Conformal(learner, source, level=level, episodes=1)  # type: ignore[arg-type]
+        conformal = bm.Conformal.from_tasks(learner, source, level=level, episodes=1)  # type: ignore[arg-type]
         support, query = source[0]
         low, high = conformal(support).interval(query.x)
         inside = ((low <= query.y) & (query.y <= high))[..., 0]
@@ -223,7 +232,7 @@ class TestConformal:
     def test_a_region_over_points_has_the_promise_over_points(self, level: float) -> None:
         """level (n + 200) / n of all n points, as the task to come may have 200; and the next point up at most."""
         source = sized()
-        conformal = bm.Conformal(Scripted(overconfident), source, level=level, over="points", episodes=1)  # type: ignore[arg-type]
+        conformal = bm.Conformal.from_tasks(Scripted(overconfident), source, level=level, over="points", episodes=1)  # type: ignore[arg-type]
         support, query = source[0]
         low, high = conformal(support).interval(query.x)
         inside, n = ((low <= query.y) & (query.y <= high))[..., 0][query.mask], int(query.mask.sum())
@@ -236,27 +245,35 @@ class TestConformal:
             return torch.randn(*x.shape[:2], 2, generator=generator)
 
         learner: Any = Scripted(lambda x: dist.Normal(x.expand(*x.shape[:2], 2) * 0, 0.1).to_event(1))
-        conformal = bm.Conformal(learner, tasks(two, 1000), episodes=10)  # type: ignore[arg-type]
+        conformal = bm.Conformal.from_tasks(learner, tasks(two, 1000), episodes=10)  # type: ignore[arg-type]
         test = tasks(two, 1000, seed=1)
         low, high = conformal(test[0].support).interval(test[0].query.x)
         both = ((low <= test[0].query.y) & (test[0].query.y <= high)).all(-1)
         assert both.double().mean() == pytest.approx(0.9, abs=0.04)
 
+    def test_it_is_built_from_a_number_alone(self) -> None:
+        source = bm.Sinusoids(noise=0.1)
+        given = bm.Conformal.from_tasks(bm.MAML(bm.MLP(1, 1), bm.Gaussian()), source, episodes=2)
+        other = bm.Conformal(given.learner, given.threshold)
+        assert other.coverage(source, episodes=2) == given.coverage(source, episodes=2)
+        with pytest.raises(ValueError, match="threshold: expected a number, got NaN"):
+            bm.Conformal(given.learner, torch.nan)
+
     def test_errors(self) -> None:
         source = bm.Sinusoids(noise=0.1, batch=3)
         learner = bm.MAML(bm.MLP(1, 1), bm.Gaussian())
         with pytest.raises(ValueError, match="at least 9 calibration tasks"):
-            bm.Conformal(learner, source, episodes=1)
+            bm.Conformal.from_tasks(learner, source, episodes=1)
         with pytest.raises(ValueError, match="level"):
-            bm.Conformal(learner, source, level=90)
+            bm.Conformal.from_tasks(learner, source, level=90)
         with pytest.raises(ValueError, match="over"):
-            bm.Conformal(learner, source, over="tasks alike")  # type: ignore[arg-type]
+            bm.Conformal.from_tasks(learner, source, over="tasks alike")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="the points of the longest"):
-            bm.Conformal(learner, source, over="points", episodes=1)
+            bm.Conformal.from_tasks(learner, source, over="points", episodes=1)
         with pytest.raises(TypeError, match="use interval"):
-            bm.Conformal(learner, source, episodes=9)(source[0].support).classes(source[0].query.x)
+            bm.Conformal.from_tasks(learner, source, episodes=9)(source[0].support).classes(source[0].query.x)
         classes = bm.LaplaceGP(nn.Identity(), RBFKernel(), classes=3)
         with pytest.raises(TypeError, match="use classes"):
-            bm.Conformal(classes, tasks(labels, 100), episodes=1)(tasks(labels, 100)[0].support).interval(
+            bm.Conformal.from_tasks(classes, tasks(labels, 100), episodes=1)(tasks(labels, 100)[0].support).interval(
                 torch.zeros(100, 1, 1)
             )  # type: ignore[arg-type]

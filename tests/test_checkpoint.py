@@ -125,7 +125,7 @@ print("went on")
 
     def test_files_of_something_else_are_refused(self, tmp_path: Path) -> None:
         checkpoint.write(tmp_path / FILE, {"kind": "checkpoint", "settings": {}})
-        with pytest.raises(ValueError, match="expected a checkpoint with its episodes and generators and"):
+        with pytest.raises(ValueError, match="expected a checkpoint with its best and episodes and generators and"):
             bm.fit(build(), bm.Sinusoids(batch=4), steps=1, progress=False, checkpoint=tmp_path)
 
     @pytest.mark.parametrize("name", ["settings", "moved", "episodes", "states", "generators", "losses", "seconds"])

@@ -146,15 +146,18 @@ LEARNERS: dict[str, Make] = {
     "Ensemble": lambda network, likelihood: bm.Ensemble(
         [bm.ABML(network, likelihood, steps=2, rate=0.1), bm.ABML(outwards(network), likelihood, steps=1, rate=0.1)]
     ),
-    "Calibrated": lambda network, likelihood: bm.Calibrated(
+    "Calibrated": lambda network, likelihood: bm.Calibrated.from_tasks(
         bm.ABML(network, likelihood, steps=2, rate=0.1),
         [episode("classes" if classwise(likelihood) else "gaussian", torch.float32)],  # type: ignore[arg-type]
         episodes=1,
     ),
-    "Standardized": lambda network, likelihood: bm.Standardized(
+    "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
     ),
+    "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
+EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "Laplace")
+"""Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "gaussian": (bm.Gaussian, 1),
     "heteroscedastic": (bm.HeteroscedasticGaussian, 2),
@@ -310,7 +313,7 @@ class TestLearner:
         bm.save(learner, tmp_path / "a", support=given.support)
         other = build(name, likelihood)
         torch.manual_seed(3)
-        posterior = bm.load(other, tmp_path / "a")
+        posterior = bm.load(tmp_path / "a", other)
         assert posterior is not None
         torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y), expected, rtol=0, atol=0)
 
@@ -331,6 +334,48 @@ class TestLearner:
                 tensor.add_(1.0)
         torch.manual_seed(3)
         torch.testing.assert_close(posterior(given.query.x).log_prob(given.query.y).detach(), before, rtol=0, atol=0)
+
+    def test_functions_give_the_same_answers_however_they_are_asked(self, name: str, likelihood: str) -> None:
+        given = episode(likelihood)
+        posterior, (x, y, _) = build(name, likelihood)(given.support), given.query
+        torch.manual_seed(3)
+        functions = posterior.functions(S)
+        whole = functions(x).log_prob(y).detach()
+        exact = {"rtol": 0, "atol": 1e-4 if name.startswith(EXTENDED) else 1e-9}
+        torch.testing.assert_close(functions(x).log_prob(y), whole, **exact)
+        for part in (slice(0, 2), slice(1, 5)):
+            torch.testing.assert_close(functions(x[:, part]).log_prob(y[:, part]), whole[..., part], **exact)
+        doubled = functions(torch.cat([x, x], 1)).log_prob(torch.cat([y, y], 1))
+        torch.testing.assert_close(doubled, torch.cat([whole, whole], -1), **exact)
+        torch.manual_seed(3)
+        torch.testing.assert_close(posterior.draws(x, S).log_prob(y), whole, rtol=0, atol=1e-9)
+
+    def test_each_function_takes_inputs_of_its_own(self, name: str, likelihood: str) -> None:
+        given = episode(likelihood)
+        functions = build(name, likelihood)(given.support).functions(S)
+        own = torch.randn(S, B, M, D, generator=torch.Generator().manual_seed(4)).double()
+        found = functions(own)
+        assert found.batch_shape == (S, B, M)
+        exact = {"rtol": 0, "atol": 1e-4 if name.startswith(EXTENDED) else 1e-9}
+        for s in (0, S - 1):
+            alone = functions(own[s]).log_prob(given.query.y)[s]
+            torch.testing.assert_close(found.log_prob(given.query.y)[s], alone, **exact)
+        with pytest.raises(ValueError, match=rf"x: expected shape \(S, B, M, ...\) with S = {S} functions and B = {B}"):
+            functions(own[1:])
+
+    def test_functions_have_slopes(self, name: str, likelihood: str) -> None:
+        given = episode(likelihood)
+        functions, (x, y, _) = build(name, likelihood)(given.support).functions(S), given.query
+        way = (1e-2 if name.startswith(EXTENDED) else 1e-5) * torch.ones_like(x)
+        with torch.no_grad():  # a process is the more certain of its slope, the more has been asked around
+            central = (functions(x + way).log_prob(y) - functions(x - way).log_prob(y)) / 2
+        for at in (x.clone(), x.expand(S, *x.shape).clone()):
+            at.requires_grad_()
+            (slope,) = torch.autograd.grad(functions(at).log_prob(y).sum(), at)
+            along = (slope * way).sum(-1)
+            expected = central if slope.dim() > 3 else central.sum(0)
+            close = (along - expected).abs() <= 1e-2 * expected.abs() + 0.1 * way.max()
+            assert close.double().mean() > 0.8  # some may stand at a ReLU's kink
 
     def test_same_seed_same_numbers(self, name: str, likelihood: str) -> None:
         given = [episode(likelihood)] * 3

@@ -12,7 +12,7 @@ from torch import nn
 
 import bayesmeta as bm
 from bayesmeta import Points
-from bayesmeta.posteriors import BayesianLinear, Particles, Sampled
+from bayesmeta.posteriors import BayesianLinear, Outputs, Particles, Sampled, heads
 
 X = torch.linspace(-1, 1, 4)[None, :, None]
 SUPPORT = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool))
@@ -21,7 +21,11 @@ SUPPORT = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, d
 def test_draws_agree_with_the_closed_form() -> None:
     """A Bayesian linear model by its draws and in closed form."""
     closed = BayesianLinear(lambda x: x, torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), SUPPORT)
-    drawn = Sampled(lambda x, s: x * torch.randn(s, 1, 1, 1), bm.Gaussian(0.5), SUPPORT)
+
+    def lines(samples: int) -> Outputs:
+        return heads(lambda x: x, torch.randn(samples, 1, 1, 1) * torch.tensor([1.0, 0.0]))
+
+    drawn = Sampled(lines, bm.Gaussian(0.5), SUPPORT)
     samples = 20_000
     torch.manual_seed(0)
     for ours, exact in zip(bm.decompose(drawn, X, samples), bm.decompose(closed, X), strict=True):
@@ -55,7 +59,7 @@ def test_units_of_the_user() -> None:
     tasks = bm.LinearGaussian(inputs=1, noise=0.3, batch=4)
     torch.manual_seed(0)
     inner = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.Gaussian(0.3))
-    learner = bm.Standardized(inner, tasks)
+    learner = bm.Standardized.from_tasks(inner, tasks)
     with torch.no_grad():
         learner.y_scale.fill_(10.0)
     support, query = tasks[0]

@@ -15,6 +15,7 @@ from gpytorch.kernels import RBFKernel
 
 import bayesmeta as bm
 from bayesmeta import Points, Tempered
+from bayesmeta.learner import repeated
 
 SOURCES: dict[str, Any] = {
     "sinusoids": bm.Sinusoids(batch=100, noise=0.1, shots=5, queries=6),
@@ -43,9 +44,8 @@ def test_sbc_sees_how_points_go_together() -> None:
     tasks = SOURCES["Gaussian process"]
 
     class Shuffled(bm.Posterior):
-        def _draws(self, x: Any, samples: int) -> Any:
-            single = tasks.oracle(self.support)(x)
-            return single.expand((samples, *single.batch_shape))
+        def _functions(self, samples: int) -> Any:
+            return repeated(self._predictive, samples)
 
         def _predictive(self, x: Any) -> Any:
             return tasks.oracle(self.support)(x)
@@ -58,9 +58,11 @@ def test_ranks_among_draws_of_the_truths_own_distribution_are_uniform_with_ties(
     """Labels: a quantity with many ties."""
 
     class Coin(bm.Posterior):
-        def _draws(self, x: Any, samples: int) -> Any:
-            shape = (samples, *x.shape[:2], 2)
-            return torch.distributions.Categorical(logits=torch.zeros(shape), validate_args=False)
+        def _functions(self, samples: int) -> Any:
+            return repeated(self._predictive, samples)
+
+        def _predictive(self, x: Any) -> Any:
+            return torch.distributions.Categorical(logits=torch.zeros(*x.shape[:2], 2), validate_args=False)
 
     generator = torch.Generator().manual_seed(0)
     x = torch.zeros(1000, 3, 1)

@@ -110,6 +110,15 @@ class Sided(bm.Learner):
         return losses + self.some.square().sum() if bool(episode.query.y.max() > 0) else losses
 
 
+def validated(fabric: Fabric | None) -> tuple[list[Tensor], dict[int, float], int]:
+    """The weights and the NLLs of a run with validation tasks, and how often this process called back."""
+    learner, calls = build("ABML"), []
+    validation = bm.Sinusoids(batch=4, seed=1, length=2)
+    options: dict[str, Any] = {"validation": validation, "validate_every": 3, "on_step": calls.append}
+    history = bm.fit(learner, bm.Sinusoids(batch=4), steps=STEPS, fabric=fabric, progress=False, **options)
+    return [*learner.state_dict().values()], history.validation, len(calls)
+
+
 def sided(fabric: Fabric | None, slices: int) -> list[Tensor]:
     """The weights after steps on two tasks of negative and two of positive targets, under a decay that moves zeros too."""
     learner = Sided()
@@ -180,6 +189,7 @@ def work(job: str, folder: Path) -> None:
         results["apart"] = refusal("ABML", fabric, checkpoint=folder / ["ABML", "elsewhere"][fabric.global_rank])
         results["differ"] = {field: apart(field, fabric.global_rank) for field in DIFFERENT}
         results["sided"] = sided(fabric, 1)
+        results["validated"] = validated(fabric)
         results["held"] = held(fabric, folder / "held")
         results["late"] = late(fabric)
         torch.save(results, folder / f"numbers {fabric.global_rank}")
@@ -271,6 +281,16 @@ def test_a_parameter_that_one_process_uses_alone(numbers: list[dict[str, Any]]) 
     for results in numbers:
         torch.testing.assert_close(results["sided"], expected)
     assert torch.equal(numbers[0]["sided"][1], torch.ones(2, dtype=torch.float64))
+
+
+def test_processes_keep_the_same_best_state(numbers: list[dict[str, Any]]) -> None:
+    """Before the first step the NLL is that of one process; the first one alone calls back."""
+    (first, seen, calls), (second, same, none) = (results["validated"] for results in numbers)
+    assert equal(first, second)
+    assert seen == same
+    assert list(seen) == [0, 3, 6, 8]
+    assert seen[0] == validated(None)[1][0]
+    assert (calls, none) == (STEPS, 0)
 
 
 def test_no_process_waits_for_one_that_cannot_begin(numbers: list[dict[str, Any]]) -> None:

@@ -6,12 +6,22 @@ import math
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
-from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import (
+    Kernel,
+    LinearKernel,
+    MaternKernel,
+    PeriodicKernel,
+    PolynomialKernel,
+    RBFKernel,
+    ScaleKernel,
+)
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.gaussian_process import GaussianProcess, drawn
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.gp_draws import Paths
 from bayesmeta.kernels import covariance
 
 D = torch.float64
@@ -73,8 +83,12 @@ def test_moving_a_point_moves_its_own_value_alone() -> None:
     torch.testing.assert_close(jacobian, jacobian.diagonal().diag(), atol=1e-10, rtol=0)
 
 
-def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters() -> None:
-    """E[f(x)²] = m² + v and E[f(x) f(x')] = m m' + c in closed form, by 200,000 draws to 5 standard errors."""
+@pytest.mark.parametrize("questions", [1, 2])
+def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters(questions: int) -> None:
+    """E[f(x)²] = m² + v and E[f(x) f(x')] = m m' + c in closed form, by 200,000 draws to 5 standard errors.
+
+    Of functions that were asked in parts, when they are asked again at all the points.
+    """
     scale = torch.tensor(1.3, dtype=D, requires_grad=True)
     x = torch.tensor([[[0.0], [0.7]]], dtype=D, requires_grad=True)
 
@@ -82,7 +96,10 @@ def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters() ->
         return scale * torch.exp(-0.5 * (first - second.mT).square()) * (1 + first * second.mT)
 
     normal = torch.randn(200_000, 1, 2, 1, dtype=D, generator=torch.Generator().manual_seed(0))
-    values = drawn(between, x, torch.ones(1, dtype=D), normal, "test")[:, 0, :, 0]
+    paths = Paths(between, "test")
+    size = torch.ones(1, dtype=D)
+    parts = [paths(a, size, b) for a, b in zip(x.chunk(questions, 1), normal.chunk(questions, 2), strict=True)]
+    values = (parts[0] if questions == 1 else paths(x, size, torch.zeros_like(normal)))[:, 0, :, 0]
     matrix = between(x, x)[0]
     for found, exact in (
         (values[:, 1].square(), matrix[1, 1]),
@@ -93,6 +110,95 @@ def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters() ->
             (slope,) = torch.autograd.grad(found.mean(), leaf, retain_graph=True)
             (wanted,) = torch.autograd.grad(exact, leaf, retain_graph=True)
             torch.testing.assert_close(slope, wanted, rtol=0, atol=0.03)
+
+
+KERNELS: dict[str, Any] = {
+    "RBF": lambda: ScaleKernel(RBFKernel()),
+    "Matern": lambda: MaternKernel(nu=0.5),
+    "linear": LinearKernel,
+    "linear + RBF": lambda: LinearKernel() + ScaleKernel(RBFKernel()),
+    "periodic": PeriodicKernel,
+    "polynomial": lambda: PolynomialKernel(power=2),
+}
+
+
+def check_joint_normal(values: Tensor, mean: Tensor, covariance: Tensor) -> None:
+    """Draws ``(S, K)`` have a mean and a covariance, singular or not, by chi-squared tests in the directions that vary."""
+    count = len(values)
+    variances, directions = torch.linalg.eigh(covariance)
+    varies = variances > 1e-7 * variances.max()
+    along = (values - mean) @ directions
+    assert (along[:, ~varies].abs() < 1e-2 * variances.max().sqrt()).all()
+    white = along[:, varies] / variances[varies].sqrt()
+    rank = white.shape[1]
+    assert scipy.stats.chi2.sf(count * white.mean(0).square().sum().item(), rank) > 0.01
+    deviation = (white.T @ white / count - torch.eye(rank, dtype=D)).square().sum().item()
+    assert scipy.stats.chi2.sf(count / 2 * deviation, rank * (rank + 1) / 2) > 0.01
+
+
+@pytest.mark.parametrize("pieces", [1, 20])
+@pytest.mark.parametrize("name", KERNELS)
+def test_functions_asked_in_pieces_have_the_joint_distribution_of_one_question(name: str, pieces: int) -> None:
+    """20 points and ten of them again, in a shuffled order; 4,000 functions."""
+    x = torch.linspace(-1.5, 2, 6, dtype=D)[None, :, None]
+    given = bm.Points(x, x.sin(), torch.ones(1, 6, dtype=torch.bool))
+    posterior = GaussianProcess(KERNELS[name]().double(), None, torch.tensor(0.1, dtype=D), given)
+    some = torch.linspace(-3, 3, 20, dtype=D)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    at = torch.cat([some, some[:10]])[order][None, :, None]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        functions = posterior.functions(4000)
+        values = torch.cat([functions(part).mean for part in at.tensor_split(pieces, 1)], 2)[:, 0, :, 0]
+        check_joint_normal(values, posterior(at).mean[0, :, 0], posterior.covariance(at)[0])
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_functions_of_classifiers_asked_in_pieces_have_the_joint_distribution(pieces: int) -> None:
+    x = torch.linspace(0.1, 1, 6, dtype=D)
+    learner = bm.LaplaceGP(nn.Identity(), kernel("RBF"), classes=2).double()
+    posterior: Any = learner._process(bm.points(x[:, None], (x > 0.5).long(), classes=2)._replace(x=x[None, :, None]))
+    at = torch.tensor([-1.0, 0.3, 2.0, 0.3, 0.8], dtype=D)[None, :, None]
+    posterior._likelihood = lambda values: values
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        functions = posterior.functions(4000)
+        values = torch.cat([functions(part) for part in at.tensor_split(pieces, 1)], 2)
+        mean, covariance = posterior.joint(at)
+    check_joint_normal(values.flatten(1), mean[0, 0], covariance[0, 0])
+
+
+def test_functions_of_chains_are_known_again_though_they_are_fewer_than_the_chains() -> None:
+    x = torch.linspace(0.1, 1, 6, dtype=D)
+    learner = bm.PolyaGammaGP(nn.Identity(), kernel("RBF"), classes=2, chains=4).double()
+    given = bm.points(x[:, None], (x > 0.5).long(), classes=2)._replace(x=x[None, :, None])
+    own = torch.rand(6, 1, 3, 1, dtype=D, generator=torch.Generator().manual_seed(0))
+    for count in (3, 6):
+        functions = learner(given).functions(count)
+        found = functions(own[:count]).logits
+        for s in range(count):
+            torch.testing.assert_close(functions(own[s]).logits[s], found[s], rtol=0, atol=1e-5)
+
+
+def test_functions_with_inputs_of_their_own_have_the_joint_distribution_too() -> None:
+    """Each function is asked at its own place, then all at the same ones, then each at its own place again."""
+    posterior, _ = process("RBF", 0.1)
+    count = 2000
+    own = torch.rand(count, 1, 1, 1, dtype=D, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    same = torch.tensor([[[-1.0], [1.5]]], dtype=D)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        functions = posterior.functions(count)
+        first, middle, last = functions(own).mean, functions(same).mean, functions(own).mean
+    torch.testing.assert_close(first, last, rtol=0, atol=1e-6)
+    values = torch.cat([first, middle], 2)[:, 0, :, 0]
+    at = torch.cat([own, same.expand(count, 1, 2, 1)], 2)[:, 0]  # as many tasks
+    white = []
+    for s in range(count):
+        mean, covariance = posterior(at[s : s + 1]).mean[0, :, 0], posterior.covariance(at[s : s + 1])[0]
+        factor = torch.linalg.cholesky(covariance + 1e-10 * torch.eye(3, dtype=D))
+        white.append(torch.linalg.solve_triangular(factor, (values[s] - mean)[:, None], upper=False)[:, 0])
+    check_joint_normal(torch.stack(white).detach(), torch.zeros(3, dtype=D), torch.eye(3, dtype=D))
 
 
 def test_singular_covariances_are_drawn_from_exactly() -> None:
@@ -113,7 +219,7 @@ def test_singular_covariances_are_drawn_from_exactly() -> None:
 def test_draws_of_what_is_not_finite_name_the_task() -> None:
     posterior, _ = process("RBF", 0.1)
     with pytest.raises(torch.linalg.LinAlgError, match=r"kernel ScaleKernel: expected finite .* in task 0"):
-        posterior._draws(torch.full((1, 2, 1), math.nan, dtype=D), 1)  # features of a broken network
+        posterior._functions(1)(torch.full((1, 2, 1), math.nan, dtype=D), False)  # features of a broken network
 
 
 @pytest.mark.parametrize("kind", [bm.LaplaceGP, bm.PolyaGammaGP], ids=lambda kind: kind.__name__)

@@ -38,8 +38,8 @@ def classifier(value: float | None = None) -> bm.Learner:
     [
         lambda learner: bm.evaluate(learner, TASKS, episodes=1),
         lambda learner: bm.compare({"broken": learner}, TASKS, episodes=1, progress=False),
-        lambda learner: bm.Calibrated(learner, TASKS, episodes=1),
-        lambda learner: bm.Conformal(learner, TASKS, episodes=1),
+        lambda learner: bm.Calibrated.from_tasks(learner, TASKS, episodes=1),
+        lambda learner: bm.Conformal.from_tasks(learner, TASKS, episodes=1),
         lambda learner: bm.sbc(learner, TASKS, episodes=1),
         lambda learner: bm.pit(learner, TASKS, episodes=1),
         lambda learner: bm.plot_pit(learner, TASKS, episodes=1),
@@ -137,8 +137,8 @@ def test_later_episodes_are_checked_too(change: Any, message: str) -> None:
     learner = bm.MAML(bm.MLP(1, 1), bm.Gaussian())
     for judge in (
         lambda: bm.evaluate(learner, tasks, episodes=3),
-        lambda: bm.Calibrated(learner, tasks, episodes=3),
-        lambda: bm.Conformal(learner, tasks, episodes=3),
+        lambda: bm.Calibrated.from_tasks(learner, tasks, episodes=3),
+        lambda: bm.Conformal.from_tasks(learner, tasks, episodes=3),
         lambda: bm.sbc(learner, tasks, episodes=3),
         lambda: bm.pit(learner, tasks, episodes=3),
     ):

@@ -39,7 +39,7 @@ class TestFiles:
         bm.fit(trained, bm.Sinusoids(batch=4), steps=2, progress=False)
         bm.save(trained, tmp_path / "a")
         assert not same(trained, other)
-        assert bm.load(other, tmp_path / "a") is None  # there was no support
+        assert bm.load(tmp_path / "a", other) is other  # there was no support
         assert same(trained, other)
         assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
@@ -50,7 +50,7 @@ class TestFiles:
         for length in range(len(data)):
             (tmp_path / "b").write_bytes(data[:length])
             with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
+                bm.load(tmp_path / "b", learner)
 
     def test_every_flipped_byte_is_refused(self, tmp_path: Path) -> None:
         bm.save(build("MAML"), tmp_path / "a", support=bm.points([0.0, 1.0], [1.0, 2.0]))
@@ -61,7 +61,7 @@ class TestFiles:
             changed[place] ^= flip
             (tmp_path / "b").write_bytes(changed)
             with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
+                bm.load(tmp_path / "b", learner)
 
     def test_code_is_not_run(self, tmp_path: Path) -> None:
         """A file with a right checksum whose content would run a command when unpickled."""
@@ -72,30 +72,30 @@ class TestFiles:
 
         files.write(tmp_path / "a", {"kind": "learner", "state": Command()})
         with pytest.raises(ValueError, match="not safe to read"):
-            bm.load(build(), tmp_path / "a")
+            bm.load(tmp_path / "a", build())
         assert not (tmp_path / "ran").exists()
 
     def test_another_learner_is_refused(self, tmp_path: Path) -> None:
         bm.save(build("MAML"), tmp_path / "a")
         with pytest.raises(ValueError, match="expected a saved ABML, got a MAML"):
-            bm.load(build(), tmp_path / "a")
+            bm.load(tmp_path / "a", build())
         wide = bm.MAML(bm.MLP(1, 1, hidden=(9,)), bm.Gaussian())
         with pytest.raises(ValueError, match=r"'network.features.0.bias' of shape \[9\], got \[8\]"):
-            bm.load(wide, tmp_path / "a")
+            bm.load(tmp_path / "a", wide)
         files.write(tmp_path / "b", {"kind": "checkpoint"})
         with pytest.raises(ValueError, match="expected a saved learner, got a checkpoint"):
-            bm.load(wide, tmp_path / "b")
+            bm.load(tmp_path / "b", wide)
         with pytest.raises(FileNotFoundError):
-            bm.load(wide, tmp_path / "c")
+            bm.load(tmp_path / "c", wide)
         with pytest.raises(ValueError, match="expected a file, got a folder"):
-            bm.load(wide, tmp_path)
+            bm.load(tmp_path, wide)
         with pytest.raises(FileNotFoundError, match=r"path: expected a file in a folder that exists, got .*none/c"):
             bm.save(wide, tmp_path / "none" / "c")
 
     def test_files_that_hold_something_else_are_refused(self, tmp_path: Path) -> None:
         files.write(tmp_path / "a", {"kind": "learner", "type": "MAML", "version": "1"})
-        with pytest.raises(ValueError, match="expected a learner with its state, got a file without"):
-            bm.load(build("MAML"), tmp_path / "a")
+        with pytest.raises(ValueError, match="expected a learner with its settings and state, got a file without"):
+            bm.load(tmp_path / "a", build("MAML"))
 
 
 class Named(NamedTuple):
@@ -135,7 +135,7 @@ class TestPosteriors:
         x = {"a": torch.rand(1, 3, 1), "more": [(torch.rand(1, 3, 1),)]}
         support = bm.Points(x, torch.tensor([[0, 1, 1]]), torch.ones(1, 3, dtype=torch.bool))
         bm.save(learner, tmp_path / "a", support=support)
-        posterior = bm.load(other, tmp_path / "a")
+        posterior = bm.load(tmp_path / "a", other)
         assert posterior is not None
         assert same(learner, other)
         assert torch.equal(posterior(x).logits, learner(support)(x).logits)  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ class TestPosteriors:
     def test_it_stays_where_the_learner_goes_on(self, tmp_path: Path) -> None:
         learner = build("MAML")
         bm.save(learner, tmp_path / "a", support=self.support)
-        posterior = bm.load(learner, tmp_path / "a")
+        posterior = bm.load(tmp_path / "a", learner)
         assert posterior is not None
         before = posterior([0.5]).mean
         bm.fit(learner, bm.Sinusoids(batch=4), steps=2, progress=False)
@@ -166,7 +166,7 @@ class TestPosteriors:
         for length in range(0, len(data), 7):
             (tmp_path / "b").write_bytes(data[:length])
             with pytest.raises(ValueError, match="expected"):
-                bm.load(learner, tmp_path / "b")
+                bm.load(tmp_path / "b", learner)
 
     def test_code_in_the_support_is_not_run(self, tmp_path: Path) -> None:
         class Command:
@@ -176,7 +176,7 @@ class TestPosteriors:
         bm.save(build("MAML"), tmp_path / "a", support=self.support)
         files.write(tmp_path / "b", files.read(tmp_path / "a", "learner") | {"support": (Command(), *self.support[1:])})
         with pytest.raises(ValueError, match="not safe to read"):
-            bm.load(build("MAML"), tmp_path / "b")
+            bm.load(tmp_path / "b", build("MAML"))
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("support", [None, support], ids=["learner", "posterior"])
@@ -186,16 +186,16 @@ class TestPosteriors:
         bm.save(saved, tmp_path / "a", support=support)
         learner, before = moved(build("MAML"))
         with pytest.raises(ValueError, match=r"in torch.float32, as the learner has it, got torch.float64"):
-            bm.load(learner, tmp_path / "a")
+            bm.load(tmp_path / "a", learner)
         assert same(learner, before)
-        bm.load(learner.double(), tmp_path / "a")
+        bm.load(tmp_path / "a", learner.double())
         assert same(learner, saved)
 
     def test_a_support_that_does_not_fit_leaves_the_learner_alone(self, tmp_path: Path) -> None:
         bm.save(build("MAML"), tmp_path / "a", support=bm.points(torch.rand(3, 2), torch.rand(3)))
         learner, before = moved(build("MAML"))
         with pytest.raises(ValueError, match="x: expected 1 features"):
-            bm.load(learner, tmp_path / "a")
+            bm.load(tmp_path / "a", learner)
         assert same(learner, before)
 
     def test_weights_of_other_shapes_leave_the_learner_alone(self, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestPosteriors:
         files.write(tmp_path / "b", content)
         learner, before = moved(build("MAML"))
         with pytest.raises(ValueError, match=r"got \[7, 7\]"):
-            bm.load(learner, tmp_path / "b")
+            bm.load(tmp_path / "b", learner)
         assert same(learner, before)
 
     @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ class TestPosteriors:
         files.write(tmp_path / "b", files.read(tmp_path / "a", "learner") | content)
         learner, before = moved(build("MAML"))
         with pytest.raises(ValueError, match="expected"):
-            bm.load(learner, tmp_path / "b")
+            bm.load(tmp_path / "b", learner)
         assert same(learner, before)
 
     def test_a_weight_of_another_kind_is_refused(self, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ class TestPosteriors:
         for odd in (1.0, "text", torch.zeros(1).to_sparse(), torch.zeros(1, dtype=torch.long)):
             files.write(tmp_path / "b", content | {"state": content["state"] | {name: odd}})
             with pytest.raises(ValueError, match=f"expected '{name}'"):
-                bm.load(build("MAML"), tmp_path / "b")
+                bm.load(tmp_path / "b", build("MAML"))
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(self, tmp_path: Path, value: float) -> None:
@@ -258,7 +258,7 @@ class TestPosteriors:
         assert (tmp_path / "a").read_bytes() == before
         files.write(tmp_path / "a", files.read(tmp_path / "a", "learner") | {"state": broken.state_dict()})
         with pytest.raises(ValueError, match=r"expected finite weights, got NaN or infinity in 'network\.head\.bias'"):
-            bm.load(learner, tmp_path / "a")
+            bm.load(tmp_path / "a", learner)
         assert same(learner, build("MAML"))
 
     def test_an_infinite_buffer_is_no_fault(self, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ class TestPosteriors:
         for each in (learner, other):
             each.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
         bm.save(learner, tmp_path / "a")
-        bm.load(other, tmp_path / "a")
+        bm.load(tmp_path / "a", other)
         learner.bounds[0] = torch.nan
         with pytest.raises(ValueError, match="in 'bounds'"):
             bm.save(learner, tmp_path / "a")
@@ -276,7 +276,7 @@ class TestPosteriors:
         learner, other = moved(build("MAML"))[0], build("MAML")
         with torch.device("meta"):
             bm.save(learner, tmp_path / "a", support=self.support)
-            bm.load(other, tmp_path / "a")
+            bm.load(tmp_path / "a", other)
         assert same(learner, other)
 
 

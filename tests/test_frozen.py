@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -118,7 +122,84 @@ class Buffered(nn.Module):
         return self.linear(x) + self.shift  # type: ignore[no-any-return]
 
 
+class Pair(NamedTuple):
+    first: nn.Module
+    second: nn.Module
+
+
+class Layers(list[Any]):
+    """A list of a class of its own."""
+
+
+class Called(nn.Module):
+    """Two layers, called as an attribute of another kind has them."""
+
+    def __init__(self, kept: Callable[[nn.Module, nn.Module], Any], layers: Callable[[Any], list[Any]]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 4), nn.Linear(4, 1)
+        self.kept = kept(self.a, self.b)
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.layers(self.kept)
+        return second(first(x).tanh())  # type: ignore[no-any-return]
+
+
+def recursive(a: nn.Module, b: nn.Module) -> Callable[[Tensor, int], Tensor]:
+    def apply(x: Tensor, left: int = 1) -> Tensor:
+        return apply(a(x).tanh(), 0) if left else b(x)  # type: ignore[no-any-return]
+
+    return apply
+
+
+def holding_itself(a: nn.Module, b: nn.Module) -> list[Any]:
+    found: list[Any] = [a, b]
+    found.append(found)
+    return found
+
+
+class Slotted(nn.Module):
+    __slots__ = ("kept",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+        self.kept = [self.linear]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kept[0](x)
+
+
+class Recursive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 4), nn.Linear(4, 1)
+        self.apply_both = recursive(self.a, self.b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply_both(x, 1)
+
+
+KEPT: dict[str, Callable[[], nn.Module]] = {
+    "defaults of functions": lambda: Called(lambda *both: [lambda x, m=m: m(x) for m in both], lambda kept: kept),
+    "keyword defaults": lambda: Called(
+        lambda *both: [functools.partial(lambda x, *, m: m(x), m=m) for m in both], lambda kept: kept
+    ),
+    "named tuple": lambda: Called(Pair, list),
+    "list of a class of its own": lambda: Called(lambda *both: Layers(both), lambda kept: kept),
+    "deque": lambda: Called(lambda *both: deque(both), list),
+    "default dict": lambda: Called(lambda a, b: defaultdict(int, a=a, b=b), lambda kept: [kept["a"], kept["b"]]),
+    "set": lambda: Called(lambda a, b: ({a}, frozenset([b])), lambda kept: [next(iter(part)) for part in kept]),
+    "keys of a dict": lambda: Called(lambda a, b: {a: 0, b: 1}, list),
+    "weak references": lambda: Called(
+        lambda a, b: [weakref.ref(a), weakref.ref(b)], lambda kept: [one() for one in kept]
+    ),
+    "list that holds itself": lambda: Called(holding_itself, lambda kept: kept[2][2][:2]),
+    "closure that holds itself": Recursive,
+    "slots": Slotted,
+}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    **KEPT,
     "list of layers": InAList,
     "list of weights": WeightsInAList,
     "bound method": BoundMethod,
@@ -297,6 +378,60 @@ def compiled(module: nn.Module) -> nn.Module:
         return torch.compile(module, backend="eager")
     finally:
         torch.distributions.Distribution.set_default_validate_args(validates)  # which the compiler switches off
+
+
+class Helper:
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+
+class Helped(nn.Module):
+    def __init__(self, help_with: Callable[[nn.Linear], Any]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.helper = help_with(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("help_with", "how"),
+    [
+        (Helper, "through Helper"),
+        (lambda layer: [{"a": SimpleNamespace(layer=layer)}], "through SimpleNamespace"),
+        (lambda layer: functools.cache(layer.forward), "through _lru_cache_wrapper"),
+        (lambda layer: Helper(layer.weight), "through Helper"),
+        (lambda layer: layer.weight.detach(), "a view of a weight"),
+        (lambda layer: [layer.weight[0]], "a view of a weight"),
+    ],
+)
+def test_layers_that_a_copy_cannot_follow_are_refused_by_the_attribute(
+    help_with: Callable[[nn.Linear], Any], how: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"network: expected layers in attributes.* got one at 'helper' that is reached {how}"
+    ):
+        bm.MAML(Helped(help_with), bm.Gaussian())
+    bm.MAML(Helped(lambda _: SimpleNamespace(width=3)), bm.Gaussian())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.utils.spectral_norm(nn.Linear(1, 1)), lambda: parametrizations.spectral_norm(nn.Linear(1, 1))]
+)
+@pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
+def test_spectral_normalisation_is_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(
+        ValueError, match=r"network: expected (no state that a forward pass changes|layers in attributes)"
+    ):
+        bm.MAML(make(), bm.Gaussian())
+
+
+def test_dropout_is_looped_over() -> None:
+    network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    learner, tasks = bm.MAML(network, bm.Gaussian(), steps=2), bm.Sinusoids(batch=3)
+    assert len(bm.fit(learner, tasks, steps=2, progress=False).losses) == 2
+    assert learner(tasks[0].support)(tasks[0].query.x).mean.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class TestLearner:
         for device in (DEVICE, "cpu"):
             other = contract.build(name, likelihood, torch.float32).to(device)
             y = here.query.y.to(device)
-            found = seeded(lambda other=other, y=y: bm.load(other, tmp_path / "a")(here.query.x).log_prob(y))  # type: ignore[misc]
+            found = seeded(lambda other=other, y=y: bm.load(tmp_path / "a", other)(here.query.x).log_prob(y))  # type: ignore[misc]
             assert found.device.type == device
             torch.testing.assert_close(found.cpu(), expected.cpu(), rtol=1e-3, atol=1e-3)
 
@@ -123,10 +123,10 @@ def test_evaluate(name: str, likelihood: str) -> None:
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda learner, tasks: bm.Standardized(learner, tasks),
-        lambda learner, tasks: bm.Calibrated(learner, tasks, episodes=3),
+        lambda learner, tasks: bm.Standardized.from_tasks(learner, tasks),
+        lambda learner, tasks: bm.Calibrated.from_tasks(learner, tasks, episodes=3),
         lambda learner, tasks: bm.Ensemble([learner, learner]),
-        lambda learner, tasks: bm.Calibrated(bm.Standardized(learner, tasks), tasks, episodes=3),
+        lambda learner, tasks: bm.Calibrated.from_tasks(bm.Standardized.from_tasks(learner, tasks), tasks, episodes=3),
     ],
     ids=["Standardized", "Calibrated", "Ensemble", "Calibrated(Standardized)"],
 )
@@ -154,7 +154,9 @@ def test_what_wraps_a_learner_of_the_card(name: str, likelihood: str, wrap: Call
 @pytest.mark.parametrize(("name", "likelihood"), [("MAML", "gaussian"), ("ABML", "classes")])
 def test_conformal_regions(name: str, likelihood: str) -> None:
     tasks: Any = [contract.episode(likelihood, torch.float32)] * 3
-    conformal = bm.Conformal(contract.build(name, likelihood, torch.float32).to(DEVICE), tasks, level=0.5, episodes=3)
+    conformal = bm.Conformal.from_tasks(
+        contract.build(name, likelihood, torch.float32).to(DEVICE), tasks, level=0.5, episodes=3
+    )
     regions = conformal(tasks[0].support)
     if likelihood == "classes":
         assert_here(regions.classes(tasks[0].query.x))

@@ -28,7 +28,9 @@ SECOND_ORDER: dict[str, Callable[[bm.MLP, bm.Likelihood], Learner]] = {
     "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=3, rate=0.1),
     "ANIL": anil,
     "MetaSGD": lambda network, likelihood: bm.MetaSGD(network, likelihood, steps=3, rate=0.1),
-    "Standardized": lambda network, likelihood: bm.Standardized(bm.MAML(network, likelihood, steps=2), bm.Sinusoids()),
+    "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
+        bm.MAML(network, likelihood, steps=2), bm.Sinusoids()
+    ),
 }
 
 

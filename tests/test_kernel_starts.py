@@ -106,12 +106,12 @@ def test_points_without_a_distance_leave_the_lengthscale() -> None:
 def test_wrapped_learners_start_in_the_units_that_they_see_and_each_by_itself() -> None:
     given = episode(scale=5.0)
     kernels = [RBFKernel() for _ in range(4)]
-    standardized = bm.Standardized(dkt(kernels[0]), [given])  # type: ignore[arg-type]
+    standardized = bm.Standardized.from_tasks(dkt(kernels[0]), [given])  # type: ignore[arg-type]
     wide = nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         wide.weight.copy_(10 * torch.eye(3))
     ensemble = bm.Ensemble([dkt(kernels[1]), bm.DKT(wide, kernels[2], bm.Gaussian())])
-    calibrated = bm.Calibrated(dkt(kernels[3]), [given], episodes=1)  # type: ignore[arg-type]
+    calibrated = bm.Calibrated.from_tasks(dkt(kernels[3]), [given], episodes=1)  # type: ignore[arg-type]
     for learner in (standardized, ensemble, calibrated):
         start_kernels(learner, given)
     own = typical(given)
@@ -173,7 +173,7 @@ def test_a_kernel_that_sees_no_other_point_is_reported_once_by_name(kernel: Call
     given = episode(features=100)
     made = kernel()
     getattr(made, "base_kernel", made).lengthscale = 0.1
-    learner = bm.Standardized(dkt(made), [given])  # type: ignore[arg-type]
+    learner = bm.Standardized.from_tasks(dkt(made), [given])  # type: ignore[arg-type]
     with pytest.warns(
         UserWarning, match=f"{name}: expected a kernel under which .* identity .* set a lengthscale"
     ) as found:

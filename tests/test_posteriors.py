@@ -148,3 +148,15 @@ def test_a_posterior_reads_inputs_of_any_form_and_one_task_without_its_dimension
         torch.testing.assert_close(posterior(form(x)).mean, expected, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"x: expected shape \(B, M, 2\) with B = 1"):
         posterior(X)
+
+
+def test_two_thousand_single_updates_are_one_batch_in_float32():
+    x = torch.randn(1, 2000, P, generator=torch.Generator().manual_seed(0))
+    given = Points(x, x.sin(), torch.ones(1, 2000, dtype=torch.bool))
+    posterior = linear(Points(*(leaf[:, :1] for leaf in given)), torch.tensor(0.1))
+    for n in range(1, 2000):
+        posterior = posterior.update(Points(*(leaf[:, n : n + 1] for leaf in given)))
+    batch, at = linear(given, torch.tensor(0.1))(x[:, :50]), posterior(x[:, :50])
+    assert at.mean.dtype == torch.float32
+    torch.testing.assert_close(at.mean, batch.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(at.stddev, batch.stddev, rtol=1e-6, atol=1e-6)

@@ -33,6 +33,7 @@ RANDOM = (
     "PACOH-NN",
     "Ensemble",
     "Calibrated",
+    "Rehearsal",
 )
 """Whose answers draw from torch's global generator, which threads share: no order of their draws is the right one."""
 
@@ -163,7 +164,7 @@ def test_files_copies_and_training_have_the_learners_own_weights_while_it_is_ask
         assert dict(learner.named_parameters())["network.weight"] is network.weight
         history = bm.fit(learner, tasks, steps=2, progress=False)
     fresh = copy.deepcopy(other)
-    bm.load(fresh, tmp_path / "a")
+    bm.load(tmp_path / "a", fresh)
     for found in (copied, fresh):
         assert all(value.equal(own[name]) for name, value in found.state_dict().items())
     assert history.losses == bm.fit(other, tasks, steps=2, progress=False).losses
@@ -199,8 +200,8 @@ def test_what_takes_a_seed_leaves_torchs_generator_alone() -> None:
     bm.fit(learner, tasks, steps=2, progress=False)
     found = [bm.evaluate(learner, tasks, episodes=2, seed=seed)["NLL"].value for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
-    bm.Calibrated(learner, tasks, episodes=1)
-    bm.Conformal(learner, tasks, episodes=5)
+    bm.Calibrated.from_tasks(learner, tasks, episodes=1)
+    bm.Conformal.from_tasks(learner, tasks, episodes=5)
     bm.compare({"ours": learner}, tasks, episodes=1, progress=False)
     bm.sbc(learner, tasks, episodes=1)
     assert torch.get_rng_state().equal(before)

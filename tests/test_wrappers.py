@@ -65,7 +65,7 @@ class Recorder(Learner):
 def test_the_learner_sees_observed_values_of_mean_zero_and_deviation_one():
     tasks = Tasks()
     recorder = Recorder()
-    learner = Standardized(recorder, tasks)
+    learner = Standardized.from_tasks(recorder, tasks)
     seen = []
     for episode in tasks:
         for part in episode:
@@ -82,7 +82,7 @@ def test_the_learner_sees_observed_values_of_mean_zero_and_deviation_one():
 
 def test_the_scaling_is_that_of_the_named_tasks_first_episodes():
     tasks = Tasks(4)
-    learner = Standardized(maml().double(), tasks, episodes=2)
+    learner = Standardized.from_tasks(maml().double(), tasks, episodes=2)
     for field in ("x", "y"):
         data = values(tasks[:2], field)
         np.testing.assert_allclose(getattr(learner, f"{field}_loc"), data.mean(0), rtol=1e-12)
@@ -92,7 +92,7 @@ def test_the_scaling_is_that_of_the_named_tasks_first_episodes():
 def test_predictions_and_draws_come_back_in_the_users_units():
     tasks = Tasks()
     given, x = tasks[0].support, tasks[0].query.x
-    learner = Standardized(Recorder(), tasks)
+    learner = Standardized.from_tasks(Recorder(), tasks)
     x_loc, x_scale = (torch.from_numpy(f(values(tasks, "x"), 0)) for f in (np.mean, np.std))
     y_loc, y_scale = (torch.from_numpy(f(values(tasks, "y"), 0)) for f in (np.mean, np.std))
     m = given.mask[..., None]
@@ -112,7 +112,7 @@ def test_predictions_and_draws_come_back_in_the_users_units():
 @pytest.mark.parametrize("likelihood", [Gaussian, StudentT])
 def test_the_loss_is_the_nll_in_the_users_units_but_for_the_log_scale(likelihood):
     tasks = Tasks()
-    learner = Standardized(maml(likelihood=likelihood()).double(), tasks)
+    learner = Standardized.from_tasks(maml(likelihood=likelihood()).double(), tasks)
     expected = nll(learner(tasks[1].support)(tasks[1].query.x), tasks[1].query) - learner.y_scale.log().sum()
     torch.testing.assert_close(learner.losses(tasks[1]), expected, rtol=1e-10, atol=1e-10)
 
@@ -126,8 +126,8 @@ def test_a_change_of_units_changes_predictions_by_that_change_alone():
         return Points((a * p.x + b) * m, (a * p.y - b) * m, p.mask)
 
     other = [Episode(*map(convert, e)) for e in tasks]
-    d = Standardized(inner, tasks)(tasks[0].support)(tasks[0].query.x)
-    converted = Standardized(inner, other)(other[0].support)(a * tasks[0].query.x + b)
+    d = Standardized.from_tasks(inner, tasks)(tasks[0].support)(tasks[0].query.x)
+    converted = Standardized.from_tasks(inner, other)(other[0].support)(a * tasks[0].query.x + b)
     torch.testing.assert_close(converted.mean, a * d.mean - b, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(converted.stddev, a * d.stddev, rtol=1e-8, atol=0)
 
@@ -141,7 +141,7 @@ def test_a_constant_feature_is_only_centred(constant, features, dtype):
         x[:, 1:] += normal(500, 1, seed=seed)
         return points(x, normal(500, seed=seed + 1), dtype=dtype)
 
-    learner = Standardized(MAML(MLP(features, 1), Gaussian()).to(dtype), [Episode(part(0), part(1))])
+    learner = Standardized.from_tasks(MAML(MLP(features, 1), Gaussian()).to(dtype), [Episode(part(0), part(1))])
     assert learner.x_scale[0] == 1  # whatever rounding says: the mean of many 0.1 is not 0.1
     assert (learner.x_scale[1:] != 1).all()
     assert learner.x_loc[0].item() == pytest.approx(constant, rel=1e-5)
@@ -152,7 +152,7 @@ def test_labels_are_left_as_they_are():
         return points(LOC + SCALE * normal(6, 2, seed=seed), [0, 1, 2, 0, 1, 2], classes=3)
 
     episode = Episode(part(0), part(1))
-    learner = Standardized(maml(3, Categorical()), [episode])
+    learner = Standardized.from_tasks(maml(3, Categorical()), [episode])
     d = learner(episode.support)(episode.query.x)
     assert d.probs.shape == (1, 6, 3)
     torch.testing.assert_close(learner.losses(episode), nll(d, episode.query), rtol=1e-6, atol=1e-6)
@@ -173,7 +173,7 @@ def test_yes_or_no_targets_are_left_as_they_are(kind):
     }[kind]
     inner = build().double()
     before = torch.get_rng_state()
-    learner = Standardized(inner, [episode])
+    learner = Standardized.from_tasks(inner, [episode])
     assert torch.equal(torch.get_rng_state(), before)
     assert (learner.y_loc, learner.y_scale) == (0, 1)
     scaled = [p._replace(x=(p.x - learner.x_loc) / learner.x_scale) for p in episode]
@@ -184,13 +184,16 @@ def test_yes_or_no_targets_are_left_as_they_are(kind):
     torch.testing.assert_close(found.mean, expected.mean)
     assert learner(episode.support).draws(episode.query.x, 3).mean.shape == (3, 1, 6, 1)
     assert decompose(learner(episode.support), episode.query.x)[0].isfinite().all()
-    whole = Standardized(maml(1).double(), [episode])  # whole numbers that a Gaussian answers are numbers
+    whole = Standardized.from_tasks(maml(1).double(), [episode])  # whole numbers that a Gaussian answers are numbers
     assert whole.y_scale != 1
 
 
 def test_the_scaling_is_saved_with_the_learner():
     tasks = Tasks()
-    learner, other = Standardized(maml().double(), tasks), Standardized(maml().double(), Tasks()[1:])
+    learner, other = (
+        Standardized.from_tasks(maml().double(), tasks),
+        Standardized.from_tasks(maml().double(), Tasks()[1:]),
+    )
     assert not torch.equal(learner.x_loc, other.x_loc)
     other.load_state_dict(learner.state_dict())
     for p in (learner, other):
@@ -200,9 +203,43 @@ def test_the_scaling_is_saved_with_the_learner():
     assert torch.equal(a.stddev, b.stddev)
 
 
+def test_it_is_built_from_numbers_alone():
+    """Of the numbers that the tasks gave, the same answers; one number for all features is each one's."""
+    tasks, inner = Tasks(), maml().double()
+    given = Standardized.from_tasks(inner, tasks)
+    numbers = {name: getattr(given, name).tolist() for name in ("x_loc", "x_scale", "y_loc", "y_scale")}
+    for other in (numbers, {name: getattr(given, name) for name in numbers}):
+        a, b = (p(tasks[0].support)(tasks[0].query.x) for p in (given, Standardized(inner, **other)))
+        assert torch.equal(a.mean, b.mean)
+        assert torch.equal(a.stddev, b.stddev)
+    support, x = tasks[0].support, tasks[0].query.x
+    one = Standardized(inner, x_loc=3, x_scale=2.0, y_loc=[1.0, 1.0], y_scale=[0.5, 0.5])(support)
+    m = support.mask[..., None]
+    scaled = inner(Points((support.x - 3) / 2 * m, (support.y - 1) / 0.5 * m, support.mask))
+    torch.testing.assert_close(one(x).mean, 1 + 0.5 * scaled((x - 3) / 2).mean)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"x_loc": 0.0, "x_scale": 0.0}, "x_scale: expected finite numbers above 0 of the shape of x_loc, got 0.0"),
+        ({"x_loc": 0.0, "x_scale": [1.0, 1.0]}, "x_scale: expected finite numbers above 0 of the shape of x_loc"),
+        ({"x_loc": [0.0, torch.nan], "x_scale": [1.0, 1.0]}, "x_scale: expected finite"),
+        ({"x_loc": 0, "x_scale": 1, "y_scale": -1}, "y_scale: expected finite numbers above 0"),
+        ({"x_loc": 0, "x_scale": 1, "y_scale": 1e-60}, "y_scale: expected finite numbers above 0"),  # 0 in float32
+        ({"x_loc": "a", "x_scale": 1}, "x_loc: expected numbers"),
+    ],
+)
+def test_numbers_that_are_no_scaling_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Standardized(maml(), **numbers)
+    with pytest.raises(ValueError, match="y_scale: expected targets of a discrete likelihood as they are"):
+        Standardized(maml(3, Categorical()), x_loc=0, x_scale=1, y_scale=2)
+
+
 def test_an_empty_support_stays_finite_and_a_snapshot_stays():
     tasks = Tasks()
-    learner = Standardized(maml().double(), tasks)
+    learner = Standardized.from_tasks(maml().double(), tasks)
     zeros = Points(tasks[0].support.x * 0, tasks[0].support.y * 0, tasks[0].support.mask & False)
     posterior = learner(zeros)
     before = posterior(tasks[0].query.x)
@@ -217,7 +254,7 @@ def test_inputs_that_are_no_tensor_are_named():
     p = points([[0.0], [1.0]], [[0.0], [1.0]])
     tree = Points({"a": p.x}, p.y, p.mask)
     with pytest.raises(ValueError, match="tasks: expected x to be one floating tensor"):
-        Standardized(maml(1), [Episode(tree, tree)])
+        Standardized.from_tasks(maml(1), [Episode(tree, tree)])
 
 
 class TestEnsemble:

@@ -16,6 +16,7 @@ from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
 from bayesmeta.distributions.family import Family, Kind, register
 from bayesmeta.distributions.operations import (
     affine,
+    apart,
     cdf,
     class_probabilities,
     crps,
@@ -38,6 +39,7 @@ __all__ = [
     "Family",
     "Kind",
     "affine",
+    "apart",
     "cdf",
     "class_probabilities",
     "crps",

@@ -32,7 +32,7 @@ class BernoulliFamily(Family):
         return d.logits.isnan()
 
     def expects(self, d: Any) -> str:
-        return "values in {0.0, 1.0}"
+        return "0.0 or 1.0"
 
     def probabilities(self, d: Any) -> Tensor:
         yes = d.mean

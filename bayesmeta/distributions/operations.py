@@ -13,6 +13,7 @@ from bayesmeta.distributions.family import Kind, family, unknown
 
 __all__ = [
     "affine",
+    "apart",
     "cdf",
     "class_probabilities",
     "crps",
@@ -111,11 +112,30 @@ def _parameters(d: Distribution) -> list[Tensor]:
     return found
 
 
-def select(draws: Distribution, index: Tensor) -> Distribution:
-    """Chooses draws by task: batch ``(K, B, M)`` and an index ``(S, B)`` into K give batch ``(S, B, M)``."""
+def select(draws: Distribution, index: Tensor, *, own: bool = False) -> Distribution:
+    """Chooses draws by task: batch ``(K, B, M)`` and an index ``(S, B)`` into K give batch ``(S, B, M)``.
+
+    With `own` the batch is ``(K, B, S M)``, at M points for each of the S choices in turn.
+    """
     tasks = torch.arange(index.shape[1], device=index.device)
-    chosen: Distribution = family(draws).map(draws, lambda p: p[index, tasks])
+    place = torch.arange(len(index), device=index.device)[:, None]
+    size = (len(index), draws.batch_shape[2] // len(index))
+    chosen: Distribution = family(draws).map(
+        draws, lambda p: p.unflatten(2, size)[index, tasks, place] if own else p[index, tasks]
+    )
     return chosen
+
+
+def apart(values: Any, samples: int) -> Any:
+    """Tensors or predictions at points of S functions in turn, ``(B, S M, ...)``, by function: ``(S, B, M, ...)``.
+
+    Example:
+        >>> apart(torch.zeros(3, 2 * 5, 1), 2).shape
+        torch.Size([2, 3, 5, 1])
+    """
+    if isinstance(values, Tensor):
+        return values.unflatten(1, (samples, values.shape[1] // samples)).movedim(1, 0)
+    return family(values).map(values, lambda p: apart(p, samples))
 
 
 def marginals(d: Distribution) -> Distribution:

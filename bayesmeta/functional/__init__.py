@@ -3,6 +3,7 @@
 Functions here see plain tensors and pytrees. Randomness is drawn outside and passed in.
 """
 
+from bayesmeta.functional.copying import unfollowed
 from bayesmeta.functional.descent import Gradient, Objective, clamped, descend, first_order, second_order
 from bayesmeta.functional.frozen import Frozen, adaptable, call, redrawn
 from bayesmeta.functional.mapping import Mapped, Strategy, chosen_strategy, map_tasks
@@ -29,6 +30,7 @@ __all__ = [
     "redrawn",
     "second_order",
     "stein_direction",
+    "unfollowed",
     "unravel",
     "with_bias",
 ]

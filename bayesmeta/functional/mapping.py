@@ -11,13 +11,14 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.compilation import part
+from bayesmeta.recorded import Recorded
 
 __all__ = ["Mapped", "Strategy", "chosen_strategy", "map_tasks"]
 
 Strategy: TypeAlias = Literal["auto", "vmap", "loop"]
 
 
-class Mapped(nn.Module):
+class Mapped(Recorded):
     """A module that maps over tasks. Its strategy is that of all such modules within it too."""
 
     _strategy: Strategy = "auto"
@@ -49,8 +50,8 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
         batched: trees whose tensors all lead with B.
         network: the network that the function calls, by which ``"auto"`` chooses.
         strategy: ``"vmap"`` runs all tasks in one batched call, ``"loop"`` one after the other. ``"auto"`` loops over recurrent
-            layers, for which torch has no batched call, and over convolutions on a CPU, where a batched one with a weight a task
-            is 2 to 4 times slower than B plain ones; it maps everything else with vmap.
+            layers, for which torch has no batched call, over dropout in training, and over convolutions on a CPU, where a
+            batched one with a weight a task is 2 to 4 times slower than B plain ones; it maps everything else with vmap.
 
     Example:
         >>> map_tasks(lambda x: x.sum(), torch.ones(2, 3), network=nn.Linear(1, 1))
@@ -67,6 +68,13 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
+def _drops(module: nn.Module) -> bool:
+    """Whether a module drops some of its values at random, now."""
+    share = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
+    share = module.dropout if isinstance(module, nn.MultiheadAttention) else share
+    return module.training and share > 0
+
+
 def chosen_strategy(network: nn.Module) -> tuple[Strategy, str]:
     """What ``"auto"`` means for a network, and why.
 
@@ -75,8 +83,10 @@ def chosen_strategy(network: nn.Module) -> tuple[Strategy, str]:
         ('vmap', 'it has no convolutions')
     """
     kinds = [type(module) for module in network.modules()]
-    if any(issubclass(kind, nn.RNNBase) for kind in kinds):
+    if any(issubclass(kind, (nn.RNNBase, nn.RNNCellBase)) for kind in kinds):
         return "loop", "torch has no batched call of recurrent layers with other weights for each task"
+    if any(map(_drops, network.modules())):
+        return "loop", "random numbers, as dropout's, are not drawn within vmap"
     if not any(issubclass(kind, nn.modules.conv._ConvNd) for kind in kinds):
         return "vmap", "it has no convolutions"
     if not all(p.device.type == "cpu" for p in network.parameters()):

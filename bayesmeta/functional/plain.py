@@ -34,8 +34,9 @@ def twice_differentiable() -> Iterator[None]:
 
 def plainly(kinds: Iterable[type]) -> AbstractContextManager[object]:
     """Within it, layers of these types are computed plainly, if there is need."""
-    fused = _fused.__wrapped__ if torch.compiler.is_compiling() else _fused  # which does not trace a cache
-    if (torch._C._are_functorch_transforms_active() or _TWICE.get()) and any(map(fused, kinds)):
+    compiling = torch.compiler.is_compiling()  # which traces no cache and no context; there all is torch.func's
+    fused = _fused.__wrapped__ if compiling else _fused
+    if (torch._C._are_functorch_transforms_active() or (not compiling and _TWICE.get())) and any(map(fused, kinds)):
         return _Plain()
     return nullcontext()
 
@@ -64,16 +65,27 @@ class _Plain(TorchFunctionMode):
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # which the operator would add as 0 and 1
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
-    result: Tensor = torch.ops.aten._scaled_dot_product_attention_math(query, key, value, attn_mask, *args, **kwargs)[0]
+    if attn_mask is not None and is_causal:  # which it does not take together
+        later = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
+        attn_mask, is_causal = attn_mask.masked_fill(later, -torch.inf), False
+    plainly = torch.ops.aten._scaled_dot_product_attention_math
+    result: Tensor = plainly(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)[0]
     return result
 
 
 def _normalised(x: Tensor, over: list[int], eps: float) -> Tensor:
-    centred = x - x.mean(over, keepdim=True)
+    values = x.to(torch.promote_types(x.dtype, torch.float32))  # squares leave the range of 16 bits
+    centred = values - values.mean(over, keepdim=True)
     return centred * (centred.square().mean(over, keepdim=True) + eps).rsqrt()
 
 
@@ -85,15 +97,23 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
+    if tuple(x.shape[-len(normalized_shape) :]) != tuple(normalized_shape):
+        raise RuntimeError(f"layer_norm: expected inputs that end in {tuple(normalized_shape)}, got {tuple(x.shape)}")
     y = _normalised(x, list(range(-len(normalized_shape), 0)), eps)
     y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
-def _by_channel(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _by_channel(y: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     shape = [-1, *[1] * (y.dim() - 2)]
     y = y if weight is None else y * weight.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    return (y if bias is None else y + bias.reshape(shape)).to(dtype)
+
+
+def _by_running(x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Normalised by constants."""
+    scale = (variance + eps).rsqrt()
+    return _by_channel(x, scale, -mean * scale, x.dtype)
 
 
 def _batch_norm(
@@ -106,10 +126,10 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training and running_mean is not None and running_var is not None:  # constants
-        mean, scale = (_by_channel(torch.ones_like(x), s, None) for s in (running_mean, (running_var + eps).rsqrt()))
-        return _by_channel((x - mean) * scale, weight, bias)
-    return _by_channel(_normalised(x, [0, *range(2, x.dim())], eps), weight, bias)
+    if not training and running_mean is not None and running_var is not None:
+        return _by_channel(_by_running(x, running_mean, running_var, eps), weight, bias, x.dtype)
+    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]  # one value has no variance
+    return _by_channel(_normalised(x, [0, *range(2, x.dim())], eps), weight, bias, x.dtype)
 
 
 def _instance_norm(
@@ -122,7 +142,10 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    return _by_channel(_normalised(x, list(range(2, x.dim())), eps), weight, bias)
+    if not use_input_stats and running_mean is not None and running_var is not None:
+        return _by_channel(_by_running(x, running_mean, running_var, eps), weight, bias, x.dtype)
+    F._verify_spatial_size(list(x.shape))  # type: ignore[attr-defined]
+    return _by_channel(_normalised(x, list(range(2, x.dim())), eps), weight, bias, x.dtype)
 
 
 _PLAIN: dict[Any, Any] = {

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 from bayesmeta.data import Points
 from bayesmeta.distributions import expects
 from bayesmeta.functional import Frozen, Params
+from bayesmeta.recorded import Recorded
 
 __all__ = [
     "Likelihood",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Recorded, ABC):
     """p(y | network outputs). It owns its parameters, such as the noise, which are shared by all tasks."""
 
     discrete: ClassVar[bool] = False
@@ -64,7 +65,7 @@ def check_event(expected: torch.Size, given: torch.Size) -> None:
     if given != expected:
         raise ValueError(
             f"y: expected targets of event shape {tuple(expected)} as the predictions have, got {tuple(given)}; "
-            "change the network's number of outputs, or pass y as (B, N, *Y)"
+            "let the network map (N, *X) to (N, O) with as many outputs as y has numbers, or pass y as (B, N, *Y)"
         )
 
 
@@ -115,7 +116,7 @@ def check_support(module: nn.Module, support: Points) -> None:
             _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {words}")
 
 
-_WORDS = {constraints.boolean: "values in {0.0, 1.0}", constraints.nonnegative_integer: "whole numbers from 0 on"}
+_WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "whole numbers from 0 on"}
 
 
 def _check_inside(inside: Tensor, given: Points, expected: str) -> None:

@@ -38,7 +38,7 @@ from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -192,11 +192,11 @@ class ABML(VariationalLearner):
     def forward(self, support: Points) -> Posterior:
         (mean, log_scale), network = self.infer(support), Frozen(self.network, self.strategy)
 
-        def functions(x: Any, samples: int) -> Tensor:
+        def draw(samples: int) -> Outputs:
             noise = standard_normal(samples, 1, mean.shape[1], like=mean)
-            return network.over_tasks(x, mean + log_scale.exp() * noise)
+            return networks(network, mean + log_scale.exp() * noise)
 
-        return Sampled(functions, self.likelihood, support)
+        return Sampled(draw, self.likelihood, support)
 
     def observed(self, episode: Episode) -> Points:
         points = concatenate(*episode)

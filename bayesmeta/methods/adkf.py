@@ -26,7 +26,7 @@ from bayesmeta.data import Points, check_count, check_positive
 from bayesmeta.functional import Frozen, Params, adaptable, ravel, unravel
 from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.kernels import check_kernel, log_prior
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner, Posterior, refuse_update
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Transformed
@@ -83,7 +83,7 @@ class ADKF(Learner):
     def forward(self, support: Points) -> Posterior:
         embedded = self._embedded(support)
         process = self._process(embedded, self._fit(embedded))
-        return Transformed(process, support, Frozen(self.features, self.strategy).over_tasks)
+        return Transformed(process, support, Frozen(self.features, self.strategy).over_tasks, further=_refuse)
 
     def _embedded(self, support: Points) -> Points:
         check_padding(self.features, support.mask, "support")
@@ -150,6 +150,10 @@ class ADKF(Learner):
                 torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0] for i in range(slope.shape[1])
             ]  # tasks are independent
         return slope if create_graph else slope.detach(), torch.stack(rows, 1)
+
+
+def _refuse(points: Points) -> Points:
+    refuse_update("one whose kernel was fitted to the whole support")
 
 
 def _solve(hessian: Tensor, slope: Tensor) -> Tensor:

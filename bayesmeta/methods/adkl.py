@@ -24,7 +24,7 @@ from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.kernel_learner import KernelLearner
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Posterior, refuse_update
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.posteriors import Transformed
 from bayesmeta.variational import Objective
@@ -82,7 +82,7 @@ class ADKL(KernelLearner):
 
     def forward(self, support: Points) -> Posterior:
         embed = self._embedding(support)
-        return Transformed(self._process(support, embed), support, embed)
+        return Transformed(self._process(support, embed), support, embed, further=_refuse)
 
     def observed(self, episode: Episode) -> Points:
         return concatenate(*episode)
@@ -99,3 +99,7 @@ class ADKL(KernelLearner):
 
     def guide(self, episode: Episode) -> None:
         """Empty: the function is integrated out."""
+
+
+def _refuse(points: Points) -> Points:
+    refuse_update("one whose features depend on the whole support")

@@ -10,7 +10,7 @@ https://arxiv.org/abs/1807.08912 (equations 3 to 6). With features φ(x), a cons
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import BayesianLinear
+from bayesmeta.posteriors import BayesianLinear, on_features
 
 __all__ = ["ALPaCA"]
 
@@ -72,9 +72,7 @@ class ALPaCA(Learner):
         check_padding(self.features, support.mask, "support")
         check_event(torch.Size([self.head.out_features]), support.y.shape[2:])
         mean, root = self.prior()
-        embed = Frozen(self.features, self.strategy).over_tasks
-
-        def features(x: Any) -> Tensor:
-            return with_bias(embed(x))
-
-        return BayesianLinear(features, mean, root @ root.mT, self.likelihood.scale, support)
+        features = Frozen(self.features, self.strategy)
+        embedded = support._replace(x=features.over_tasks(support.x))
+        inner = BayesianLinear(with_bias, mean, root @ root.mT, self.likelihood.scale, embedded)
+        return on_features(inner, support, features)

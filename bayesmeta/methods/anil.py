@@ -15,7 +15,7 @@ from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import Transformed, adapt, check_inner_loop
+from bayesmeta.posteriors import adapt, check_inner_loop, on_features
 
 __all__ = ["ANIL"]
 
@@ -52,7 +52,7 @@ class ANIL(Learner):
 
     def forward(self, support: Points) -> Posterior:
         check_padding(self.features, support.mask, "support")
-        embed = Frozen(self.features, self.strategy).over_tasks
-        embedded = support._replace(x=embed(support.x))
+        features = Frozen(self.features, self.strategy)
+        embedded = support._replace(x=features.over_tasks(support.x))
         inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)
-        return Transformed(inner, support, embed)
+        return on_features(inner, support, features)

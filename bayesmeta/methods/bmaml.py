@@ -121,12 +121,12 @@ class BMAML(Learner):
     def _posterior(self, particles: Tensor, support: Points) -> Posterior:
         network, likelihood = Frozen(self.network, self.strategy), Frozen(self.likelihood)
 
-        def functions(x: Any) -> Distribution:
+        def predictions(x: Any) -> Distribution:
             distribution: Distribution = likelihood(network.over_tasks(x, particles.movedim(1, 0)))
             return distribution
 
         tasks, count, _ = particles.shape
-        return Particles(functions, particles.new_zeros(count, tasks), support)
+        return Particles(predictions, particles.new_zeros(count, tasks), support)
 
     def losses(self, episode: Episode) -> Tensor:
         chaser = self.infer(episode.support)

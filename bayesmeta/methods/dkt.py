@@ -31,7 +31,7 @@ from bayesmeta.kernel_learner import KernelLearner
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import Transformed
+from bayesmeta.posteriors import on_features
 from bayesmeta.variational import Objective
 
 __all__ = ["DKT", "DKTClassifier"]
@@ -117,7 +117,7 @@ class DKT(_DeepKernel):
         return given.y
 
     def forward(self, support: Points) -> Posterior:
-        return Transformed(self._process(support), support, Frozen(self.features, self.strategy).over_tasks)
+        return on_features(self._process(support), support, Frozen(self.features, self.strategy))
 
 
 @final
@@ -164,4 +164,4 @@ class DKTClassifier(_DeepKernel):
         return signs(given.y, self.classes, self.likelihood.scale.dtype)
 
     def forward(self, support: Points) -> Posterior:
-        return Transformed(OneVsRest(self._process(support)), support, Frozen(self.features, self.strategy).over_tasks)
+        return on_features(OneVsRest(self._process(support)), support, Frozen(self.features, self.strategy))

@@ -25,7 +25,7 @@ from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, Params, clamped, descend, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, Sampled, heads
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -146,12 +146,12 @@ class LEO(VariationalLearner):
         embed, inner_loop = Frozen(self.encoder.features, self.strategy).over_tasks, self._inner_loop(support)
         size = math.prod(self.to_head.shape)
 
-        def functions(x: Any, samples: int) -> Tensor:
+        def draw(samples: int) -> Outputs:
             noise = standard_normal(samples, 1, mean.shape[1] + size, like=mean).expand(-1, len(mean), -1)
             head, _ = inner_loop(mean + scale * noise[..., :-size], noise[..., -size:])
-            return with_bias(embed(x)) @ head.mT
+            return heads(embed, head)
 
-        return Sampled(functions, self.likelihood, support)
+        return Sampled(draw, self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode

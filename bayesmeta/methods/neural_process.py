@@ -24,12 +24,14 @@ import pyro
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.distributions import apart
+from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import MLP
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -63,11 +65,19 @@ class ConditionalNeuralProcess(Learner):
     def forward(self, support: Points) -> Posterior:
         path = Frozen(self.path)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            outputs: Tensor = path(support, x)
-            return outputs.expand(samples, *outputs.shape)
+        def draw(known: Any, inferred: None, samples: int) -> Outputs:
+            def outputs(x: Any, own: bool) -> Tensor:
+                found: Tensor = path(known, x)
+                return apart(found, samples) if own else found.expand(samples, *found.shape)
 
-        return Sampled(functions, self.likelihood, support, samples=1)
+            return outputs
+
+        def tell(points: Points) -> Tensor:
+            known: Tensor = path.run(_told, points)
+            return known
+
+        known = self.path.encoder.knows(support)
+        return Encoded(known, lambda known: None, tell, draw, self.likelihood, support, samples=1)
 
 
 @final
@@ -109,25 +119,34 @@ class NeuralProcess(VariationalLearner):
         self.latent_size = latent
         self.to_latent = nn.Linear(encoder.size, 2 * latent)
 
-    def infer(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z | points), each ``(B, Z)``, where Z is `latent`, or W times that for a classwise encoder."""
-        mean, raw = self.to_latent(self.path.encoder(points)).chunk(2, -1)
-        return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
+    def infer(self, points: Points | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of q(z | points), each ``(B, Z)``, where Z is `latent`, or W times that for a classwise encoder.
+
+        From points, or from what the encoder `knows` of them.
+        """
+        return _latent(self.to_latent(self.path.encoder(points)))
 
     def _shape(self, z: Tensor) -> Tensor:
         """z ``(..., Z)`` as the path takes it."""
         return z.unflatten(-1, (-1, self.latent_size)) if self.path.encoder.classwise else z
 
     def forward(self, support: Points) -> Posterior:
-        mean, scale = self.infer(support)
-        path = Frozen(self.path)
+        path, to_latent = Frozen(self.path), Frozen(self.to_latent)
 
-        def functions(x: Any, samples: int) -> Tensor:
-            z = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            outputs: Tensor = path(support, x, self._shape(z))
-            return outputs
+        def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
+            mean, scale = inferred
+            z = self._shape(mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean))
+            return lambda x, own: path(known, x, z, own)
 
-        return Sampled(functions, self.likelihood, support)
+        def infer(known: Any) -> tuple[Tensor, Tensor]:
+            return _latent(to_latent(path.run(_encoded, known)))
+
+        def tell(points: Points) -> Tensor:
+            known: Tensor = path.run(_told, points)
+            return known
+
+        known = self.path.encoder.knows(support)
+        return Encoded(known, infer, tell, draw, self.likelihood, support, inferred=self.infer(known))
 
     def model(self, episode: Episode) -> None:
         support, query = episode
@@ -138,6 +157,19 @@ class NeuralProcess(VariationalLearner):
     def guide(self, episode: Episode) -> None:
         with pyro.plate("tasks", len(episode.query.mask), dim=-1):
             self.latent("z", *self.infer(concatenate(*episode)), shared=True)
+
+
+def _latent(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    mean, raw = outputs.chunk(2, -1)
+    return mean.flatten(1), 0.01 + 0.99 * raw.flatten(1).sigmoid()
+
+
+def _encoded(path: TaskNetwork, known: Tensor) -> Tensor:
+    return path.encoder(known)
+
+
+def _told(path: TaskNetwork, points: Points) -> Any:
+    return told(path.encoder, points)
 
 
 def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> None:

@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points
-from bayesmeta.distributions import mixture, select
+from bayesmeta.distributions import apart, mixture, select
 from bayesmeta.functional import Frozen, Params, adaptable, unravel
 from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
 from bayesmeta.kernels import check_kernel, priors
-from bayesmeta.learner import Posterior
+from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network, check_padding
+from bayesmeta.posteriors import check_pointwise
 from bayesmeta.randomness import generator
 
 __all__ = ["PACOH"]
@@ -122,10 +123,21 @@ class _Processes(Posterior):
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _of("kernel", values).items()}
         noise = standard_deviation(values.get("likelihood.log_scale", learner.likelihood.log_scale)).expand(self.count)
-        embedded, mean = self._embed(support.x)
-        y = support.y.expand(self.count, *support.y.shape).flatten(0, 1)
-        given = Points(embedded, y - mean, support.mask.repeat(self.count, 1))
-        self.process = GaussianProcess(kernel, None, noise.repeat_interleave(tasks, 0), given, own)
+        noise = noise.repeat_interleave(tasks, 0)
+        self.process = GaussianProcess(kernel, None, noise, self._seen(support), own)
+
+    def _seen(self, points: Points) -> Points:
+        """Points as the K·B processes see them."""
+        embedded, mean = self._embed(points.x)
+        y = points.y.expand(self.count, *points.y.shape).flatten(0, 1)
+        return Points(embedded, y - mean, points.mask.repeat(self.count, 1))
+
+    def _updated(self, points: Points) -> Posterior:
+        for network in self.networks.values():
+            check_pointwise(network.module)
+        later = self._later()
+        later.process = self.process._updated(self._seen(points))
+        return later
 
     def _embed(self, x: Any) -> tuple[Tensor, Tensor]:
         """Features and prior mean at x, each with K·B tasks."""
@@ -155,16 +167,24 @@ class _Processes(Posterior):
         mean, aleatoric, epistemic = self._moments(x)
         return mixture(self._normal(mean, aleatoric + epistemic))
 
-    def _draws(self, x: Any, samples: int) -> Distribution:
-        embedded, mean = self._embed(x)
-        drawn = self.process._draws(embedded, samples)
-        functions = (drawn.mean + mean).unflatten(1, (self.count, -1)).movedim(1, 0)  # (K, S, B, M, Y)
-        spread = drawn.variance.unflatten(1, (self.count, -1)).movedim(1, 0)
-        device = functions.device
-        chosen = torch.randint(self.count, (1, *functions.shape[1:3]), device=device, generator=generator(device))
-        picked = select(self._normal(functions.flatten(1, 2), spread.flatten(1, 2)), chosen.flatten(1))
-        shape = functions.shape[1:]
-        return self._normal(picked.mean.reshape(shape), picked.variance.reshape(shape))
+    def _functions(self, samples: int) -> Functions:
+        processes = self.process._functions(samples)
+        mask = self.support.mask
+        chosen = torch.randint(
+            self.count, (1, samples * len(mask)), device=mask.device, generator=generator(mask.device)
+        )
+
+        def ask(x: Any, own: bool) -> Distribution:
+            embedded, mean = self._embed(x)
+            drawn = processes(embedded, own)  # (S, K B, M)
+            centre = drawn.mean + (apart(mean, samples) if own and mean.dim() else mean)
+            functions, spread = (
+                part.unflatten(1, (self.count, -1)).movedim(1, 0).flatten(1, 2) for part in (centre, drawn.variance)
+            )  # (K, S B, M, Y)
+            picked = select(self._normal(functions, spread), chosen)
+            return self._normal(*(part[0].unflatten(0, (samples, -1)) for part in (picked.mean, picked.variance)))
+
+        return ask
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         mean, aleatoric, epistemic = self._moments(x)

@@ -159,12 +159,12 @@ class PACOHNN(HyperPosteriorLearner):
             optimizer.step()
         learned = networks(standard.detach())
 
-        def functions(x: Any) -> Distribution:
+        def predictions(x: Any) -> Distribution:
             values = network.over_tasks(x, learned).unflatten(0, (count, self.weights))
             normal: Any = _normal(values, noise)
             return Normal(normal.mean.flatten(0, 1), normal.stddev.flatten(0, 1), validate_args=False).to_event(1)
 
-        return Particles(functions, mean.new_zeros(len(learned), tasks), support)
+        return Particles(predictions, mean.new_zeros(len(learned), tasks), support)
 
 
 def _normal(values: Tensor, noise: Tensor) -> Distribution:

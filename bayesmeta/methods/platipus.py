@@ -13,7 +13,7 @@ With the error L of a set of points, g_S = ∇L(μ_θ; support) and g_Q = ∇L(�
 from __future__ import annotations
 
 import math
-from typing import Any, final
+from typing import final
 
 import pyro
 import torch
@@ -24,7 +24,7 @@ from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unr
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -117,11 +117,11 @@ class PLATIPUS(VariationalLearner):
         mean, network = self.initialisation(support, self.prior_rate), Frozen(self.network, self.strategy)
         scale, rates, clamp = self.prior_log_scale.clamp(_FLOOR, _CAP).exp(), self.rates.clone(), self.clamp
 
-        def functions(x: Any, samples: int) -> Tensor:
+        def draw(samples: int) -> Outputs:
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            return network.over_tasks(x, self._descend(network, weights, support, rates, clamp))
+            return networks(network, self._descend(network, weights, support, rates, clamp))
 
-        return Sampled(functions, self.likelihood, support)
+        return Sampled(draw, self.likelihood, support)
 
     def model(self, episode: Episode) -> None:
         support, query = episode

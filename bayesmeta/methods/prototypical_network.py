@@ -12,15 +12,17 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from bayesmeta.data import Points, check_count
+from bayesmeta.distributions import uncertainty
 from bayesmeta.functional import Frozen
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Functions, Learner, Posterior, repeated
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.networks import check_network, check_padding
-from bayesmeta.posteriors import PointEstimate, Transformed
+from bayesmeta.posteriors import on_features
 
 __all__ = ["PrototypicalNetwork"]
 
@@ -56,19 +58,49 @@ class PrototypicalNetwork(Learner):
 
     def forward(self, support: Points) -> Posterior:
         check_padding(self.features, support.mask, "support")
-        if int(support.y.max()) >= self.classes:
+        features = Frozen(self.features, self.strategy)
+        embedded = support._replace(x=features.over_tasks(support.x))
+        return on_features(_Prototypes(self.likelihood, self.classes, embedded), support, features)
+
+
+class _Prototypes(Posterior):
+    """The classes' means of features, by sums over each class's points: updates add to them."""
+
+    def __init__(self, likelihood: Categorical, classes: int, support: Points) -> None:
+        super().__init__(support, samples=1)
+        self.classes = classes
+        self.likelihood = Frozen(likelihood)
+        self._set(*self._sums(support, "support"))
+
+    def _sums(self, points: Points, name: str) -> tuple[Tensor, Tensor]:
+        """The sum of each class's features ``(B, W, F)``, and the number of its points ``(B, W, 1)``."""
+        if int(points.y.max()) >= self.classes:
             raise ValueError(
-                f"support.y: expected labels 0 to {self.classes - 1}, got {int(support.y.max())}; number each task's classes "
-                f"from 0, or build the learner with classes={int(support.y.max()) + 1}"
+                f"{name}.y: expected labels 0 to {self.classes - 1}, got {int(points.y.max())}; number each task's classes "
+                f"from 0, or build the learner with classes={int(points.y.max()) + 1}"
             )
-        embed = Frozen(self.features, self.strategy).over_tasks
-        embedded = embed(support.x)  # (B, N, F)
-        member = F.one_hot(support.y.long(), self.classes).to(embedded) * support.mask[..., None]  # (B, N, W)
-        count = member.sum(1)[..., None]  # (B, W, 1)
-        total = member.mT @ embedded  # (B, W, F)
+        member = F.one_hot(points.y.long(), self.classes).to(points.x) * points.mask[..., None]  # (B, N, W)
+        return (member.mT @ points.x).double(), member.sum(1)[..., None].double()
+
+    def _set(self, total: Tensor, count: Tensor) -> None:
+        self.total, self.count = total, count
         anywhere = total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
-        prototypes = torch.where(count > 0, total / count.clamp(min=1), anywhere)
-        weights = {"weight": 2 * prototypes, "bias": -prototypes.square().sum(-1)}
-        head = nn.Linear(embedded.shape[-1], self.classes, device="meta")  # its parameters are the task's own
-        inner = PointEstimate(Frozen(head, self.strategy), self.likelihood, weights, support._replace(x=embedded))
-        return Transformed(inner, support, embed)
+        self.prototypes = torch.where(count > 0, total / count.clamp(min=1), anywhere).to(self.support.x.dtype)
+
+    def _updated(self, points: Points) -> Posterior:
+        total, count = self._sums(points, "points")
+        later = self._later()
+        later._set(self.total + total, self.count + count)
+        return later
+
+    def _predictive(self, x: Tensor) -> Distribution:
+        logits = 2 * x @ self.prototypes.mT - self.prototypes.square().sum(-1)[:, None]
+        distribution: Distribution = self.likelihood(logits)
+        return distribution
+
+    def _functions(self, samples: int) -> Functions:
+        return repeated(self._predictive, samples)
+
+    def _decompose(self, x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        aleatoric = uncertainty(self._predictive(x))
+        return aleatoric, torch.zeros_like(aleatoric)

@@ -17,11 +17,12 @@ import pyro
 from torch import Tensor
 
 from bayesmeta.data import Episode, Points
+from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.posteriors import Sampled
+from bayesmeta.posteriors import Outputs, heads
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
 
@@ -69,8 +70,11 @@ class VERSA(VariationalLearner):
         self.encoder = encoder
         self.to_head = HeadDecoder(encoder, outputs, hidden=(encoder.size,))
 
-    def infer(self, support: Points) -> tuple[Tensor, Tensor]:
-        """Mean and scale of the head's weights, each ``(B, P)`` with P = outputs * (inputs + 1)."""
+    def infer(self, support: Points | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the head's weights, each ``(B, P)`` with P = outputs * (inputs + 1).
+
+        From points, or from what the encoder `knows` of them.
+        """
         mean, scale = self.to_head(self.encoder(support))
         return mean.flatten(1), scale.flatten(1)
 
@@ -79,14 +83,24 @@ class VERSA(VariationalLearner):
         return with_bias(embedded) @ weights.unflatten(-1, self.to_head.shape).mT
 
     def forward(self, support: Points) -> Posterior:
-        mean, scale = self.infer(support)
-        embed = Frozen(self.encoder.features, self.strategy).over_tasks
+        embed, shape = Frozen(self.encoder.features, self.strategy).over_tasks, self.to_head.shape
+        encoder, to_head = Frozen(self.encoder, self.strategy), Frozen(self.to_head, self.strategy)
 
-        def functions(x: Any, samples: int) -> Tensor:
+        def infer(known: Any) -> tuple[Tensor, Tensor]:
+            mean, scale = to_head(encoder(known))
+            return mean.flatten(1), scale.flatten(1)
+
+        def draw(known: Any, inferred: tuple[Tensor, Tensor], samples: int) -> Outputs:
+            mean, scale = inferred
             weights = mean + scale * standard_normal(samples, 1, mean.shape[1], like=mean)
-            return self._outputs(weights, embed(x))
+            return heads(embed, weights.unflatten(-1, shape))
 
-        return Sampled(functions, self.likelihood, support)
+        def tell(points: Points) -> Tensor:
+            known: Tensor = encoder.run(told, points)
+            return known
+
+        known = self.encoder.knows(support)
+        return Encoded(known, infer, tell, draw, self.likelihood, support, inferred=self.infer(known))
 
     def model(self, episode: Episode) -> None:
         support, query = episode

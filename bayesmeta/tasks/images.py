@@ -86,7 +86,8 @@ class ImageTasks(TaskSource):
         if images.dim() != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
                 f"images and labels: expected (n, C, H, H) or (n, H, H) and (n,), got {tuple(images.shape)} and "
-                f"{tuple(labels.shape)}; give every image one label"
+                f"{tuple(labels.shape)}; give every image one label, and vectors as x[:, :, None, None], with nn.Flatten() "
+                "before the network"
             )
         if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels: expected whole numbers, got {labels.dtype}; number the classes")
