@@ -32,7 +32,9 @@ from bayesmeta.metrics import bootstrap
 from bayesmeta.tasks import tasks_from_arrays
 
 RESULTS = Path(__file__).parent / "results" / "counts.json"
-SEEDS, TRAIN, TEST, KNOWN, STEPS = range(4), 40, 500, 2, 1500
+SEEDS, TRAIN, TEST, KNOWN = range(4, 12), 40, 500, 2
+GRID = torch.linspace(-8, 8, 801, dtype=torch.float64)
+"""Of u in standard deviations."""
 
 
 class Model(NamedTuple):
@@ -77,19 +79,42 @@ SOURCES: dict[str, Callable[[int], Any]] = {
 }
 
 
+def log_densities(log_mean: Tensor, y: Tensor, dispersion: Tensor | float) -> Tensor:
+    if isinstance(dispersion, float) and dispersion == 0:
+        return torch.distributions.Poisson(log_mean.exp(), validate_args=False).log_prob(y)
+    dispersion = torch.as_tensor(dispersion, dtype=torch.float64)
+    failures, logits = (1 / dispersion).expand_as(log_mean), log_mean + dispersion.log()
+    return torch.distributions.NegativeBinomial(failures, logits=logits, validate_args=False).log_prob(y)
+
+
 def exact(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """NLL of each point that is not known, ``(T, M)``: u on a grid, on which the integrand is smooth."""
-    u = model.deviation * torch.linspace(-8, 8, 801, dtype=torch.float64)
+    u = model.deviation * GRID
     log_mean = (model.effects[0] + x @ model.effects[1:])[..., None] + u
-    if model.dispersion:
-        logits = log_mean + np.log(model.dispersion)
-        failures = torch.tensor(1 / model.dispersion, dtype=torch.float64)
-        each: Any = torch.distributions.NegativeBinomial(failures, logits=logits, validate_args=False)
-    else:
-        each = torch.distributions.Poisson(log_mean.exp(), validate_args=False)
-    log_p = each.log_prob(y[..., None])
-    weight = (log_p[:, :KNOWN].sum(1) - 0.5 * (u / model.deviation).square()).log_softmax(-1)
+    log_p = log_densities(log_mean, y[..., None], model.dispersion)
+    weight = (log_p[:, :KNOWN].sum(1) - 0.5 * GRID.square()).log_softmax(-1)
     return -(weight[:, None] + log_p[:, KNOWN:]).logsumexp(-1)
+
+
+def most_likely(x: Tensor, y: Tensor, dispersed: bool) -> Model:
+    """Maximum likelihood of the form that made the tasks, by quadrature: what those tasks can tell at best."""
+    start = torch.zeros(x.shape[-1] + 3, dtype=torch.float64)
+    start[0], start[-2:] = y.mean().log(), -0.7
+    found = start.requires_grad_()
+    optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        deviation, dispersion = found[-2].exp(), found[-1].exp() if dispersed else 0.0
+        log_mean = (found[0] + x @ found[1:-2])[..., None] + deviation * GRID
+        log_p = log_densities(log_mean, y[..., None], dispersion).sum(1)
+        loss = -(log_p + (-0.5 * GRID.square()).log_softmax(-1)).logsumexp(-1).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = found.detach()
+    return Model(found[:-2], float(found[-2].exp()), float(found[-1].exp()) if dispersed else 0.0)
 
 
 def mixed_poisson(x: Tensor, y: Tensor) -> Model:
@@ -104,13 +129,32 @@ def mixed_poisson(x: Tensor, y: Tensor) -> Model:
     return Model(torch.from_numpy(found.fe_mean), float(np.exp(found.vcp_mean[0])), 0.0)
 
 
-LIKELIHOODS: dict[str, Callable[[], bm.Likelihood]] = {
-    "ABML, Poisson": bm.Poisson,
-    "ABML, negative binomial": bm.NegativeBinomial,
+class Learned(NamedTuple):
+    """A learner, as a function of the number of features and a likelihood, and how it is trained."""
+
+    make: Callable[[nn.Linear, bm.Likelihood], bm.Learner]
+    steps: int
+    rate: float
+
+
+LEARNED = {
+    "LaplaceHead": Learned(
+        lambda head, likelihood: bm.LaplaceHead(nn.Identity(), head, likelihood, prior_scale=0.3), 300, 0.03
+    ),
+    "ABML": Learned(
+        lambda network, likelihood: bm.ABML(
+            network, likelihood, rate=0.3, inner_noise=1.0, prior_scale=0.7, scale=0.5, draws=16
+        ),
+        1500,
+        0.01,
+    ),
 }
+LIKELIHOODS: dict[str, Callable[[], bm.Likelihood]] = {"Poisson": bm.Poisson, "negative binomial": bm.NegativeBinomial}
 
 
-def learned(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int) -> Tensor:
+def learned(
+    how: Learned, likelihood: bm.Likelihood, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int
+) -> Tensor:
     """NLL of each point that is not known, ``(T, M)``."""
     torch.manual_seed(seed)
     x, y = train
@@ -122,18 +166,14 @@ def learned(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
         batch=20,
         seed=seed,
     )
-    learner = bm.ABML(
-        nn.Linear(x.shape[-1], 1),
-        LIKELIHOODS[name](),
-        rate=0.3,
-        inner_noise=1.0,
-        prior_scale=0.7,
-        scale=0.5,
-        draws=16,
-    )
-    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    bm.fit(learner, tasks, steps=STEPS, optimizer=optimizer, scheduler=scheduler, seed=seed, progress=False)
+    linear = nn.Linear(x.shape[-1], 1)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(y.mean().log())
+    learner = how.make(linear, likelihood)
+    optimizer = torch.optim.Adam(learner.parameters(), how.rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.steps)
+    bm.fit(learner, tasks, steps=how.steps, optimizer=optimizer, scheduler=scheduler, seed=seed, progress=False)
     x, y = (part.float() for part in test)
     given = bm.Points(x, y[..., None], torch.ones(y.shape, dtype=torch.bool))
     posterior = learner(bm.Points(*(part[:, :KNOWN] for part in given)))
@@ -148,8 +188,12 @@ def run(source: str, seed: int) -> dict[str, list[float]]:
     rows = {"statsmodels, mixed Poisson": exact(mixed_poisson(*train), *test)}
     if truth is not None:
         rows["exact"] = exact(truth, *test)
-    for name in LIKELIHOODS:
-        rows[name] = learned(name, train, test, seed)
+    for name, likelihood in LIKELIHOODS.items():
+        if truth is None or (truth.dispersion > 0) == (name == "negative binomial"):
+            model = most_likely(*train, dispersed=name == "negative binomial")
+            rows[f"maximum likelihood, {name}"] = exact(model, *test)
+            for kind, how in LEARNED.items():
+                rows[f"{kind}, {name}"] = learned(how, likelihood(), train, test, seed)
     return {name: row.mean(1).tolist() for name, row in rows.items()}
 
 
