@@ -70,9 +70,7 @@ def test_the_mode_the_curvature_and_the_evidence_are_those_that_autograd_finds(n
             return log_p + prior.log_prob((weights - start).mT).sum()
 
         mode = found.mean[b].detach()
-        torch.testing.assert_close(
-            torch.func.grad(joint)(mode), torch.zeros_like(mode), rtol=0, atol=1e-8
-        )
+        torch.testing.assert_close(torch.func.grad(joint)(mode), torch.zeros_like(mode), rtol=0, atol=1e-8)
         hessian = torch.func.jacrev(torch.func.grad(joint))(mode).reshape(mode.numel(), -1).detach()
         factor = found.cholesky[b].detach()
         torch.testing.assert_close(factor @ factor.mT, -hessian, rtol=1e-8, atol=1e-8)
@@ -165,5 +163,5 @@ def test_likelihoods_of_several_modes_are_refused() -> None:
         learner(Points(torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)))
     with pytest.raises(ValueError, match="objective: expected 'elbo' or 'predictive', got 'evidence'"):
         bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), bm.Poisson(), objective="evidence")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="head: expected the nn.Linear"):
+    with pytest.raises(TypeError, match="head: expected the nn"):
         bm.LaplaceHead(nn.Identity(), nn.Identity(), bm.Poisson())  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Laplace's approximation over a task's head: a Bayesian linear layer on learned features, for counts, yes or no, and labels.
 
 MacKay 1992, "The Evidence Framework Applied to Classification Networks", https://doi.org/10.1162/neco.1992.4.5.720; Bishop 2006,
-"Pattern Recognition and Machine Learning", sections 4.4 and 4.5. With features φ(x), a constant among them, outputs f(x) = Wᵀ φ(x),
-and a prior that tasks share, each column of W ~ N(its W₀, L Lᵀ),
+"Pattern Recognition and Machine Learning", sections 4.4 and 4.5. With features φ(x), a constant among them, outputs
+f(x) = Wᵀ φ(x), and a prior that tasks share, each column of W ~ N(its W₀, L Lᵀ),
 
     Ŵ = argmax log p(y | W) + log p(W)   (Newton's steps),
     q(W) = N(Ŵ, Λ⁻¹),   Λ = Λ₀ + Σ_n φ_n φ_nᵀ ⊗ H_n,   H_n = -∇∇ log p(y_n | f) at f_n   (eq. 4.132),
@@ -52,8 +52,8 @@ class LaplaceHead(Learner):
         head: the linear module from features to outputs: the prior's mean W₀.
         likelihood: from outputs to p(y | x).
         prior_scale: the initial L is this times the identity.
-        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the approximate log evidence of all of a
-            task's points.
+        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the approximate log evidence of all
+            of a task's points.
 
     Raises:
         TypeError: the head is no linear module, or the likelihood is no likelihood.
@@ -105,9 +105,9 @@ class LaplaceHead(Learner):
 
     def _posterior(self, points: Points, features: Frozen) -> _Mode:
         check_padding(self.features, points.mask, "support")
-        mean, root = (part.double() for part in self.prior())
-        precision = torch.cholesky_inverse(root)
-        return _Mode(mean, precision, self.likelihood, points._replace(x=features.over_tasks(points.x)))
+        mean, root = self.prior()
+        precision = torch.cholesky_inverse(root.double())
+        return _Mode(mean.double(), precision, self.likelihood, points._replace(x=features.over_tasks(points.x)))
 
     def forward(self, support: Points) -> Posterior:
         features = Frozen(self.features, self.strategy)
@@ -191,7 +191,7 @@ class _Mode(Posterior):
             result: Tensor = torch.func.grad(lambda outputs: self._density(outputs, points).sum())(outputs)
             return result
 
-        slope, pull = torch.func.vjp(slopes, outputs)
+        slope, pull = torch.func.vjp(slopes, outputs)[:2]
         basis = torch.eye(outputs.shape[-1]).to(outputs)
         return slope, -torch.stack([pull(one.expand_as(outputs))[0] for one in basis], -1)
 
