@@ -203,7 +203,8 @@ class _Mode(Posterior):
         columns = torch.einsum("bmf,op->bfomp", phi, identity).flatten(3, 4).flatten(1, 2)  # (B, P, M O)
         solved = torch.linalg.solve_triangular(self.cholesky, columns, upper=False).unflatten(2, (-1, outputs))
         spread = torch.einsum("bkmv,bkmw->bmvw", solved, solved)
-        root = torch.linalg.cholesky(spread + 1e-12 * identity)
+        jitter = 1e-10 * spread.diagonal(dim1=2, dim2=3).mean(-1) + 1e-14
+        root = torch.linalg.cholesky(spread + jitter[..., None, None] * identity)
         numbers = normal_numbers(self.samples, outputs).to(phi)
         values = phi @ self.mean + torch.einsum("bmvw,sw->sbmv", root, numbers)
         distribution: Distribution = self.likelihood(values.to(self.dtype))
