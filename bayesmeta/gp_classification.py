@@ -37,7 +37,7 @@ from bayesmeta.objectives import Objective
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "signs"]
+__all__ = ["ClassProcess", "GPClassifier", "OneVsRest", "Sites", "check_classes", "largest", "normal_numbers", "signs"]
 
 
 class Sites(NamedTuple):
@@ -120,7 +120,7 @@ class ClassProcess(Posterior):
         """Fixed draws of f at each point by itself: batch ``(S, B, M)``, S a multiple of C."""
         mean, spread = self._function(x.double())
         chains, ways = len(mean), mean.shape[-1]
-        numbers = _normal_numbers(-(-samples // chains) * chains, ways).to(mean).unflatten(0, (-1, chains))
+        numbers = normal_numbers(-(-samples // chains) * chains, ways).to(mean).unflatten(0, (-1, chains))
         # Far above the rounding of a positive semi-definite difference, far below what moves a probability.
         jitter = 1e-9 * self.kernel(x.double(), x.double(), True)[..., None, None] * torch.eye(ways).to(mean)
         root = torch.linalg.cholesky_ex(spread + jitter).L
@@ -180,7 +180,7 @@ def _kron(kernel: Tensor, ways: int) -> Tensor:
     return torch.einsum("bnm,vw->bnvmw", kernel, identity).reshape(batch, rows * ways, columns * ways)
 
 
-def _normal_numbers(count: int, dimensions: int) -> Tensor:
+def normal_numbers(count: int, dimensions: int) -> Tensor:
     """Normal numbers ``(S, W)`` that fill the space evenly: the same at each call."""
     uniform = SobolEngine(dimensions, scramble=True, seed=0).draw(count, dtype=torch.float64)
     return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
@@ -217,7 +217,7 @@ class OneVsRest(Posterior):
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         mean, variance = self.process._function(x.double())
-        numbers = _normal_numbers(samples, mean.shape[-1]).to(mean)[:, None, None]
+        numbers = normal_numbers(samples, mean.shape[-1]).to(mean)[:, None, None]
         aleatoric = uncertainty(largest(mean + variance.sqrt() * numbers, self.process.noise)).mean(0)
         aleatoric = aleatoric.to(self.support.y.dtype)
         return aleatoric, (uncertainty(self._predictive(x)) - aleatoric).clamp(min=0)

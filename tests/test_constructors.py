@@ -28,6 +28,7 @@ NETWORKS: dict[str, Make] = {
     "ANIL": lambda network, likelihood: bm.ANIL(nn.Identity(), network, likelihood),
     "ANIL, features": lambda network, likelihood: bm.ANIL(network, nn.Linear(1, 1), likelihood),
     "ALPaCA": lambda network, likelihood: bm.ALPaCA(network, nn.Linear(1, 1), likelihood),
+    "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network, nn.Linear(1, 1), likelihood),
     "DKT": lambda network, likelihood: bm.DKT(network, RBFKernel(), likelihood),
     "ADKF": lambda network, likelihood: bm.ADKF(network, RBFKernel(), likelihood),
     "PACOH": lambda network, likelihood: bm.PACOH(network, RBFKernel(), likelihood, tasks=3),

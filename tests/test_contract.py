@@ -141,6 +141,10 @@ LEARNERS: dict[str, Make] = {
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network.features, network.head, likelihood),
+    "LaplaceHead, ELBO": lambda network, likelihood: bm.LaplaceHead(
+        network.features, network.head, likelihood, objective="elbo"
+    ),
     "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
         network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()
     ),
@@ -157,7 +161,7 @@ LEARNERS: dict[str, Make] = {
     ),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
-EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "Laplace")
+EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")
 """Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "gaussian": (bm.Gaussian, 1),
@@ -169,12 +173,14 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "spread counts": (bm.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
-CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "Laplace", "Prototypical"))]
+CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical"))]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS
     for likelihood in LIKELIHOODS
-    if learner in ("MAML", "Standardized") or likelihood in ("gaussian", "classes")
+    if learner in ("MAML", "Standardized")
+    or likelihood in ("gaussian", "classes")
+    or (learner, likelihood) in (("LaplaceHead", "counts"), ("LaplaceHead", "spread counts"))
     if (learner, likelihood) != ("Standardized", "yes or no")
     if not (learner in REAL_TARGETS and likelihood == "classes")
     if not (learner in CLASSES and likelihood != "classes")

@@ -156,6 +156,17 @@ class TestRealTargets:
         expected = scoringrules.crps_mixnorm(flat(Y)[:, 0].numpy(), m, s).mean()
         assert figure(metrics.CRPS(), mixed, Y[..., :1]) == pytest.approx(expected, abs=1e-6)
 
+    def test_crps_of_counts(self) -> None:
+        rate = SCALE.clamp(max=10)  # scoringrules overflows above
+        y = torch.poisson(rate, generator=generator(27))
+        expected = scoringrules.crps_poisson(flat(y).numpy(), flat(rate).numpy()).mean()
+        assert figure(metrics.CRPS(), dist.Poisson(rate).to_event(1), y) == pytest.approx(expected, abs=1e-6)
+        failures = 1 + SCALE
+        spread = dist.NegativeBinomial(failures, logits=LOC)
+        success = (-LOC).sigmoid()  # scoringrules counts failures before so many successes
+        expected = scoringrules.crps_negbinom(flat(y).numpy(), flat(failures).numpy(), flat(success).numpy()).mean()
+        assert figure(metrics.CRPS(), spread.to_event(1), y) == pytest.approx(expected, abs=1e-6)
+
     def test_energy_score_of_given_draws(self, monkeypatch: pytest.MonkeyPatch) -> None:
         draws = normal(16, T, M, 2, seed=25)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyro import distributions as dist
 
 from bayesmeta import CRPS, ECE, NLL, RMSE, Accuracy, Coverage, Estimate, Points
-from bayesmeta.distributions import mixture
+from bayesmeta.distributions import mixture, sample
 from bayesmeta.metrics import (
     AURC,
     MCE,
@@ -28,6 +28,7 @@ from bayesmeta.metrics import (
     Width,
     bootstrap,
     default_metrics,
+    ranks,
     summary,
 )
 
@@ -361,6 +362,20 @@ def test_summary_has_a_row_a_learner_and_a_column_a_metric():
         ["Reptile", "-2.000", "[-3.000,", "-1.000]"],
     ]
     assert len({len(line) for line in table}) == 1
+
+
+@pytest.mark.parametrize("rate", [0.3, 20.0])
+def test_ranks_of_counts_are_uniform_and_histograms_are_their_mean(rate):
+    """Of 20,000 draws of their own distribution; the mean of 400 random histograms, within five standard errors."""
+    d = dist.Poisson(torch.full((1, 20_000, 1), rate, dtype=D)).to_event(1)
+    given = observe(sample(d, 1)[0], torch.ones(1, 20_000, dtype=torch.bool))
+    assert scipy.stats.kstest(ranks(d, given.y).flatten().numpy(), "uniform").pvalue > 1e-3
+    assert figure(PIT(), d, given) < 5 / 20_000**0.5
+    few, some = dist.Poisson(torch.full((1, 40, 1), rate, dtype=D)).to_event(1), slice(0, 40)
+    part = observe(given.y[:, some], given.mask[:, some])
+    drawn = torch.stack([torch.histc(ranks(few, part.y).flatten(), 4, 0, 1) for _ in range(400)])
+    error = (drawn.mean(0) - PIT(4).statistic(few, part)[0]).abs()
+    assert (error <= 5 * drawn.std(0) / 400**0.5 + 1e-9).all()
 
 
 @pytest.mark.parametrize("components", [1, 3])

@@ -29,16 +29,18 @@ class Family:
         make: what builds a distribution of the family from these; the class that is registered, if not given.
 
     Example:
-        A log-normal, whose logarithm changes with the unit:
+        Gumbel's, of the largest of many values:
 
-        >>> from pyro.distributions import LogNormal
+        >>> from pyro.distributions import Gumbel
         >>> from bayesmeta.distributions import mixture
-        >>> @register(LogNormal)
-        ... class LogNormalFamily(Family):
+        >>> @register(Gumbel)
+        ... class GumbelFamily(Family):
         ...     parameters = ("loc", "scale")
-        >>> draws = LogNormal(torch.zeros(3, 2), torch.ones(3, 2))
-        >>> mixture(draws).mean
-        tensor([1.6487, 1.6487])
+        ...
+        ...     def affine(self, d, loc, scale):
+        ...         return Gumbel(loc + scale * d.loc, scale * d.scale, validate_args=False)
+        >>> mixture(Gumbel(torch.zeros(3, 2), torch.ones(3, 2))).mean
+        tensor([0.5772, 0.5772])
     """
 
     kind: ClassVar[Kind] = "real"

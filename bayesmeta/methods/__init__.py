@@ -9,6 +9,7 @@ from bayesmeta.methods.bmaml import BMAML
 from bayesmeta.methods.dkt import DKT, DKTClassifier
 from bayesmeta.methods.implicit_maml import ImplicitMAML
 from bayesmeta.methods.laplace_gp import LaplaceGP
+from bayesmeta.methods.laplace_head import LaplaceHead
 from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
@@ -40,6 +41,7 @@ __all__ = [
     "FirstOrderMAML",
     "ImplicitMAML",
     "LaplaceGP",
+    "LaplaceHead",
     "MetaSGD",
     "NeuralProcess",
     "PolyaGammaGP",

@@ -248,6 +248,11 @@ def _excess(sums: Tensor) -> Tensor:
 
 def _histogram(steps: tuple[Tensor, Tensor], given: Points, bins: int) -> Tensor:
     """Counts ``(B, bins)`` of ranks in (k/K, (k + 1)/K], of all entries of y; the first bin has 0 too."""
+    if steps[0] is steps[1]:  # each entry has one place
+        rank = steps[1].double().reshape(*given.mask.shape, -1)
+        place = (rank * bins).ceil().long().sub(1).clamp(0, bins - 1)
+        weight = given.mask[..., None].double().expand_as(rank)
+        return rank.new_zeros(len(rank), bins).scatter_add(1, place.flatten(1), weight.flatten(1))
     within = [_share_below(steps, k / bins) for k in range(1, bins)]
     below = torch.stack([torch.zeros_like(within[0]), *within, torch.ones_like(within[0])], -1)
     shares = below.diff(dim=-1).reshape(*given.mask.shape, -1, bins)
