@@ -87,6 +87,7 @@ from bayesmeta.report import Comparison, compare
 from bayesmeta.saving import load, save
 from bayesmeta.tasks import (
     ArrayTasks,
+    ClassTasks,
     GaussianProcessTasks,
     ImageTasks,
     LinearGaussian,
@@ -137,6 +138,7 @@ __all__ = [
     "Calibrated",
     "Categorical",
     "ClassPooling",
+    "ClassTasks",
     "ClasswiseECE",
     "Comparison",
     "ConditionalNeuralProcess",
