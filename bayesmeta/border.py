@@ -348,7 +348,11 @@ def queries(support: Tensor, x: Any) -> Tensor:
             "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
         )
     if not support.is_floating_point():
-        return given.to(support.device)
+        if not is_whole(given) and given.numel():
+            raise ValueError(
+                f"x: expected whole numbers, as the support has them, got {given.dtype}; give both in the same form"
+            )
+        return given.to(support.device, support.dtype)
     if not readable(given):
         return given.to(support.device, support.dtype)
     if given.dtype != support.dtype:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Points, check_count
+from bayesmeta.data import Points, check_count, seen
 from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
     Frozen,
@@ -72,7 +72,7 @@ class PointEstimate(Posterior):
     def _updated(self, points: Points) -> Posterior:
         if self.learn is None:
             return super()._updated(points)
-        check_padding(self.network.module, points.mask, "points")
+        check_padding(self.network.module, seen(points), "points")
         later = self._later()
         later.weights = self.network.map(self.learn, points, self.weights)
         return later
@@ -114,7 +114,7 @@ def adapt(
     The result is differentiable with respect to the network's parameters and the rates, as far as `gradient` is. Its update takes
     as many steps again, on the new points alone.
     """
-    check_padding(network, support.mask, "support")
+    check_padding(network, seen(support), "support")
     frozen = Frozen(network, strategy)
     start = frozen.weights
 

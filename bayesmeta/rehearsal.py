@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.data import Episode, Points, check_count, concatenate, seen
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
@@ -100,7 +100,7 @@ class _Kept:
         self.keys = new if keys is None else torch.cat([keys, new], 1)
         self.points = points
         if capacity is not None and points.mask.shape[1] > capacity:
-            ranked = self.keys.masked_fill(~points.mask, torch.inf)  # what is not observed goes first
+            ranked = self.keys.masked_fill(~seen(points), torch.inf)  # what is not observed goes first
             chosen = ranked.topk(capacity, 1, largest=False).indices.sort(1).values
             self.keys = self.keys.gather(1, chosen)
             tasks = torch.arange(len(chosen), device=chosen.device)[:, None]

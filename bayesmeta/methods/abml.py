@@ -32,11 +32,11 @@ from pyro.distributions import Gamma
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
+from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, observed, seen
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, Params, adaptable, clamped, ravel
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Likelihood, support_error
+from bayesmeta.likelihoods import Likelihood, check_one_label, support_error
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
@@ -83,6 +83,8 @@ class ABML(VariationalLearner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -114,6 +116,8 @@ class ABML(VariationalLearner):
         check_count("inner_draws", inner_draws, least=2)
         if inner_draws % 2:
             raise ValueError(f"inner_draws: expected an even number, as draws come in pairs, got {inner_draws}")
+        if encoder is not None:
+            check_one_label(likelihood, "an encoder")
         for name, value in zip(("shape", "rate", "tasks"), hyperprior, strict=True):
             check_positive(f"hyperprior's {name}", value)
         self.network = network
@@ -133,7 +137,7 @@ class ABML(VariationalLearner):
 
     def infer(self, support: Points) -> tuple[Tensor, Tensor]:
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
-        check_padding(self.network, support.mask, "support")
+        check_padding(self.network, seen(support), "support")
         prior_mean, prior_log_scale = self.prior()
         tasks = len(support.mask)
         start = {
@@ -151,7 +155,7 @@ class ABML(VariationalLearner):
 
         def inner_loop(support: Points, q: Params) -> Params:
             error = support_error(network, self.likelihood, support)
-            count = support.mask.sum() / self.inner_noise**2
+            count = observed(support, lead=1).sum() / self.inner_noise**2
             mean, log_scale = q["mean"], q["log_scale"]
             precision = (count * self._curvature(network, mean, support) + prior_precision) / self.kl_weight
 
@@ -173,21 +177,25 @@ class ABML(VariationalLearner):
         return q["mean"], q["log_scale"]
 
     def _curvature(self, network: Frozen, weights: Tensor, support: Points) -> Tensor:
-        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support points."""
+        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the support's targets."""
 
-        def of_point(x: Any, y: Tensor) -> Tensor:
+        def of_point(x: Any, y: Tensor, mask: Tensor) -> Tensor:
             def outputs(weights: Tensor) -> Tensor:
                 result: Tensor = network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
                 return result
 
-            jacobian = torch.func.jacrev(outputs)(weights)  # (O, P)
-            slope = torch.func.grad(lambda outputs: self.likelihood.error(outputs[None], y[None])[0])
-            hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
-            diagonal: Tensor = (jacobian * (hessian(outputs(weights)) @ jacobian)).sum(0)
+            def error(outputs: Tensor) -> Tensor:
+                return (self.likelihood.error(outputs[None], y[None])[0] * mask).sum()
+
+            value, jacobian = outputs(weights), torch.func.jacrev(outputs)(weights)  # (*O, P)
+            # Reverse twice, as forward mode is not for several threads.
+            hessian = torch.func.jacrev(torch.func.grad(error))(value).reshape(value.numel(), -1)
+            jacobian = jacobian.flatten(0, -2)
+            diagonal: Tensor = (jacobian * (hessian @ jacobian)).sum(0)
             return diagonal
 
-        each: Tensor = network.map(of_point, support.x, support.y)
-        return (each * support.mask[:, None]).sum(0) / support.mask.sum().clamp(min=1)
+        each: Tensor = network.map(of_point, support.x, support.y, support.mask)
+        return each.sum(0) / observed(support, lead=1).sum().clamp(min=1)
 
     def forward(self, support: Points) -> Posterior:
         (mean, log_scale), network = self.infer(support), Frozen(self.network, self.strategy)
@@ -200,7 +208,7 @@ class ABML(VariationalLearner):
 
     def observed(self, episode: Episode) -> Points:
         points = concatenate(*episode)
-        check_padding(self.network, points.mask, "support and query")
+        check_padding(self.network, seen(points), "support and query")
         return points
 
     def model(self, episode: Episode) -> None:

@@ -10,7 +10,7 @@ from typing import final
 
 from torch import nn
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, seen
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
@@ -38,6 +38,8 @@ class ANIL(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self, features: nn.Module, head: nn.Module, likelihood: Likelihood, *, steps: int = 5, rate: float = 0.01
     ) -> None:
@@ -51,7 +53,7 @@ class ANIL(Learner):
         self.rate = rate
 
     def forward(self, support: Points) -> Posterior:
-        check_padding(self.features, support.mask, "support")
+        check_padding(self.features, seen(support), "support")
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
         inner = adapt(self.head, self.likelihood, embedded, steps=self.steps, rates=self.rate, strategy=self.strategy)

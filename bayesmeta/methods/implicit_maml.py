@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.data import Episode, Points, check_count, check_positive, seen
 from bayesmeta.functional import Frozen, Params, conjugate_gradient, descend, hessian_product, ravel, unravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
@@ -44,6 +44,8 @@ class ImplicitMAML(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -66,7 +68,7 @@ class ImplicitMAML(Learner):
         self.iterations = iterations
 
     def forward(self, support: Points) -> PointEstimate:
-        check_padding(self.network, support.mask, "support")
+        check_padding(self.network, seen(support), "support")
         network = Frozen(self.network, self.strategy)
         start = {name: weight.detach() for name, weight in network.weights.items()}
 

@@ -19,7 +19,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.data import Episode, Points, check_count, check_positive, seen
 from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unravel
 from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
@@ -61,6 +61,8 @@ class PLATIPUS(VariationalLearner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -97,7 +99,7 @@ class PLATIPUS(VariationalLearner):
 
     def _descend(self, network: Frozen, weights: Tensor, given: Points, rates: Tensor, clamp: float) -> Tensor:
         """Steps from weights ``(B, P)`` or ``(S, B, P)`` on each task's error, with rates ``(K, P)``."""
-        check_padding(self.network, given.mask, "support or query")
+        check_padding(self.network, seen(given), "support or query")
         like = network.weights
 
         def of_task(weights: Tensor, given: Points) -> Tensor:

@@ -21,7 +21,7 @@ from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Likelihood
+from bayesmeta.likelihoods import Likelihood, check_one_label
 from bayesmeta.posteriors import Outputs, heads
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import Objective, VariationalLearner
@@ -67,6 +67,7 @@ class VERSA(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective, draws=draws, kl_weight=kl_weight)
         check_encoder(encoder, classwise=True)
+        check_one_label(likelihood, "VERSA")
         self.encoder = encoder
         self.to_head = HeadDecoder(encoder, outputs, hidden=(encoder.size,))
 
