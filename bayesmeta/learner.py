@@ -165,19 +165,20 @@ class Posterior(ABC):
         return aleatoric, draws.mean.var(0, correction=0)
 
     def _inputs(self, x: Any) -> Any:
-        if isinstance(self.support.x, dict) and isinstance(x, dict) and set(x) != set(self.support.x):
-            raise ValueError(
-                f"x: expected the entries of the support's inputs, {list(self.support.x)}, got {list(x)}; give all of them"
-            )
-        if isinstance(self.support.x, dict) != isinstance(x, dict):
-            wanted = f"a dictionary of {list(self.support.x)}" if isinstance(self.support.x, dict) else "an array"
-            raise ValueError(
-                f"x: expected {wanted}, as the support's inputs are, got {type(x).__name__}; give the same"
-            )
+        self._check_form(x)
         return tree_map(queries, self.support.x, x)
+
+    def _check_form(self, x: Any) -> None:
+        """Raises a ValueError where inputs are an array in the place of a dictionary, or the reverse, or lack entries."""
+        known, given = (list(part) if isinstance(part, dict) else None for part in (self.support.x, x))
+        if (known is None) != (given is None) or set(known or ()) != set(given or ()):
+            wanted = "an array" if known is None else f"a dictionary of {known}"
+            got = type(x).__name__ if given is None else f"a dictionary of {given}"
+            raise ValueError(f"x: expected {wanted}, as the support's inputs are, got {got}; give the same inputs")
 
     def _questions(self, x: Any, samples: int) -> tuple[Any, bool]:
         """A user's inputs for S functions, and whether they are each function's own, in the form of `Functions`."""
+        self._check_form(x)
         given = tree_map(lambda _, leaf: as_tensor(leaf, "x"), self.support.x, x)
         known, asked = tree_leaves(self.support.x), tree_leaves(given)
         if not all(leaf.dim() == 1 + like.dim() for like, leaf in zip(known, asked, strict=True)):

@@ -35,7 +35,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a dictionary to an MLP": (lambda: tokens_to(bm.MLP(1, 1), {"a": [1.0, 2.0]}), "x: expected one floating tensor.*got dict"),
     "queries without an entry": (
         lambda: bm.MAML(Network(1), bm.Gaussian()).double()(of_inputs("tree", False).support)({"more": torch.zeros(1, 2)}),
-        r"x: expected the entries of the support's inputs, \['text', 'more'\], got \['more'\]",
+        r"x: expected a dictionary of \['text', 'more'\], as the support's inputs are, got a dictionary of \['more'\]",
     ),
     "an array in the place of a dictionary": (
         lambda: bm.MAML(Network(1), bm.Gaussian()).double()(of_inputs("tree", False).support)([0.0]),
