@@ -89,6 +89,7 @@ from bayesmeta.report import Comparison, compare
 from bayesmeta.saving import load, save
 from bayesmeta.tasks import (
     ArrayTasks,
+    ClassTasks,
     GaussianProcessTasks,
     ImageTasks,
     LinearGaussian,
@@ -140,6 +141,7 @@ __all__ = [
     "Calibrated",
     "Categorical",
     "ClassPooling",
+    "ClassTasks",
     "ClasswiseECE",
     "Comparison",
     "ConditionalNeuralProcess",

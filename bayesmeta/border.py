@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "as_inputs",
     "as_numbers",
     "as_tensor",
     "check_bytes",
     "check_spread",
     "check_values",
     "convert",
+    "is_whole",
     "queries",
     "readable",
     "stack",
@@ -62,6 +64,30 @@ def as_tensor(value: Any, name: str) -> Tensor:
     return torch.from_numpy(
         np.require(array, requirements=["C", "W"])
     )  # torch takes neither read-only nor reversed ones
+
+
+def as_inputs(x: Any, *, whole: bool, dtype: torch.dtype, name: str = "x") -> Any:
+    """Inputs ``(n, *X)`` as a tensor, or a dictionary of such, nested or not, as a dictionary of tensors.
+
+    Args:
+        x: arrays, tensors or lists; rows come first.
+        whole: whether whole numbers stay what they are, as ``torch.long``; else they become floating.
+        dtype: the floating type.
+        name: of the argument, for messages; entries of a dictionary are called ``x['key']``.
+    """
+    if isinstance(x, dict):
+        if not x:
+            raise ValueError(f"{name}: expected arrays by name, got an empty dictionary; leave it out")
+        return {key: as_inputs(x[key], whole=whole, dtype=dtype, name=f"{name}[{key!r}]") for key in x}
+    read = as_tensor(x, name)
+    if read.dim() == 0:
+        raise ValueError(f"{name}: expected at least one dimension (the rows), got a single number; pass a list")
+    return read.long() if whole and is_whole(read) else convert([read], dtype, name)[0]
+
+
+def is_whole(values: Tensor) -> bool:
+    """Whether numbers are whole by their type; true and false are not."""
+    return not values.is_floating_point() and values.dtype != torch.bool
 
 
 def as_numbers(values: Any, name: str, expected: str = "numbers, an array, a tensor, or a list of these") -> Array:
@@ -322,7 +348,11 @@ def queries(support: Tensor, x: Any) -> Tensor:
             "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
         )
     if not support.is_floating_point():
-        return given.to(support.device)
+        if not is_whole(given) and given.numel():
+            raise ValueError(
+                f"x: expected whole numbers, as the support has them, got {given.dtype}; give both in the same form"
+            )
+        return given.to(support.device, support.dtype)
     if not readable(given):
         return given.to(support.device, support.dtype)
     if given.dtype != support.dtype:

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, move
-from bayesmeta.distributions import apart, class_probabilities, has_classes, temper, uniform
+from bayesmeta.data import Episode, Points, move, observed, seen
+from bayesmeta.distributions import apart, class_probabilities, has_classes, has_labels, marginals, temper, uniform
 from bayesmeta.evaluation import answers, reading
 from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import nll
 from bayesmeta.metrics import NLL, Estimate, bootstrap
+from bayesmeta.metrics.classification import each_label
 from bayesmeta.posteriors import Transformed
 from bayesmeta.randomness import generator, seeded
 
@@ -140,7 +141,7 @@ _LOG_RANGE = 8.0
 
 def _best_temperature(pairs: list[tuple[Distribution, Points]]) -> float:
     """By a grid in log τ, three times refined around its best, to a relative 1e-3: the NLL need not have one minimum only."""
-    counts = torch.cat([given.mask.sum(1) for _, given in pairs])
+    counts = torch.cat([observed(given).sum(1) for _, given in pairs])
 
     def score(log_temperature: float) -> float:
         temperature = torch.tensor(math.exp(log_temperature))
@@ -310,7 +311,7 @@ class ConformalPosterior:
         return predictive.mean - reach, predictive.mean + reach
 
     def classes(self, x: Any) -> Tensor:
-        """Which classes are in the set at x, ``(B, M, W)`` bool. The coins are torch's global generator's."""
+        """Which classes are in the set at x, ``(B, M, *Y, W)`` bool. The coins are torch's global generator's."""
         predictive = self.posterior(x)
         if not has_classes(predictive):
             raise TypeError("classes: expected a learner of classes, got one of real targets; use interval(x)")
@@ -322,8 +323,9 @@ def _class_scores(predictive: Any) -> Tensor:
 
     In logarithms, since classes that all round to a probability of zero still have an order.
     """
-    if isinstance(predictive, torch.distributions.Categorical):
-        log_p = predictive.logits.double().log_softmax(-1)
+    if has_labels(predictive):
+        single: Any = marginals(predictive)
+        log_p = single.logits.double().log_softmax(-1)
     else:
         log_p = class_probabilities(predictive).double().clamp(min=1e-300).log().squeeze(-2)  # a Bernoulli's one entry
     ordered, order = log_p.sort(-1, descending=True)
@@ -340,14 +342,20 @@ def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int)
     with reading(learner, tasks, episodes=episodes, seed=seed) as read:
         for index, episode in read:
             predictive: Any = answers(learner, episode)
-            y, mask = episode.query.y, episode.query.mask
-            if has_classes(predictive):
-                labels = y.squeeze(-1) if y.dim() > 2 else y
-                scores = _class_scores(predictive).gather(-1, labels.long()[..., None]).squeeze(-1)
+            y, mask = episode.query.y, seen(episode.query)
+            if has_labels(predictive):
+                single, given = each_label(predictive, episode.query)
+                mask = given.mask
+                scores = _class_scores(single).gather(-1, given.y[..., None]).squeeze(-1)
+            elif has_classes(predictive):
+                scores = _class_scores(predictive).gather(-1, y.long()).squeeze(-1)
             else:
-                scores = ((y - predictive.mean).abs() / predictive.stddev).flatten(2).amax(-1)
+                scores = (y - predictive.mean).abs() / predictive.stddev
+                if episode.query.mask.dim() > 2:
+                    scores = scores * episode.query.mask
+                scores = scores.flatten(2).amax(-1)
             members = tasks.members(index) if hasattr(tasks, "members") else None
             names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
-            for name, row, seen in zip(names, scores.double().cpu(), mask.cpu(), strict=True):
-                found.setdefault(name, []).append(row[seen])
+            for name, row, there in zip(names, scores.double().cpu(), mask.cpu(), strict=True):
+                found.setdefault(name, []).append(row[there])
     return [torch.cat(rows) for rows in found.values()]

@@ -11,11 +11,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
-from bayesmeta.border import as_tensor, check_bytes, check_values, convert
+from bayesmeta.border import as_tensor, check_bytes, check_values, convert, is_whole
 
-__all__ = ["Episode", "Points", "check", "check_count", "check_positive", "concatenate", "move", "points", "split"]
+__all__ = [
+    "Episode",
+    "Points",
+    "check",
+    "check_count",
+    "check_positive",
+    "concatenate",
+    "move",
+    "observed",
+    "points",
+    "seen",
+    "split",
+]
 
 T = TypeVar("T")
 
@@ -24,9 +36,10 @@ class Points(NamedTuple):
     """The observed points of B tasks, padded to the longest task.
 
     Attributes:
-        x: inputs ``(B, N, *X)``, or a pytree of such tensors.
-        y: targets ``(B, N, *Y)``: floating for regression, ``torch.long`` labels for classes (``*Y`` empty).
-        mask: ``(B, N)`` bool, true where a point is observed. Masked entries of x and y are zeros.
+        x: inputs ``(B, N, *X)``, or a pytree of such tensors: floating, or ``torch.long`` for tokens and indices.
+        y: targets ``(B, N, *Y)``: floating for regression, ``torch.long`` labels for classes (``*Y`` empty for one a point).
+        mask: ``(B, N)`` bool, true where a point is observed; or ``(B, N, *Y)``, true where an entry of its target is. What is
+            not observed is zero in y, and in x where it is a whole point.
 
     N is at least 1: an empty support is one masked row. Build it with :func:`points`, which also checks it.
     """
@@ -48,6 +61,9 @@ def points(
     y: Any,
     *,
     classes: int | None = None,
+    event_dims: int = 0,
+    mask: Any = None,
+    whole: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Points:
@@ -56,18 +72,24 @@ def points(
     Args:
         x: one task's inputs, ``(N,)`` or ``(N, *X)``, as an array, a tensor or a list of numbers; or a list
             of such arrays, one a task (a list is a list of tasks only if its elements have a dimension).
-            ``(N,)`` is read as one feature, ``*X = (1,)``.
+            ``(N,)`` is read as one feature, ``*X = (1,)``. Or a dictionary, nested or not, whose leaves are all this, or a list
+            of dictionaries, one a task; each leaf is padded by itself.
         y: targets in the same form. For regression ``(N,)`` is read as ``*Y = (1,)``.
         classes: the number W of classes; y then holds the labels 0 to W - 1. None means regression, and
             whole numbers in y are converted to floating point.
+        event_dims: how many dimensions the labels of one point have: 0 for one label, 1 for a sequence of tokens, 2 for the
+            pixels of a picture; y is then ``(N, *Y)``. It is 0 for regression, whose targets may have any shape.
+        mask: which entries of y are observed, bool, of the form and shape of y; None for all. Others may hold anything, such
+            as NaN or -100, and become zeros.
+        whole: whether whole numbers in x stay what they are, ``torch.long``, as token ids must; else they become floating.
         dtype: floating type of the result; torch's default type if None.
         device: where the result lives; the CPU if None.
 
     Raises:
         ValueError: x and y differ in tasks or points, tasks differ in their event shapes, a value is NaN
-            or infinite, a label is outside 0 to W - 1, x holds pictures as bytes, something is not a number (dates,
-            categories, text: see `tasks_from_frame`), or the floating type cannot hold the values or tell those of one
-            task apart.
+            or infinite, a label is outside 0 to W - 1, the mask has another shape than y, x holds pictures as bytes,
+            something is not a number (dates, categories, text: see `tasks_from_frame`), or the floating type cannot hold the
+            values or tell those of one task apart.
 
     Example:
         >>> support = points([0.0, 1.0, 2.0], [0.1, 0.9, 2.1])
@@ -76,22 +98,39 @@ def points(
         >>> ragged = points([torch.rand(3, 2), torch.rand(5, 2)], [torch.tensor([0, 1, 1]), torch.zeros(5)], classes=2)
         >>> ragged.mask.sum(1)
         tensor([3, 5])
+        >>> words, tags = torch.tensor([[5, 2, 0]]), torch.tensor([[1, 1, -100]])
+        >>> tags = points({"words": words}, tags, classes=2, event_dims=1, mask=tags >= 0, whole=True)
+        >>> tags.x["words"].dtype, tags.y[0]
+        (torch.int64, tensor([[1, 1, 0]]))
     """
-    return assemble(_tasks(x, "x"), _tasks(y, "y"), classes=classes, dtype=dtype, device=device)
+    return assemble(
+        _inputs(x, "x"),
+        _tasks(y, "y"),
+        classes=classes,
+        event_dims=event_dims,
+        masks=None if mask is None else _tasks(mask, "mask"),
+        whole=whole,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def assemble(
-    xs: Sequence[Tensor],
+    xs: Sequence[Any],
     ys: Sequence[Tensor],
     *,
     classes: int | None = None,
+    event_dims: int = 0,
+    masks: Sequence[Tensor] | None = None,
+    whole: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     names: Sequence[str] | None = None,
 ) -> Points:
-    """`points` of tasks that are tensors already; messages call the tasks by their names, or by number."""
+    """`points` of tasks that are tensors (x: trees of them) already; messages call the tasks by their names, or by number."""
     if classes is not None:
         check_count("classes", classes)
+    check_count("event_dims", event_dims, least=0)
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating type, got {dtype}; labels are given as such by classes=W")
@@ -100,22 +139,77 @@ def assemble(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
             "pass two lists of equal length, one array a task"
         )
-    for task in xs:
-        check_bytes(task, dimensions=2)
-    xs = [_column(a).to(device) for a in convert(xs, dtype, "x", names)]
+    if masks is not None:
+        ys = _blanked(ys, masks)
     if classes is None:
         ys = [_column(a).to(device) for a in convert(ys, dtype, "y", names)]
     else:
-        ys = [_labels(a, classes, b).to(device) for b, a in enumerate(ys)]
-    for b, (a, t) in enumerate(zip(xs, ys, strict=True)):
-        if len(a) != len(t):
+        ys = [_labels(a, classes, event_dims, b).to(device) for b, a in enumerate(ys)]
+    flat = [tree_flatten(task) for task in xs]
+    for b, (_, structure) in enumerate(flat):
+        if structure != flat[0][1]:
             raise ValueError(
-                f"x and y of task {b}: expected the same number of points, got {len(a)} in x and {len(t)} in y; "
-                "give every point an input and a target"
+                f"x of task {b}: expected a dictionary with the keys of task 0, got another structure, {structure}; give all "
+                "tasks the same inputs"
             )
-    padded = Points(_pad(xs, "x"), _pad(ys, "y"), _mask([len(t) for t in ys]).to(device))
+    leaves = []
+    for i, (path, _) in enumerate(tree_flatten_with_path(xs[0])[0]):
+        name, column = "x" + keystr(path), [leaves[i] for leaves, _ in flat]
+        for b, (a, t) in enumerate(zip(column, ys, strict=True)):
+            check_bytes(a, dimensions=2)
+            if len(a) != len(t):
+                raise ValueError(
+                    f"{name} and y of task {b}: expected the same number of points, got {len(a)} in {name} and {len(t)} in y; "
+                    "give every point an input and a target"
+                )
+        kept = (
+            [a.long() for a in column] if whole and all(map(is_whole, column)) else convert(column, dtype, name, names)
+        )
+        leaves.append(_pad([_column(a).to(device) for a in kept], name))
+    mask = (
+        _mask([len(t) for t in ys])
+        if masks is None
+        else _pad([_column(m) if classes is None else m for m in masks], "mask")
+    )
+    padded = Points(tree_unflatten(leaves, flat[0][1]), _pad(ys, "y"), mask.to(device))
     check(padded)
     return padded
+
+
+def _blanked(ys: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Targets with zeros where they are not observed."""
+    shapes, expected = [tuple(m.shape) for m in masks], [tuple(t.shape) for t in ys]
+    if shapes != expected or any(m.dtype != torch.bool for m in masks):
+        raise ValueError(
+            f"mask: expected true or false for each entry of y, of shape {expected}, a task each, got "
+            f"{[str(m.dtype) for m in masks]} of {shapes}; give it the form of y"
+        )
+    return [t.masked_fill(~m.to(t.device), 0) for t, m in zip(ys, masks, strict=True)]
+
+
+def _inputs(x: Any, name: str) -> list[Any]:
+    """The inputs of one task, or of a list of them: tensors, or dictionaries of tensors."""
+    if isinstance(x, (list, tuple)) and any(isinstance(task, dict) for task in x):
+        if not all(isinstance(task, dict) for task in x):
+            raise ValueError(
+                f"{name}: expected a dictionary for every task, got other things too; give all the same form"
+            )
+        return [one for b, task in enumerate(x) for one in _one(_inputs(task, name), f"{name} of task {b}")]
+    if not isinstance(x, dict):
+        return list(_tasks(x, name))
+    if not x:
+        raise ValueError(f"{name}: expected arrays by name, got an empty dictionary; give it an entry")
+    leaves = {key: _inputs(value, f"{name}[{key!r}]") for key, value in x.items()}
+    counts = {key: len(tasks) for key, tasks in leaves.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"{name}: expected as many tasks in every entry, got {counts}; pass lists of equal length")
+    return [dict(zip(leaves, tasks, strict=True)) for tasks in zip(*leaves.values(), strict=True)]
+
+
+def _one(tasks: list[Any], name: str) -> list[Any]:
+    if len(tasks) != 1:
+        raise ValueError(f"{name}: expected arrays of one task, got lists of {len(tasks)}; make each list an array")
+    return tasks
 
 
 def _tasks(value: Any, name: str) -> list[Tensor]:
@@ -137,18 +231,21 @@ def _column(values: Tensor) -> Tensor:
     return values[:, None] if values.dim() == 1 else values
 
 
-def _labels(y: Tensor, classes: int, task: int) -> Tensor:
+def _labels(y: Tensor, classes: int, event_dims: int, task: int) -> Tensor:
     labels = y.long()
     wrong = (labels != y) | (labels < 0) | (labels >= classes)
-    if y.dim() != 1:
+    if y.dim() != 1 + event_dims:
+        wanted = ", ".join(["N", *["..."] * event_dims]) + ("" if event_dims else ",")
         raise ValueError(
-            f"y of task {task}: expected labels of shape (N,), got {tuple(y.shape)}; pass class indices, not one-hot rows"
+            f"y of task {task}: expected labels of shape ({wanted}), got {tuple(y.shape)}; pass class indices, not one-hot rows, "
+            "and say event_dims=1 (2 for pictures) if a point has several labels"
         )
     if wrong.any():
-        point = int(wrong.nonzero()[0, 0])
+        point, *entry = place = tuple(wrong.nonzero()[0].tolist())
+        within = f", entry {tuple(entry)}" if entry else ""
         raise ValueError(
-            f"y: expected labels 0 to {classes - 1} (classes={classes}), got {y[point].item()} at task {task}, point {point}; "
-            "number the classes from 0, or raise classes"
+            f"y: expected labels 0 to {classes - 1} (classes={classes}), got {y[place].item()} at task {task}, point {point}"
+            f"{within}; number the classes from 0, or raise classes; what is not observed is said by mask="
         )
     return labels
 
@@ -197,7 +294,7 @@ def check(given: Points | Episode, name: str = "points", like: nn.Module | None 
                 f"episode: expected as many tasks in support and query, got {given.support.mask.shape[0]} and "
                 f"{given.query.mask.shape[0]}; build both from the same tasks in the same order"
             )
-        empty = (~given.query.mask.any(1)).nonzero()
+        empty = (~seen(given.query).any(1)).nonzero()
         if len(empty):
             raise ValueError(
                 f"query: expected at least one point a task, got none in task {int(empty[0, 0])}; "
@@ -232,22 +329,56 @@ def check_shapes(given: Points, name: str = "points") -> None:
     if not isinstance(given, Points) or not isinstance(given.mask, Tensor) or not isinstance(given.y, Tensor):
         raise ValueError(f"{name}: expected Points, got {type(given).__name__}; build them with bayesmeta.points(x, y)")
     mask = given.mask
-    if mask.dim() != 2 or mask.dtype != torch.bool or mask.shape[1] == 0:
+    if mask.dim() < 2 or mask.dtype != torch.bool or mask.shape[1] == 0:
         raise ValueError(
             f"{name}.mask: expected a bool tensor (B, N) with N >= 1, got {mask.dtype} {tuple(mask.shape)}; "
             "an empty support is one masked row of zeros: points([], [])"
         )
+    if mask.dim() > 2 and mask.shape != given.y.shape:
+        raise ValueError(
+            f"{name}.mask: expected the shape (B, N) of points, or that of y, {tuple(given.y.shape)}, for a mask of its entries, "
+            f"got {tuple(mask.shape)}; build the points with bayesmeta.points(x, y, mask=...)"
+        )
     for field, value in (("x", given.x), ("y", given.y)):
         for leaf in tree_leaves(value):
-            if leaf.shape[:2] != mask.shape:
+            if leaf.shape[:2] != mask.shape[:2]:
                 raise ValueError(
                     f"{name}.{field}: expected shape (B, N, ...) = ({mask.shape[0]}, {mask.shape[1]}, ...) as the mask has, "
                     f"got {tuple(leaf.shape)}; build the points with bayesmeta.points(x, y)"
                 )
 
 
+def seen(given: Points) -> Tensor:
+    """Which points are observed, in one entry of their target at least: ``(B, N)`` bool."""
+    return given.mask if given.mask.dim() == 2 else given.mask.flatten(2).any(2)
+
+
+def observed(given: Points, lead: int = 2) -> Tensor:
+    """How many observed targets each point has, ``(B, N)``, by whose sum losses are divided.
+
+    Labels count one by one; the numbers of a point are one target, of which a part may be observed.
+
+    Args:
+        given: the points.
+        lead: 2, or 1 for the points of one task, without B.
+    """
+    mask, y = given.mask, given.y
+    if mask.dim() == lead and (y.dim() == lead or y.is_floating_point()):
+        return mask
+    if y.is_floating_point():
+        return mask.flatten(lead).any(lead)
+    return mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y).flatten(lead).sum(lead)
+
+
 def concatenate(first: Points, second: Points) -> Points:
     """All points of the same B tasks: ``(B, N, ...)`` and ``(B, M, ...)`` to ``(B, N + M, ...)``."""
+    if first.mask.dim() != second.mask.dim():  # a mask of points beside one of entries
+        first, second = (
+            part._replace(mask=part.mask.reshape(part.mask.shape[:2] + (1,) * (part.y.dim() - 2)).expand_as(part.y))
+            if part.mask.dim() == 2
+            else part
+            for part in (first, second)
+        )
     joined: Points = tree_map(lambda a, b: torch.cat([a, b], 1), first, second)
     return joined
 
@@ -272,18 +403,19 @@ def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Ge
     """
     if (shots < 0).any() or (queries is not None and queries < 1):
         raise ValueError(f"shots and queries: expected shots >= 0 and queries >= 1, got {shots.tolist()} and {queries}")
-    observed = given.mask.sum(1)
-    short = (observed <= shots).nonzero()
+    there = seen(given)
+    count = there.sum(1)
+    short = (count <= shots).nonzero()
     if len(short):
         task = int(short[0, 0])
         raise ValueError(
             f"shots: expected fewer support points than the task has, got {int(shots[task])} shots for the "
-            f"{int(observed[task])} points of task {task}; lower shots or drop the task, so that a query point is left"
+            f"{int(count[task])} points of task {task}; lower shots or drop the task, so that a query point is left"
         )
     # A random order of each task's observed points, unobserved ones last.
-    order = torch.rand(given.mask.shape, generator=generator, dtype=torch.float32, device=generator.device)
-    order = order.masked_fill(~given.mask, 2.0).argsort(1)
-    left = observed - shots if queries is None else (observed - shots).clamp(max=queries)
+    order = torch.rand(there.shape, generator=generator, dtype=torch.float32, device=generator.device)
+    order = order.masked_fill(~there, 2.0).argsort(1)
+    left = count - shots if queries is None else (count - shots).clamp(max=queries)
     return Episode(_take(given, order, shots * 0, shots), _take(given, order, shots, left))
 
 
@@ -297,7 +429,7 @@ def _take(given: Points, order: Tensor, start: Tensor, count: Tensor) -> Points:
         rows = leaf[torch.arange(len(leaf), device=chosen.device)[:, None], chosen]
         return rows * mask.reshape(mask.shape + (1,) * (leaf.dim() - 2)).to(rows.dtype)
 
-    return Points(tree_map(take, given.x), take(given.y), mask)
+    return Points(tree_map(take, given.x), take(given.y), mask if given.mask.dim() == 2 else take(given.mask))
 
 
 def move(tree: T, like: nn.Module) -> T:

@@ -60,6 +60,11 @@ class Encoder(Mapped, ABC):
         self.size = size
 
     def __call__(self, points: Points | Tensor, x: Any = None) -> Tensor:
+        if isinstance(points, Points) and points.mask.dim() > 2:
+            raise ValueError(
+                f"mask: expected a mask of points (B, N), as {type(self).__name__} encodes targets as a whole, got one "
+                f"of their entries, {tuple(points.mask.shape)}; leave out points that are seen in part"
+            )
         encoding: Tensor = super().__call__(points, x)
         return encoding
 

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from bayesmeta.data import Episode, Points, check, move
+from bayesmeta.data import Episode, Points, check, move, seen
 from bayesmeta.distributions import undefined
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
@@ -170,7 +170,7 @@ def reading(
             episode = tasks[index]
             check(episode, like=module)
             if module is not None:
-                check_padding(module, episode.query.mask, "query")
+                check_padding(module, seen(episode.query), "query")
                 episode = move(episode, module)
             yield index, episode
 
@@ -212,9 +212,9 @@ def predict(learner: Predictor, episode: Episode) -> Distribution:
             f"learner: expected predictions that are distributions, got {type(prediction).__name__}; return e.g. "
             "Independent(Normal(mean, scale), 1) with mean of shape (B, M, 1)"
         )
-    if prediction.batch_shape != episode.query.mask.shape:  # which would broadcast
+    if prediction.batch_shape != episode.query.mask.shape[:2]:  # which would broadcast
         raise ValueError(
-            f"learner: expected a prediction for each of {tuple(episode.query.mask.shape)} tasks and points, got a batch of "
+            f"learner: expected a prediction for each of {tuple(episode.query.mask.shape[:2])} tasks and points, got a batch of "
             f"{tuple(prediction.batch_shape)}; predict (B, M, *O) for x of (B, M, *X)"
         )
     check_targets(prediction, episode.query)
@@ -230,12 +230,13 @@ def answers(learner: Predictor, episode: Episode) -> Distribution:
 
 def check_defined(distribution: Distribution, given: Points) -> None:
     """Raises a ValueError if a prediction of an observed point, batch ``(..., B, M)``, is NaN or infinite."""
-    bad = undefined(distribution) & given.mask
+    there = seen(given)
+    bad = undefined(distribution) & there
     if bad.any():
         task, point = bad.nonzero()[0, -2:].tolist()
         raise ValueError(
             f"learner: expected predictions that are numbers, got NaN or infinity at task {task}, point {point}, and in "
-            f"{int(bad.sum())} of {int(given.mask.expand(bad.shape).sum())} predictions of the episode; look for NaN in the "
+            f"{int(bad.sum())} of {int(there.expand(bad.shape).sum())} predictions of the episode; look for NaN in the "
             "learner's parameters (training may have diverged) or for inputs far larger than those of training"
         )
 

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, check, check_shapes, concatenate, move
+from bayesmeta.data import Episode, check, check_shapes, concatenate, move, seen
 from bayesmeta.distributed import Processes
 from bayesmeta.evaluation import predict
-from bayesmeta.learner import Learner
+from bayesmeta.learner import Learner, check_entries
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.networks import check_padding, has_batch_norm
 
@@ -161,7 +161,8 @@ def preflight(learner: Learner, episode: Episode, slices: int, threads: int, pro
     with torch.no_grad():
         prediction = predict(learner, one)
     episode = move(episode, learner)
-    for part in episode:
+    for name, part in zip(Episode._fields, episode, strict=True):
+        check_entries(learner, part, name)
         check_targets(prediction, part)
 
 
@@ -177,7 +178,7 @@ def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
             raise ValueError(f"expected an Episode, got {type(episode).__name__}; build it from Points")
         check_shapes(episode.support, "support")
         check_shapes(episode.query, "query")
-        tasks, asked = len(episode.support.mask), episode.query.mask.any(1)
+        tasks, asked = len(episode.support.mask), seen(episode.query).any(1)
         if tasks != len(asked):
             raise ValueError(
                 f"expected as many tasks in support and query, got {tasks} and {len(asked)}; build both from the same tasks in "
@@ -197,8 +198,8 @@ def _check_lengths(learner: nn.Module, episode: Episode) -> None:
     """Raises a ValueError if padding would enter the statistics of a batch normalisation, of all points together too."""
     if has_batch_norm(learner):
         for name, part in zip(Episode._fields, episode, strict=True):
-            check_padding(learner, part.mask, name)
-        check_padding(learner, concatenate(*episode).mask, "support and query")
+            check_padding(learner, seen(part), name)
+        check_padding(learner, seen(concatenate(*episode)), "support and query")
 
 
 def explain_data(episode: Episode, index: int) -> str | None:

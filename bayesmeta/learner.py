@@ -9,20 +9,20 @@ from copy import copy
 from typing import Any, ClassVar, NoReturn, Self, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.answers import Decomposition, Joint
 from bayesmeta.border import as_tensor, convert, queries, readable
-from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move
+from bayesmeta.data import Episode, Points, check, check_count, check_shapes, move, seen
 from bayesmeta.distributions import apart, mixture, uncertainty
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
 from bayesmeta.networks import check_padding
 from bayesmeta.recorded import Setting
 
-__all__ = ["Functions", "Learner", "Posterior", "refuse_update", "repeated"]
+__all__ = ["Functions", "Learner", "Posterior", "check_entries", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -217,7 +217,7 @@ class Posterior(ABC):
         further = Points(self._inputs(points.x), y.to(like.y), points.mask.to(like.mask.device))
         if readable(further.mask):
             check(further, "points")
-        with _labels(further.y, "points"):
+        with _explained(further, "points"):
             return self._updated(further)
 
     def _updated(self, points: Points) -> Posterior:
@@ -283,10 +283,20 @@ class Posterior(ABC):
         return aleatoric, draws.mean.var(0, correction=0)
 
     def _inputs(self, x: Any) -> Any:
+        self._check_form(x)
         return tree_map(queries, self.support.x, x)
+
+    def _check_form(self, x: Any) -> None:
+        """Raises a ValueError where inputs are an array in the place of a dictionary, or the reverse, or lack entries."""
+        known, given = (list(part) if isinstance(part, dict) else None for part in (self.support.x, x))
+        if (known is None) != (given is None) or set(known or ()) != set(given or ()):
+            wanted = "an array" if known is None else f"a dictionary of {known}"
+            got = type(x).__name__ if given is None else f"a dictionary of {given}"
+            raise ValueError(f"x: expected {wanted}, as the support's inputs are, got {got}; give the same inputs")
 
     def _questions(self, x: Any, samples: int) -> tuple[Any, bool]:
         """A user's inputs for S functions, and whether they are each function's own, in the form of `Functions`."""
+        self._check_form(x)
         given = tree_map(lambda _, leaf: as_tensor(leaf, "x"), self.support.x, x)
         known, asked = tree_leaves(self.support.x), tree_leaves(given)
         if not all(leaf.dim() == 1 + like.dim() for like, leaf in zip(known, asked, strict=True)):
@@ -327,17 +337,48 @@ def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
 
 
 @contextmanager
-def _labels(y: Tensor, name: str) -> Iterator[None]:
-    """Says of labels what torch says of indices."""
+def _explained(given: Points, name: str) -> Iterator[None]:
+    """Says of labels and of whole inputs what torch says of indices and types."""
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        if y.is_floating_point() or "out of bounds" not in str(error):
+        said, tokens = str(error), [leaf for leaf in tree_leaves(given.x) if not leaf.is_floating_point()]
+        if tokens and ("dtype" in said or "not implemented for 'Long'" in said or "scalar type" in said):
+            raise ValueError(
+                f"{name}.x: expected floating inputs, with which the network computes, got {tokens[0].dtype} ({error}); begin "
+                "the network with nn.Embedding, or build the points without whole=True"
+            ) from error
+        if "tensor for argument #1 'indices'" in said:
+            raise ValueError(
+                f"{name}.x: expected whole numbers, which the network looks up, got floating ones ({error}); build the points "
+                "with whole=True"
+            ) from error
+        if tokens and ("out of bounds" in said or "out of range" in said) and given.y.is_floating_point():
+            raise ValueError(
+                f"{name}.x: expected whole numbers from 0 to one less than the network's embedding has rows, got up to "
+                f"{max(int(leaf.max()) for leaf in tokens)} ({error}); number them from 0, or build a larger embedding"
+            ) from error
+        if given.y.is_floating_point() or ("out of bounds" not in said and "out of range" not in said):
             raise
+        also = " (or tokens in x that the network's embedding has)" if tokens else ""
         raise ValueError(
-            f"{name}.y: expected labels from 0 to one less than the learner's classes, got others ({error}); number each "
+            f"{name}.y: expected labels from 0 to one less than the learner's classes{also}, got others ({error}); number each "
             "task's classes from 0, or build the network with as many outputs"
         ) from error
+
+
+def check_entries(learner: nn.Module, given: Points, name: str) -> None:
+    """Raises a ValueError where points have a mask of entries, and the learner, or one within a wrapper, does not know of it."""
+    if given.mask.dim() == 2:
+        return
+    for part in learner.modules():
+        wraps = any(isinstance(other, Learner) and other is not part for other in part.modules())
+        if isinstance(part, Learner) and not wraps and not part.masks_entries:
+            raise ValueError(
+                f"{name}.mask: expected a mask of points (B, N), as {type(part).__name__} takes or leaves a target as a whole, "
+                f"got one of its entries, {tuple(given.mask.shape)}; leave out points that are seen in part, or use a learner "
+                "that adapts a network's weights, such as MAML or PLATIPUS"
+            )
 
 
 class Learner(Mapped, ABC):
@@ -349,16 +390,20 @@ class Learner(Mapped, ABC):
     def __call__(self, support: Points) -> Posterior:
         """The posterior of the support's B tasks; the support is taken to the learner's device and type."""
         check_shapes(support, "support")
+        check_entries(self, support, "support")
         if readable(support.mask):
             check(support, "support", like=self)
             check_support(self, support)
-            check_padding(self, support.mask, "support")
-        with _labels(support.y, "support"):
+            check_padding(self, seen(support), "support")
+        with _explained(support, "support"):
             posterior: Posterior = super().__call__(move(support, self))
         return posterior
 
     @abstractmethod
     def forward(self, support: Points) -> Posterior: ...
+
+    masks_entries: ClassVar[bool] = False
+    """Whether its losses leave out single entries of a target, by a mask of the shape of y."""
 
     def extra_repr(self) -> str:
         """The settings, by which two learners of a type and shape differ."""

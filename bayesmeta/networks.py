@@ -63,6 +63,12 @@ class MLP(Recorded):
         self.head = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"x: expected one floating tensor, with which an MLP computes, got {got}; put a module before it that makes one: "
+                "nn.Embedding of whole numbers, torch.cat of several inputs"
+            )
         if x.shape[-1] != self.inputs:
             raise ValueError(
                 f"x: expected {self.inputs} features (MLP(inputs={self.inputs})), got {x.shape[-1]}; "

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.answers import Joint
-from bayesmeta.data import Points, check_count
+from bayesmeta.data import Points, check_count, seen
 from bayesmeta.distributions import apart, mixture, select, uncertainty
 from bayesmeta.functional import (
     Frozen,
@@ -75,7 +75,7 @@ class PointEstimate(Posterior):
     def _updated(self, points: Points) -> Posterior:
         if self.learn is None:
             return super()._updated(points)
-        check_padding(self.network.module, points.mask, "points")
+        check_padding(self.network.module, seen(points), "points")
         later = self._later()
         later.weights = self.network.map(self.learn, points, self.weights)
         return later

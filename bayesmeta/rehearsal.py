@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.data import Episode, Points, check_count, concatenate, seen
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.posteriors import Transformed
@@ -100,7 +100,7 @@ def _kept(points: Points, keys: Tensor, capacity: int | None) -> tuple[Points, T
     """The points that each task keeps, and their keys."""
     if capacity is None or points.mask.shape[1] <= capacity:
         return points, keys
-    ranked = keys.masked_fill(~points.mask, torch.inf)  # what is not observed goes first
+    ranked = keys.masked_fill(~seen(points), torch.inf)  # what is not observed goes first
     chosen = ranked.topk(capacity, 1, largest=False).indices.sort(1).values
     tasks = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Points(*tree_map(lambda leaf: leaf[tasks, chosen], tuple(points))), keys.gather(1, chosen)

@@ -18,7 +18,8 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, observed
+from bayesmeta.distributions import marginals
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll
 from bayesmeta.objectives import ELBO, Objective, Predictive, check_objective
@@ -154,7 +155,10 @@ class VariationalLearner(Learner, ABC):
     def observe(self, outputs: Tensor, points: Points) -> None:
         """Observes the points' targets, given network outputs ``(..., B, M, *O)``."""
         distribution: Any = self.likelihood(outputs)  # one of pyro's, which have mask and to_event
-        pyro.sample("y", distribution.mask(points.mask).to_event(1), obs=points.y)
+        dims = 1
+        if points.mask.dim() > 2:
+            distribution, dims = marginals(distribution), 1 + len(distribution.event_shape)
+        pyro.sample("y", distribution.mask(points.mask).to_event(dims), obs=points.y)
 
     def loss(self, episode: Episode) -> Tensor:
         check_objective(self.objective)
@@ -171,10 +175,10 @@ class VariationalLearner(Learner, ABC):
         return nll(predictive, episode.query).mean()
 
     def _weight(self, episode: Episode) -> Tensor:
-        """One over the number of each task's observed points, ``(B,)``."""
+        """One over the number of each task's observed targets, ``(B,)``."""
         points = self.observed(episode)
         parameter = next(self.parameters())
-        return 1 / points.mask.sum(1).clamp(min=1).to(parameter)
+        return 1 / observed(points).sum(1).clamp(min=1).to(parameter)
 
     def _negative_elbo(self, episode: Episode, weight: Tensor) -> Tensor:
         elbo = TraceMeanField_ELBO(num_particles=self.objective.draws, vectorize_particles=True, max_plate_nesting=1)

@@ -8,10 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from bayesmeta.border import as_tensor, check_spread
-from bayesmeta.data import Episode, Points, check, concatenate, move
+from bayesmeta.data import Episode, Points, check, concatenate, move, seen
 from bayesmeta.distributions import affine, mixture, select, stack, uncertainty
 from bayesmeta.learner import Functions, Learner, Posterior
 from bayesmeta.likelihoods import Likelihood
@@ -97,7 +98,7 @@ class Standardized(Learner):
     ``Standardized.from_tasks(learner, tasks)`` computes the four numbers, which the constructor takes as they are: a learner that
     was saved is built without the tasks. They are kept in buffers, and so move and are saved with the learner. Training works on
     the scaled episodes, whose losses differ from those in the user's units by a constant. Targets of a discrete likelihood are
-    left as they are: labels, and the 0.0 and 1.0 of a `Bernoulli`.
+    left as they are: labels, and the 0.0 and 1.0 of a `Bernoulli`. So are whole numbers in x, such as tokens.
 
     Args:
         learner: the learner to wrap.
@@ -170,43 +171,61 @@ class Standardized(Learner):
         if episodes < 1:
             raise ValueError(f"episodes: expected at least 1 to compute the scaling from, got {episodes}")
         first = tasks[0].support
-        if not isinstance(first.x, Tensor) or not first.x.is_floating_point():
+        leaves = tree_leaves(first.x)
+        if not isinstance(first.x, Tensor) and any(leaf.is_floating_point() for leaf in leaves):
             raise ValueError(
-                f"tasks: expected x to be one floating tensor (B, N, ...), got {type(first.x).__name__}; scale it yourself"
+                f"tasks: expected x to be one tensor (B, N, ...), or whole numbers, which stay as they are, got "
+                f"{type(first.x).__name__} of {', '.join(str(leaf.dtype) for leaf in leaves)}; scale its floating entries "
+                "yourself, and give Standardized the numbers of y, with x_loc=0.0 and x_scale=1.0"
             )
         everything = [concatenate(*tasks[i]) for i in range(min(episodes, len(tasks)))]  # type: ignore[arg-type]
         for given in everything:
             check(given, "tasks")
-        x_loc, x_scale = _moments("x", torch.cat([given.x[given.mask] for given in everything]))
+        x_loc, x_scale = torch.tensor(0.0), torch.tensor(1.0)
+        if leaves[0].is_floating_point():
+            x_loc, x_scale = _moments("x", torch.cat([given.x[seen(given)] for given in everything]))
         if _is_discrete(learner) or not first.y.is_floating_point():
             return cls(learner, x_loc=x_loc, x_scale=x_scale)
+        if any(given.mask.dim() > 2 for given in everything):
+            raise ValueError(
+                "tasks: expected masks of points to compute the scaling from, got one of entries of y; give Standardized the "
+                "numbers, y_loc=... and y_scale=..."
+            )
         y_loc, y_scale = _moments("y", torch.cat([given.y[given.mask] for given in everything]))
         return cls(learner, x_loc=x_loc, x_scale=x_scale, y_loc=y_loc, y_scale=y_scale)
 
     def _scale(self, given: Points) -> Points:
-        labels = not given.y.is_floating_point()
-        for field, value, loc in (("x", given.x, self.x_loc), ("y", given.y, self.y_loc)):
+        values = [("x", leaf, self.x_loc) for leaf in tree_leaves(given.x)] + [("y", given.y, self.y_loc)]
+        for field, value, loc in values:
             if (
-                loc.dim() and value.shape[2:] != loc.shape and not (field == "y" and labels)
+                loc.dim() and value.shape[2:] != loc.shape and value.is_floating_point()
             ):  # it would broadcast in silence
                 raise ValueError(
                     f"{field}: expected the event shape {tuple(loc.shape)} of the tasks that the scaling was computed from, "
                     f"got {tuple(value.shape[2:])}; give the same features and targets, or build another Standardized"
                 )
-        observed = given.mask.reshape(given.mask.shape + (1,) * (given.x.dim() - 2))
-        x = (given.x - self.x_loc) / self.x_scale * observed
+        there = seen(given)
+
+        def scale(leaf: Tensor) -> Tensor:
+            if not leaf.is_floating_point():
+                return leaf
+            return (leaf - self.x_loc) / self.x_scale * there.reshape(there.shape + (1,) * (leaf.dim() - 2))
+
+        x = tree_map(scale, given.x)
         if not given.y.is_floating_point():
             return Points(x, given.y, given.mask)
         y = (given.y - self.y_loc) / self.y_scale
-        return Points(x, y * given.mask.reshape(given.mask.shape + (1,) * (given.y.dim() - 2)), given.mask)
+        return Points(
+            x, y * given.mask.reshape(given.mask.shape + (1,) * (given.y.dim() - given.mask.dim())), given.mask
+        )
 
     def forward(self, support: Points) -> Posterior:
         inner = self.learner(self._scale(support))
         # Cloned: the posterior must not follow if another scaling is loaded into the learner.
         x_loc, x_scale, y_loc, y_scale = (b.clone() for b in (self.x_loc, self.x_scale, self.y_loc, self.y_scale))
 
-        def scale(x: Tensor) -> Tensor:
-            return (x - x_loc) / x_scale
+        def scale(x: Any) -> Any:
+            return tree_map(lambda leaf: (leaf - x_loc) / x_scale if leaf.is_floating_point() else leaf, x)
 
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)

@@ -143,7 +143,7 @@ LEARNERS: dict[str, Make] = {
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network.features, network.head, likelihood),
     "LaplaceHead, ELBO": lambda network, likelihood: bm.LaplaceHead(
-        network.features, network.head, likelihood, objective="elbo"
+        network.features, network.head, likelihood, objective=bm.ELBO()
     ),
     "LaplaceGP, ELBO": lambda network, _: bm.LaplaceGP(
         network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()

@@ -30,6 +30,16 @@ class IndependentFamily(Family):
     def marginals(self, d: Any) -> Any:
         return d.base_dist
 
+    def mix(self, draws: Any, log_weights: Tensor) -> Any:
+        if not isinstance(self.leaf(draws), torch.distributions.Categorical):
+            return super().mix(draws, log_weights)
+        each = log_weights.reshape(*log_weights.shape, *[1] * draws.reinterpreted_batch_ndims)
+        return _again(draws, family(draws.base_dist).mix(draws.base_dist, each))  # labels collapse, each by itself
+
+    def log_prob(self, d: Any, y: Tensor, mask: Tensor) -> Tensor:
+        each = family(d.base_dist).log_prob(d.base_dist, y, mask)
+        return each.flatten(len(d.batch_shape)).sum(-1) if d.reinterpreted_batch_ndims else each
+
     def undefined(self, d: Any) -> Tensor:
         inner = family(d.base_dist).undefined(d.base_dist)
         return inner.flatten(len(d.batch_shape)).any(-1) if d.reinterpreted_batch_ndims else inner
@@ -84,6 +94,11 @@ class MixtureFamily(Family):
         within = draws.mixture_distribution.logits.log_softmax(-1)
         joint = log_weights.log_softmax(0)[..., None] + within
         return family(flat).mix(flat, joint.movedim(-1, 1).flatten(0, 1))
+
+    def log_prob(self, d: Any, y: Tensor, mask: Tensor) -> Tensor:
+        place, parts = len(d.batch_shape), d.component_distribution
+        each = family(parts).log_prob(parts, y.unsqueeze(y.dim() - len(d.event_shape)), mask.unsqueeze(place))
+        return (d.mixture_distribution.logits.log_softmax(-1) + each).logsumexp(-1)
 
     def undefined(self, d: Any) -> Tensor:
         parts = d.component_distribution, d.mixture_distribution

@@ -76,6 +76,12 @@ class Family:
         weights = Categorical(logits=log_weights.expand(batch).movedim(0, -1), validate_args=False)
         return MixtureSameFamily(weights, components, validate_args=False)
 
+    def log_prob(self, d: Any, y: Tensor, mask: Tensor) -> Tensor:
+        """log p(y) of those entries of the event that are observed, by a mask ``(..., *Y)``."""
+        if len(d.event_shape):
+            raise unknown(d, "with independent event entries")
+        return d.log_prob(y).masked_fill(~mask, 0.0)
+
     # --- checks
 
     def undefined(self, d: Any) -> Tensor:

@@ -19,7 +19,9 @@ __all__ = [
     "crps",
     "expects",
     "has_classes",
+    "has_labels",
     "kind",
+    "log_prob",
     "marginals",
     "mixture",
     "quantile",
@@ -47,6 +49,33 @@ def has_classes(d: Distribution) -> bool:
     return kind(d) == "classes"
 
 
+def has_labels(d: Distribution) -> bool:
+    """Whether the targets are labels 0 to W - 1, one or several a point."""
+    return isinstance(family(d).leaf(d), torch.distributions.Categorical)
+
+
+def log_prob(d: Distribution, y: Tensor, mask: Tensor) -> Tensor:
+    """log p of the observed part of y under predictions of batch ``(B, M)``, 0 where nothing is observed: ``(B, M)``.
+
+    Args:
+        d: predictions of event ``*Y``.
+        y: targets ``(B, M, *Y)``.
+        mask: which points are observed, ``(B, M)``, or which entries, ``(B, M, *Y)``; the others are integrated out.
+
+    Raises:
+        TypeError: some entries are to be left out of a distribution whose entries are not independent, in each part of it.
+
+    Example:
+        >>> d = Normal(torch.zeros(1, 1, 2), 1.0).to_event(1)
+        >>> log_prob(d, torch.zeros(1, 1, 2), torch.tensor([[[True, False]]]))
+        tensor([[-0.9189]])
+    """
+    if mask.dim() == y.dim() - len(d.event_shape):
+        value: Tensor = d.log_prob(y).masked_fill(~mask, 0.0)
+        return value
+    return family(d).log_prob(d, y, mask)
+
+
 def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribution:
     """The mixture over the first batch dimension: ``(S, B, M)`` to ``(B, M)``, with the event shape kept.
 
@@ -55,7 +84,8 @@ def mixture(draws: Distribution, log_weights: Tensor | None = None) -> Distribut
         log_weights: ``(S, ...)``, broadcast against the batch, not necessarily normalised; equal weights if None.
 
     Classes collapse to one `Categorical` or `Bernoulli` of the mean probabilities, a single draw to itself; all else becomes a
-    `MixtureSameFamily`.
+    `MixtureSameFamily`. Labels of several entries (tokens, pixels) collapse entry by entry: how they hang together stays in the
+    draws.
 
     Example:
         >>> mixture(Normal(torch.tensor([[-1.0], [1.0]]), 1.0)).mean

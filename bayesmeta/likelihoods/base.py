@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from bayesmeta.data import Points
-from bayesmeta.distributions import expects
+from bayesmeta.data import Points, observed, seen
+from bayesmeta.distributions import expects, has_labels, log_prob, marginals
 from bayesmeta.functional import Frozen, Params
 from bayesmeta.networks import parts
 from bayesmeta.recorded import Recorded
@@ -21,8 +21,10 @@ __all__ = [
     "check_event",
     "check_labels",
     "check_likelihood",
+    "check_one_label",
     "check_support",
     "check_targets",
+    "mean_error",
     "nll",
     "said",
     "support_error",
@@ -36,6 +38,8 @@ class Likelihood(Recorded, ABC):
     """Whether targets are counts, labels, or yes and no, which have no unit that could be scaled."""
     support: ClassVar[constraints.Constraint | None] = None
     """What targets must be, where that does not depend on the outputs."""
+    event_dims: int = 0
+    """How many dimensions the labels of one point have, see `Categorical`."""
 
     def __call__(self, outputs: Tensor) -> Distribution:
         distribution: Distribution = super().__call__(outputs)
@@ -47,9 +51,10 @@ class Likelihood(Recorded, ABC):
 
     @abstractmethod
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The inner loss of gradient-based learners, ``(...)``: free of the likelihood's own parameters.
+        """The inner loss of gradient-based learners, of each entry of y, ``(..., *Y)``: free of the likelihood's own parameters.
 
-        With the noise inside, a small noise makes the inner step overflow (the gradient grows as 1/σ²).
+        The sum over entries, ``(...)``, will do where no mask of entries is met. With the noise inside, a small noise makes the
+        inner step overflow (the gradient grows as 1/σ²).
         """
 
 
@@ -79,17 +84,19 @@ def check_labels(y: Tensor) -> None:
 
 
 def nll(distribution: Distribution, given: Points) -> Tensor:
-    """Negative log-likelihood of each task's targets, ``(B,)`` nats: the mean over its observed points.
+    """Negative log-likelihood of each task's targets, ``(B,)`` nats: the mean over what is observed of them.
+
+    Of labels of an event, such as tokens, it is the mean over labels; of several numbers a point, over points, see
+    `bayesmeta.data.observed`.
 
     Args:
         distribution: predictions, batch ``(B, M)``, event ``*Y``.
         given: the points predicted, M of them.
     """
-    if isinstance(distribution, torch.distributions.Categorical):
+    if has_labels(distribution):
         check_labels(given.y)
     check_event(distribution.event_shape, given.y.shape[2:])
-    total = distribution.log_prob(given.y).masked_fill(~given.mask, 0.0).sum(1)
-    return -total / given.mask.sum(1).clamp(min=1)
+    return -log_prob(distribution, given.y, given.mask).sum(1) / observed(given).sum(1).clamp(min=1)
 
 
 def check_likelihood(likelihood: Likelihood) -> None:
@@ -98,18 +105,39 @@ def check_likelihood(likelihood: Likelihood) -> None:
         raise TypeError(f"likelihood: expected a likelihood such as Gaussian(), got {likelihood!r}; call its class")
 
 
+def check_one_label(likelihood: Likelihood, method: str) -> None:
+    """Raises a ValueError if a method knows one label a point alone, and the likelihood is of more."""
+    check_likelihood(likelihood)
+    if likelihood.event_dims:
+        raise ValueError(
+            f"likelihood: expected one label a point, as {method} encodes them by class, got {likelihood}; use a learner that "
+            "adapts a network's weights, such as MAML or PLATIPUS"
+        )
+
+
 def check_targets(distribution: Distribution, given: Points) -> None:
     """Raises a ValueError where an observed target is outside what the distribution can produce."""
-    if isinstance(distribution, torch.distributions.Categorical):
+    if has_labels(distribution):
         check_labels(given.y)
     check_event(distribution.event_shape, given.y.shape[2:])
-    constraint = distribution.support
+    single = marginals(distribution) if has_labels(distribution) else distribution
+    constraint = single.support
     assert constraint is not None
     _check_inside(constraint.check(given.y), given, expects(distribution))
 
 
 def check_support(module: nn.Module, support: Points) -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
+    dims = support.y.dim() - 2
+    known = {part.event_dims for part in parts(module) if isinstance(part, Likelihood)} or {0}
+    if not support.y.is_floating_point() and dims not in known:
+        remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
+        if not any(known) and dims:
+            remedy = f"use a learner of a network and Categorical(event_dims={dims}), such as MAML"
+        raise ValueError(
+            f"support.y: expected labels of {max(known)} dimensions a point as the learner's likelihood has them, got {dims}, "
+            f"shape {tuple(support.y.shape)}; {remedy}, or give every point one label"
+        )
     for part in parts(module):
         if isinstance(part, Likelihood) and part.support is not None:
             inside = part.support.check(support.y).flatten(2).all(2)
@@ -121,24 +149,52 @@ _WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "w
 
 
 def _check_inside(inside: Tensor, given: Points, expected: str) -> None:
-    bad = ~inside & given.mask
+    mask = (
+        given.mask.reshape(given.mask.shape + (1,) * (inside.dim() - given.mask.dim()))
+        if inside.dim() > 2
+        else seen(given)
+    )
+    bad = ~inside & mask
     if bad.any():
-        task, point = bad.nonzero()[0].tolist()
+        task, point, *entry = place = tuple(bad.nonzero()[0].tolist())
+        within = f", entry {tuple(entry)}" if entry else ""
         raise ValueError(
-            f"y: expected {expected}, got {given.y[task, point].tolist()} at task {task}, point {point}; "
+            f"y: expected {expected}, got {given.y[place].tolist()} at task {task}, point {point}{within}; "
             "renumber the targets or change the likelihood or the network's outputs"
         )
 
 
+def mean_error(support: Points, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """The mean of errors ``(N, *Y)`` or ``(N,)`` over what is observed of one task's targets; with nothing observed, zero.
+
+    Args:
+        support: one task's points, without B.
+        like: of whose floating type and device the errors are.
+    """
+    mask = support.mask.flatten(1) if support.mask.dim() > 1 else support.mask[:, None]
+    share = mask.to(like) / observed(support, lead=1).sum().clamp(min=1)  # once, and not at each step
+    entries = mask.shape[1]
+
+    def mean(errors: Tensor) -> Tensor:
+        each = errors.reshape(len(errors), -1)
+        if entries not in (1, each.shape[1]):
+            raise ValueError(
+                f"mask: expected errors of {entries} entries a point, as the mask has them, got {each.shape[1]}; let the "
+                "likelihood's error be (..., *Y), without a sum"
+            )
+        return (each * share).sum()
+
+    return mean
+
+
 def support_error(network: Frozen, likelihood: Likelihood, support: Points) -> Callable[[Params | Tensor], Tensor]:
-    """One task's inner objective: the mean error over its observed support points, as a function of the adapted weights.
+    """One task's inner objective: the mean error over its observed support targets, as a function of the adapted weights.
 
     `support` is one task's, without B. With nothing observed the objective is zero.
     """
-    like = next(iter(network.state.values()))
-    share = support.mask.to(like) / support.mask.sum().clamp(min=1)  # once, and not at each step
+    mean = mean_error(support, next(iter(network.state.values())))
 
     def objective(weights: Params | Tensor) -> Tensor:
-        return (likelihood.error(network(support.x, weights=weights), support.y) * share).sum()
+        return mean(likelihood.error(network(support.x, weights=weights), support.y))
 
     return objective

@@ -40,7 +40,7 @@ class Poisson(Likelihood):
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         check_event(outputs.shape[-1:], y.shape[outputs.dim() - 1 :])
         log_rate = _log_rate(outputs)
-        return (log_rate.exp() - y - y * log_rate + torch.special.xlogy(y, y)).sum(-1)
+        return log_rate.exp() - y - y * log_rate + torch.special.xlogy(y, y)
 
 
 class NegativeBinomial(Likelihood):
@@ -96,7 +96,7 @@ class NegativeBinomial(Likelihood):
         check_event(outputs.shape[-1:], y.shape[outputs.dim() - 1 :])
         log_rate = _log_rate(outputs)
         of_outputs = (1 + y) * F.softplus(log_rate) - y * log_rate
-        return (of_outputs + torch.special.xlogy(y, y) - (1 + y) * torch.log1p(y)).sum(-1)
+        return of_outputs + torch.special.xlogy(y, y) - (1 + y) * torch.log1p(y)
 
 
 _LEAST = 1e-3

@@ -142,7 +142,7 @@ class StudentT(Likelihood):
 
 def _half_square(outputs: Tensor, y: Tensor) -> Tensor:
     check_event(outputs.shape[-1:], y.shape[outputs.dim() - 1 :])
-    return 0.5 * (outputs - y).square().sum(-1)
+    return 0.5 * (outputs - y).square()
 
 
 def _halves(outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,11 +35,11 @@ from pyro.distributions import Gamma
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
+from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, observed
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, adaptable, clamped, ravel
 from bayesmeta.learner import Functions, Posterior
-from bayesmeta.likelihoods import Likelihood, support_error
+from bayesmeta.likelihoods import Likelihood, check_one_label, support_error
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import networks
@@ -88,6 +88,8 @@ class ABML(VariationalLearner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -119,6 +121,8 @@ class ABML(VariationalLearner):
         check_count("inner_draws", inner_draws, least=2)
         if inner_draws % 2:
             raise ValueError(f"inner_draws: expected an even number, as draws come in pairs, got {inner_draws}")
+        if encoder is not None:
+            check_one_label(likelihood, "an encoder")
         for name, value in zip(("shape", "rate", "tasks"), hyperprior, strict=True):
             check_positive(f"hyperprior's {name}", value)
         self.network = network
@@ -203,7 +207,7 @@ class _Steps:
         def inner_loop(points: Points, start: _Weights, prior: _Weights) -> _Weights:
             error = support_error(network, likelihood, points)
             prior_precision = self.kl_weight * (-2 * prior.log_scale).exp()
-            count = points.mask.sum() / self.inner_noise**2
+            count = observed(points, lead=1).sum() / self.inner_noise**2
             mean, log_scale = start
             precision = (count * self._curvature(mean, points) + prior_precision) / self.kl_weight
 
@@ -225,22 +229,25 @@ class _Steps:
         return found
 
     def _curvature(self, weights: Tensor, points: Points) -> Tensor:
-        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the points."""
-        network, likelihood = self.network, self._likelihood
+        """One task's H, ``(P,)``: the diagonal of the Gauss-Newton matrix of the error, its mean over the observed targets."""
 
-        def of_point(x: Any, y: Tensor) -> Tensor:
+        def of_point(x: Any, y: Tensor, mask: Tensor) -> Tensor:
             def outputs(weights: Tensor) -> Tensor:
-                result: Tensor = network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
+                result: Tensor = self.network(tree_map(lambda leaf: leaf[None], x), weights=weights)[0]
                 return result
 
-            jacobian = torch.func.jacrev(outputs)(weights)  # (O, P)
-            slope = torch.func.grad(lambda outputs: likelihood.error(outputs[None], y[None])[0])
-            hessian = torch.func.jacrev(slope)  # reverse twice, as forward mode is not for several threads
-            diagonal: Tensor = (jacobian * (hessian(outputs(weights)) @ jacobian)).sum(0)
+            def error(outputs: Tensor) -> Tensor:
+                return (self._likelihood.error(outputs[None], y[None])[0] * mask).sum()
+
+            value, jacobian = outputs(weights), torch.func.jacrev(outputs)(weights)  # (*O, P)
+            # Reverse twice, as forward mode is not for several threads.
+            hessian = torch.func.jacrev(torch.func.grad(error))(value).reshape(value.numel(), -1)
+            jacobian = jacobian.flatten(0, -2)
+            diagonal: Tensor = (jacobian * (hessian @ jacobian)).sum(0)
             return diagonal
 
-        each: Tensor = network.map(of_point, points.x, points.y)
-        return (each * points.mask[:, None]).sum(0) / points.mask.sum().clamp(min=1)
+        each: Tensor = self.network.map(of_point, points.x, points.y, points.mask)
+        return each.sum(0) / observed(points, lead=1).sum().clamp(min=1)
 
 
 class _WeightPosterior(Posterior):

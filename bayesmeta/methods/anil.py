@@ -38,6 +38,8 @@ class ANIL(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self, features: nn.Module, head: nn.Module, likelihood: Likelihood, *, steps: int = 5, rate: float = 0.01
     ) -> None:

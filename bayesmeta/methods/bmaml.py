@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate
+from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, observed
 from bayesmeta.functional import Frozen, adaptable, ravel, redrawn, stein_direction
 from bayesmeta.learner import Learner, Posterior
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll, support_error
@@ -55,6 +55,8 @@ class BMAML(Learner):
         >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
         torch.Size([1, 1, 1])
     """
+
+    masks_entries = True
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class BMAML(Learner):
 
         def of_task(particles: Tensor, given: Points) -> Tensor:
             error = support_error(network, self.likelihood, given)
-            count = given.mask.sum().clamp(min=1)
+            count = observed(given, lead=1).sum().clamp(min=1)
 
             def log_density(weights: Tensor) -> Tensor:  # per point
                 return -error(weights) - weights.square().sum() / (2 * self.prior_scale**2 * count)

@@ -44,6 +44,8 @@ class ImplicitMAML(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,

@@ -13,7 +13,7 @@ It is the generalised linear mixed model of statistics, with features that are l
 
 from __future__ import annotations
 
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.gp_classification import normal_numbers
 from bayesmeta.learner import Functions, Learner, Posterior
-from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood, nll
+from bayesmeta.networks import check_network
+from bayesmeta.objectives import Objective, Predictive, check_objective
 from bayesmeta.posteriors import heads, on_features
 from bayesmeta.randomness import standard_normal
-from bayesmeta.variational import Objective
 
 __all__ = ["LaplaceHead"]
 
@@ -52,8 +52,8 @@ class LaplaceHead(Learner):
         head: the linear module from features to outputs: the prior's mean W₀.
         likelihood: from outputs to p(y | x).
         prior_scale: the initial L is this times the identity.
-        objective: ``"predictive"``, the query's NLL given the support, or ``"elbo"``, here the approximate log evidence of all
-            of a task's points.
+        objective: what training descends, `Predictive`, the query's NLL given the support, or an `ELBO`, here the approximate log
+            evidence of all of a task's points, which needs no draws.
 
     Raises:
         TypeError: the head is no linear module, or the likelihood is no likelihood.
@@ -73,7 +73,7 @@ class LaplaceHead(Learner):
         likelihood: Likelihood,
         *,
         prior_scale: float = 1.0,
-        objective: Objective = "predictive",
+        objective: Objective = Predictive(draws=128),
     ) -> None:
         super().__init__()
         check_network(features, "features")
@@ -86,8 +86,7 @@ class LaplaceHead(Learner):
                 f"likelihood: expected one whose logarithm is concave in the outputs, such as Poisson(), got {likelihood}; "
                 "for this one use ABML or VERSA"
             )
-        if objective not in get_args(Objective):
-            raise ValueError(f"objective: expected 'elbo' or 'predictive', got {objective!r}; write it so")
+        check_objective(objective)
         self.features = features
         self.head = head
         self.likelihood = likelihood
@@ -104,7 +103,6 @@ class LaplaceHead(Learner):
         return mean, self.prior_scale * (self.root.tril(-1) + diagonal)
 
     def _posterior(self, points: Points, features: Frozen) -> _Mode:
-        check_padding(self.features, points.mask, "support")
         mean, root = self.prior()
         precision = torch.cholesky_inverse(root.double())
         return _Mode(mean.double(), precision, self.likelihood, points._replace(x=features.over_tasks(points.x)))
@@ -113,12 +111,13 @@ class LaplaceHead(Learner):
         features = Frozen(self.features, self.strategy)
         return on_features(self._posterior(support, features), support, features)
 
-    def losses(self, episode: Episode) -> Tensor:
-        if self.objective == "predictive":
-            return super().losses(episode)
+    def loss(self, episode: Episode) -> Tensor:
+        if isinstance(self.objective, Predictive):
+            predictive = self(episode.support)(episode.query.x, self.objective.draws)
+            return nll(predictive, episode.query).mean()
         points = concatenate(*episode)
         found = self._posterior(points, Frozen(self.features, self.strategy))
-        return (-found.evidence / points.mask.sum(1).clamp(min=1)).to(found.dtype)
+        return (-found.evidence / points.mask.sum(1).clamp(min=1)).mean().to(found.dtype)
 
 
 class _Mode(Posterior):
@@ -130,6 +129,8 @@ class _Mode(Posterior):
         likelihood: from outputs to p(y | x).
         support: the B tasks' points, ``*X = (F,)``.
     """
+
+    _of_tasks = ("mean", "cholesky", "evidence")
 
     def __init__(self, mean: Tensor, precision: Tensor, likelihood: Likelihood, support: Points) -> None:
         super().__init__(support, samples=128)
@@ -195,8 +196,8 @@ class _Mode(Posterior):
         basis = torch.eye(outputs.shape[-1]).to(outputs)
         return slope, -torch.stack([pull(one.expand_as(outputs))[0] for one in basis], -1)
 
-    def _marginal_draws(self, x: Any) -> Distribution:
-        """Fixed draws of the outputs at each point by itself: batch ``(S, B, M)``."""
+    def _marginal_draws(self, x: Any, samples: int) -> Distribution:
+        """S fixed draws of the outputs at each point by itself: batch ``(S, B, M)``."""
         phi = with_bias(x).double()
         outputs = self.mean.shape[2]
         identity = torch.eye(outputs).to(phi)
@@ -205,16 +206,16 @@ class _Mode(Posterior):
         spread = torch.einsum("bkmv,bkmw->bmvw", solved, solved)
         jitter = 1e-10 * spread.diagonal(dim1=2, dim2=3).mean(-1) + 1e-14
         root = torch.linalg.cholesky(spread + jitter[..., None, None] * identity)
-        numbers = normal_numbers(self.samples, outputs).to(phi)
+        numbers = normal_numbers(samples, outputs).to(phi)
         values = phi @ self.mean + torch.einsum("bmvw,sw->sbmv", root, numbers)
         distribution: Distribution = self.likelihood(values.to(self.dtype))
         return distribution
 
-    def _predictive(self, x: Any) -> Distribution:
-        return mixture(self._marginal_draws(x))
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        return mixture(self._marginal_draws(x, samples or self._samples))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        draws = self._marginal_draws(x)
+        draws = self._marginal_draws(x, samples)
         aleatoric = uncertainty(draws).mean(0)
         return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
 

@@ -24,7 +24,7 @@ from bayesmeta.data import Episode, Points, check_count, check_positive
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, Params, clamped, descend, with_bias
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Likelihood
+from bayesmeta.likelihoods import Likelihood, check_one_label, mean_error
 from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posteriors import Outputs, Sampled, heads
 from bayesmeta.randomness import standard_normal
@@ -81,6 +81,7 @@ class LEO(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective)
         check_encoder(encoder, classwise=True)
+        check_one_label(likelihood, "LEO")
         check_count("latent", latent)
         check_count("steps", steps)
         check_count("head_steps", head_steps, least=0)
@@ -127,9 +128,10 @@ class LEO(VariationalLearner):
                 mean, scale = decoder(code)
                 return mean + scale * noise.reshape(mean.shape)
 
+            mean = mean_error(points, points.x)
+
             def error(head: Tensor) -> Tensor:
-                errors = self.likelihood.error(points.x @ head.mT, points.y) * points.mask
-                return errors.sum() / points.mask.sum().clamp(min=1)
+                return mean(self.likelihood.error(points.x @ head.mT, points.y))
 
             code = descend(lambda params: error(decode(params)), {"z": z}, steps, rates, gradient)
             head = {"head": decode(code)}

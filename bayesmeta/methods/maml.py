@@ -38,6 +38,8 @@ class MAML(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.01) -> None:
         super().__init__()
         check_inner_loop(network, likelihood, steps, rate)
@@ -61,6 +63,8 @@ class FirstOrderMAML(Learner):
         >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).mean.shape
         torch.Size([1, 1, 1])
     """
+
+    masks_entries = True
 
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.01) -> None:
         super().__init__()

@@ -36,6 +36,8 @@ class MetaSGD(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 1, rate: float = 0.02) -> None:
         super().__init__()
         check_inner_loop(network, likelihood, steps, rate)

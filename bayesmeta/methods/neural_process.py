@@ -29,7 +29,7 @@ from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import Likelihood, check_likelihood
+from bayesmeta.likelihoods import Likelihood, check_one_label
 from bayesmeta.networks import MLP
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs
@@ -59,7 +59,7 @@ class ConditionalNeuralProcess(Learner):
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
-        check_likelihood(likelihood)
+        check_one_label(likelihood, "a neural process")
         _check_decoder(encoder, decoder)
         self.path = TaskNetwork(encoder, decoder)
         self.likelihood = likelihood
@@ -113,6 +113,7 @@ class NeuralProcess(VariationalLearner):
         objective: Objective = Predictive(draws=8),
     ) -> None:
         super().__init__(likelihood, objective=objective)
+        check_one_label(likelihood, "a neural process")
         check_count("latent", latent)
         _check_decoder(encoder, decoder, latent)
         self.path = TaskNetwork(encoder, decoder)

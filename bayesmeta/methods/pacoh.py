@@ -20,6 +20,7 @@ from gpytorch.kernels import Kernel
 from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import apart, mixture, select
@@ -148,16 +149,18 @@ class _Processes(Posterior):
 
     def _embed(self, x: Any) -> tuple[Tensor, Tensor]:
         """Features and prior mean at x, each with K·B tasks."""
-        return self._each("features", x), self._each("mean", x) if "mean" in self.networks else x.new_zeros(())
+        features = self._each("features", x)
+        return features, self._each("mean", x) if "mean" in self.networks else features.new_zeros(())
 
-    def _each(self, name: str, x: Tensor) -> Tensor:
+    def _each(self, name: str, x: Any) -> Tensor:
         network, weights = self.networks[name], self.weights[name]
         if not weights:
             same = network.over_tasks(x)
             return same.expand(self.count, *same.shape).flatten(0, 1)
-        flat = x.flatten(0, 1)  # all tasks share a prior's network
+        shape = tree_leaves(x)[0].shape[:2]
+        flat = tree_map(lambda leaf: leaf.flatten(0, 1), x)  # all tasks share a prior's network
         each: Tensor = network.map(lambda weights: network(flat, weights=weights), weights)
-        return each.unflatten(1, x.shape[:2]).flatten(0, 1)
+        return each.unflatten(1, shape).flatten(0, 1)
 
     def _normal(self, mean: Tensor, variance: Tensor) -> Distribution:
         """K functions' distributions, batch ``(..., K, B, M)``."""

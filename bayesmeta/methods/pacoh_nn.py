@@ -20,6 +20,7 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Points, check_count, check_positive
 from bayesmeta.functional import Frozen, adaptable, stein_direction
@@ -125,9 +126,9 @@ class PACOHNN(HyperPosteriorLearner):
     def log_evidence(self, theta: Tensor, points: Points) -> Tensor:
         mean, spread, noise = self._split(theta)
         weights = mean[:, None] + spread[:, None] * standard_normal(self.weights, mean.shape[1], like=mean)  # (K, L, P)
-        network, flat = Frozen(self.network, self.strategy), points.x.flatten(0, 1)
+        network, flat = Frozen(self.network, self.strategy), tree_map(lambda leaf: leaf.flatten(0, 1), points.x)
         values: Tensor = network.map(lambda weights: network(flat, weights=weights), weights.flatten(0, 1))
-        values = values.unflatten(1, points.x.shape[:2]).unflatten(0, weights.shape[:2])  # (K, L, B, N, Y)
+        values = values.unflatten(1, points.mask.shape).unflatten(0, weights.shape[:2])  # (K, L, B, N, Y)
         return self._log_likelihood(values, noise, points).logsumexp(1) - math.log(self.weights)
 
     def _log_likelihood(self, values: Tensor, noise: Tensor, points: Points) -> Tensor:

@@ -60,6 +60,8 @@ class PLATIPUS(VariationalLearner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(
         self,
         network: nn.Module,

@@ -41,6 +41,8 @@ class Reptile(Learner):
         torch.Size([1, 1, 1])
     """
 
+    masks_entries = True
+
     def __init__(self, network: nn.Module, likelihood: Likelihood, *, steps: int = 8, rate: float = 0.02) -> None:
         super().__init__()
         check_inner_loop(network, likelihood, steps, rate)

@@ -21,7 +21,7 @@ from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.learner import Posterior
-from bayesmeta.likelihoods import Likelihood
+from bayesmeta.likelihoods import Likelihood, check_one_label
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posteriors import Outputs, heads
 from bayesmeta.randomness import standard_normal
@@ -65,6 +65,7 @@ class VERSA(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective)
         check_encoder(encoder, classwise=True)
+        check_one_label(likelihood, "VERSA")
         self.encoder = encoder
         self.to_head = HeadDecoder(encoder, outputs, hidden=(encoder.size,))
 

@@ -7,31 +7,46 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 
 from bayesmeta.data import Points, check_count
-from bayesmeta.distributions import class_probabilities
+from bayesmeta.distributions import class_probabilities, has_labels, marginals
+from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 from bayesmeta.metrics.ranking import auroc_of_bins, risk_coverage_of_bins
 
 __all__ = ["AURC", "ECE", "MCE", "Accuracy", "AdaptiveECE", "Brier", "ClasswiseECE", "ErrorAUROC"]
 
 
-def probabilities(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor]:
-    """Class probabilities ``(B, M, W)``, float64, and labels ``(B, M)``."""
+def each_label(distribution: Distribution, given: Points) -> tuple[Distribution, Points]:
+    """Predictions and targets of labels of an event ``*Y`` with each label as a point: ``(B, M)`` becomes ``(B, M Y)``."""
+    y, mask = given.y, given.mask
+    if y.dim() == 2 or not has_labels(distribution):
+        return distribution, given
+    check_event(distribution.event_shape, y.shape[2:])
+    logits = marginals(distribution).logits.flatten(1, y.dim() - 1)  # type: ignore[attr-defined]
+    mask = mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y)
+    return Categorical(logits=logits, validate_args=False), Points(given.x, y.flatten(1), mask.flatten(1))
+
+
+def probabilities(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor, Points]:
+    """Class probabilities ``(B, M, W)``, float64, labels ``(B, M)``, and the points as `each_label` has them."""
+    distribution, given = each_label(distribution, given)
     labels = given.y
     if labels.dim() > 2:  # a Bernoulli's
         if labels.shape[2:] != (1,):
             raise ValueError(f"y: expected one yes-or-no target a point, got {labels.shape[2]}; evaluate one at a time")
         labels = labels.squeeze(-1)
-    return class_probabilities(distribution).double().reshape(*labels.shape, -1), labels.long()
+    if given.mask.dim() > 2:
+        given = given._replace(mask=given.mask.squeeze(-1))
+    return class_probabilities(distribution).double().reshape(*labels.shape, -1), labels.long(), given
 
 
-def top(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor]:
-    """The most probable class's probability, and whether it is the right one, both ``(B, M)``, float64."""
-    p, labels = probabilities(distribution, given)
+def top(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable class's probability, whether it is the right one, and the mask, all ``(B, M)``, float64 but the last."""
+    p, labels, given = probabilities(distribution, given)
     confidence, predicted = p.max(-1)
-    return confidence, (predicted == labels).double()
+    return confidence, (predicted == labels).double(), given.mask
 
 
 def _binned(confidence: Tensor, correct: Tensor, weight: Tensor, bins: int) -> Tensor:
@@ -51,10 +66,11 @@ def _parts(sums: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
 @final
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The share of points, pooled over tasks, whose most probable class is the right one."""
+    """The share of points, or of labels where a point has several, whose most probable class is the right one; pooled."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return total(top(distribution, given)[1], given)
+        _, right, mask = top(distribution, given)
+        return total(right, mask)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
@@ -93,10 +109,10 @@ class Brier(Metric):
         return "Brier" if self.part == "score" else f"Brier {self.part}"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        p, labels = probabilities(distribution, given)
+        p, labels, given = probabilities(distribution, given)
         happened = torch.nn.functional.one_hot(labels, p.shape[-1]).to(p)
         if self.part == "score":
-            return total((p - happened).square().sum(-1), given)
+            return total((p - happened).square().sum(-1), given.mask)
         rows = [_binned(p[..., c], happened[..., c], given.mask, self.bins) for c in range(p.shape[-1])]
         return torch.cat(rows, 1)
 
@@ -146,7 +162,7 @@ class ECE(Metric):
         check_count("bins", self.bins)
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _binned(*top(distribution, given), given.mask, self.bins)
+        return _binned(*top(distribution, given), self.bins)
 
     def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, self.bins)
@@ -173,7 +189,7 @@ class MCE(Metric):
         check_count("bins", self.bins)
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _binned(*top(distribution, given), given.mask, self.bins)
+        return _binned(*top(distribution, given), self.bins)
 
     def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, self.bins)
@@ -212,7 +228,7 @@ class AdaptiveECE(Metric):
         return "adaptive ECE"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _binned(*top(distribution, given), given.mask, _FINE)
+        return _binned(*top(distribution, given), _FINE)
 
     def gaps(self, sums: Tensor) -> Tensor:
         count, confidence, correct = _parts(sums, _FINE)
@@ -247,7 +263,7 @@ class ClasswiseECE(Metric):
         return "class-wise ECE"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        p, labels = probabilities(distribution, given)
+        p, labels, given = probabilities(distribution, given)
         happened = torch.nn.functional.one_hot(labels, p.shape[-1]).to(p)
         return torch.cat([_binned(p[..., c], happened[..., c], given.mask, self.bins) for c in range(p.shape[-1])], 1)
 
@@ -269,7 +285,7 @@ class ErrorAUROC(Metric):
         return "error AUROC"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _binned(*top(distribution, given), given.mask, _FINE)
+        return _binned(*top(distribution, given), _FINE)
 
     def reduce(self, sums: Tensor) -> Tensor:
         count, _, correct = _parts(sums, _FINE)
@@ -285,7 +301,7 @@ class AURC(Metric):
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        return _binned(*top(distribution, given), given.mask, _FINE)
+        return _binned(*top(distribution, given), _FINE)
 
     def reduce(self, sums: Tensor) -> Tensor:
         count, _, correct = _parts(sums, _FINE)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points
+from bayesmeta.data import Points, observed
 from bayesmeta.likelihoods import nll
 
 __all__ = ["NLL", "Estimate", "Metric", "summary"]
@@ -65,9 +65,8 @@ class Metric(ABC):
         return gaps.abs().sum(-1)
 
 
-def total(values: Tensor, given: Points) -> Tensor:
-    """The sum of values ``(B, M)`` over observed points, beside their number: ``(B, 2)``, in float64."""
-    mask = given.mask
+def total(values: Tensor, mask: Tensor) -> Tensor:
+    """The sum of values ``(B, M)`` where observed, beside their number: ``(B, 2)``, in float64."""
     return torch.stack([(values.double() * mask).sum(1), mask.sum(1).double()], 1)
 
 
@@ -78,10 +77,13 @@ def mean(sums: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class NLL(Metric):
-    """Negative log-likelihood per point, in nats (a density's, for real targets: it depends on their unit)."""
+    """Negative log-likelihood per point, in nats (a density's, for real targets: it depends on their unit).
+
+    Of several labels a point it is per label, see `bayesmeta.data.observed`.
+    """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        count = given.mask.sum(1)
+        count = observed(given).sum(1)
         return torch.stack([nll(distribution, given).double() * count, count.double()], 1)
 
     def reduce(self, sums: Tensor) -> Tensor:

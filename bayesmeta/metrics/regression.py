@@ -28,8 +28,10 @@ def _check_numbers(distribution: Distribution, y: Tensor) -> None:
 
 
 def _entries(values: Tensor, given: Points) -> Tensor:
-    """Sums over points of the mean over the entries of y: ``(B, M, *Y)`` to ``(B, 2)``."""
-    return total(values.flatten(2).mean(2) if values.dim() > 2 else values, given)
+    """Sums over points of the mean over the entries of y, or over all entries that are observed: ``(B, M, *Y)`` to ``(B, 2)``."""
+    if given.mask.dim() > 2:
+        return total(values.flatten(1), given.mask.flatten(1))
+    return total(values.flatten(2).mean(2) if values.dim() > 2 else values, given.mask)
 
 
 @final
@@ -255,8 +257,8 @@ def _histogram(steps: tuple[Tensor, Tensor], given: Points, bins: int) -> Tensor
         return rank.new_zeros(len(rank), bins).scatter_add(1, place.flatten(1), weight.flatten(1))
     within = [_share_below(steps, k / bins) for k in range(1, bins)]
     below = torch.stack([torch.zeros_like(within[0]), *within, torch.ones_like(within[0])], -1)
-    shares = below.diff(dim=-1).reshape(*given.mask.shape, -1, bins)
-    return (shares * given.mask[..., None, None]).sum((1, 2))
+    shares = below.diff(dim=-1).reshape(*given.mask.shape[:2], -1, bins)
+    return (shares * given.mask.reshape(*given.mask.shape[:2], -1, 1)).sum((1, 2))
 
 
 @final
@@ -285,11 +287,13 @@ class EnergyScore(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
+        if given.mask.dim() > 2:
+            raise ValueError("mask: expected whole vectors for the energy score, got a mask of entries; use CRPS")
         drawn = sample(distribution, self.draws)
         drawn, y = drawn.reshape(*drawn.shape[:3], -1), given.y.reshape(*given.y.shape[:2], -1)
         error = (drawn - y).norm(dim=-1).mean(0)
         pairs = sum((drawn[k + 1 :] - drawn[k]).norm(dim=-1).sum(0) for k in range(self.draws - 1))
-        return total(error - pairs / (self.draws * (self.draws - 1)), given)
+        return total(error - pairs / (self.draws * (self.draws - 1)), given.mask)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)

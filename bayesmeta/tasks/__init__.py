@@ -1,6 +1,7 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.classes import ClassTasks
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -11,6 +12,7 @@ from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 
 __all__ = [
     "ArrayTasks",
+    "ClassTasks",
     "GaussianProcessTasks",
     "ImageTasks",
     "LinearGaussian",

@@ -8,10 +8,10 @@ from typing import Any, TypedDict, Unpack, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
-from bayesmeta.border import as_numbers, as_tensor, check_spread, stack
-from bayesmeta.data import Episode, Points, assemble, split
+from bayesmeta.border import as_numbers, as_tensor, check_spread, is_whole, stack
+from bayesmeta.data import Episode, Points, assemble, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
 __all__ = ["ArrayTasks", "Division", "tasks_from_arrays", "tasks_from_frame"]
@@ -65,12 +65,13 @@ class ArrayTasks(TaskSource):
             )
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         fewest = shots[0] if isinstance(shots, (tuple, list)) else shots
-        short = (points.mask.sum(1) <= fewest).nonzero()
+        counts = seen(points).sum(1)
+        short = (counts <= fewest).nonzero()
         if len(short):
             task = int(short[0, 0])
             raise ValueError(
                 f"shots: expected fewer support points than every task has, got {fewest} shots and "
-                f"{int(points.mask[task].sum())} points in task {names[task]!r} (and {len(short) - 1} more such tasks); "
+                f"{int(counts[task])} points in task {names[task]!r} (and {len(short) - 1} more such tasks); "
                 "lower shots, give a range as in shots=(1, 5), or drop its rows, so that a query point is left"
             )
         self.points = points
@@ -91,7 +92,7 @@ class ArrayTasks(TaskSource):
     def draw(self, generator: torch.Generator) -> Episode:
         chosen = self._chosen(generator)
         given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
-        shots = shots_per_task(self.shots, len(chosen), generator).minimum(given.mask.sum(1) - 1)
+        shots = shots_per_task(self.shots, len(chosen), generator).minimum(seen(given).sum(1) - 1)
         return split(given, shots, self.queries, generator)
 
 
@@ -101,17 +102,23 @@ def tasks_from_arrays(
     task_ids: Any,
     *,
     classes: int | None = None,
+    event_dims: int = 0,
+    mask: Any = None,
+    whole: bool = False,
     dtype: torch.dtype | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from one row a point and a task id a row.
 
     Args:
-        x: inputs, ``(rows,)`` or ``(rows, *X)``.
+        x: inputs, ``(rows,)`` or ``(rows, *X)``, or a dictionary of such, nested or not.
         y: targets, ``(rows,)`` or ``(rows, *Y)``.
         task_ids: ``(rows,)``, numbers or strings; rows of a task need not stand together. Tasks keep the order in
             which they first appear.
         classes: W if y holds labels 0 to W - 1; None for regression.
+        event_dims: how many dimensions the labels of one row have, see `points`.
+        mask: which entries of y are observed, bool of its shape; None for all.
+        whole: whether whole numbers in x stay what they are, as token ids must; else they become floating.
         dtype: floating type of the episodes; torch's default type at this call if None.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
@@ -125,12 +132,23 @@ def tasks_from_arrays(
         >>> tasks
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
-    x, y, ids = _rows(x, "x"), _rows(y, "y"), _ids(task_ids)
-    if not len(x) == len(y) == len(ids) or ids.ndim != 1:
-        raise ValueError(
-            f"x, y and task_ids: expected the same number of rows, got shapes {tuple(x.shape)}, {tuple(y.shape)} and "
-            f"{ids.shape}; give every row an input, a target and a task id"
-        )
+    dtype = dtype or torch.get_default_dtype()
+    inputs, structure = tree_flatten_with_path(_trees(x, "x"))
+    y, ids = _rows(y, "y"), _ids(task_ids)
+    for _, leaf in inputs:
+        if not len(leaf) == len(y) == len(ids) or ids.ndim != 1:
+            raise ValueError(
+                f"x, y and task_ids: expected the same number of rows, got shapes {tuple(leaf.shape)}, {tuple(y.shape)} and "
+                f"{ids.shape}; give every row an input, a target and a task id"
+            )
+    if mask is not None:
+        mask = _rows(mask, "mask")
+        if mask.shape != y.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask: expected true or false for each entry of y, {tuple(y.shape)}, got {mask.dtype} {tuple(mask.shape)}; give "
+                "it the shape of y"
+            )
+        y = y.masked_fill(~mask, 0)
     if len(ids) == 0:
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
     groups: dict[Any, list[int]] = {}
@@ -147,8 +165,7 @@ def tasks_from_arrays(
                 f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
                 f"{name!r} (row {mine[0]}); drop the row or merge the task with another"
             )
-    dtype = dtype or torch.get_default_dtype()
-    for field, values in (("x", x), ("y", y)):
+    for field, values in [("x" + keystr(path), leaf) for path, leaf in inputs] + [("y", y)]:
         bad = ~values.isfinite().reshape(len(values), -1).all(1)
         if bad.any():
             row = int(bad.nonzero()[0, 0])
@@ -156,10 +173,22 @@ def tasks_from_arrays(
                 f"{field}: expected finite numbers, got NaN or infinity in row {row} (task {str(ids[row])!r}); "
                 "drop the row or fill it in"
             )
-        if field == "x" or classes is None:
+        if not (whole and is_whole(values)) if field != "y" else classes is None:
             check_spread(values, dtype, field)
-    xs, ys = [x[mine] for mine in rows], [y[mine] for mine in rows]
-    return ArrayTasks(assemble(xs, ys, classes=classes, dtype=dtype, names=names), names, **division)
+    xs = [tree_unflatten([leaf[mine] for _, leaf in inputs], structure) for mine in rows]
+    ys, masks = ([values[mine] for mine in rows] if values is not None else None for values in (y, mask))
+    assert ys is not None
+    given = assemble(xs, ys, classes=classes, event_dims=event_dims, masks=masks, whole=whole, dtype=dtype, names=names)
+    return ArrayTasks(given, names, **division)
+
+
+def _trees(x: Any, name: str) -> Any:
+    """Rows, or a dictionary of rows."""
+    if not isinstance(x, dict):
+        return _rows(x, name)
+    if not x:
+        raise ValueError(f"{name}: expected arrays by name, got an empty dictionary; give it an entry")
+    return {key: _trees(value, f"{name}[{key!r}]") for key, value in x.items()}
 
 
 def _rows(values: Any, name: str) -> Tensor:

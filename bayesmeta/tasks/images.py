@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayesmeta.border import as_tensor
-from bayesmeta.data import Episode, Points, check_count
-from bayesmeta.tasks.source import TaskSource, uniform
+from bayesmeta.data import check_count
+from bayesmeta.tasks.classes import ClassTasks, Labels, read_labels
 
 __all__ = ["EpisodeShape", "ImageTasks", "image_folder"]
 
@@ -25,37 +24,31 @@ __all__ = ["EpisodeShape", "ImageTasks", "image_folder"]
 class EpisodeShape(TypedDict, total=False):
     """The keyword arguments of `ImageTasks` that say what an episode holds."""
 
+    subset: Labels | None
     ways: int
     shots: int
     queries: int
+    outside: int
     batch: int
     seed: int
     length: int
 
 
-class ImageTasks(TaskSource):
-    """W-way K-shot tasks from labelled images: each task has classes and images of its own choice.
+class ImageTasks(ClassTasks):
+    """`ClassTasks` of pictures: W-way K-shot tasks from labelled images.
 
-    Within a task classes are numbered 0 to W - 1 in an order drawn for it. Images of bytes are scaled to [0, 1], so a new task
-    is asked with ``points(images / 255, labels, classes=W)``; floating-point images are taken as they are. Images stay on their
-    device, and so are the episodes.
+    Images of bytes are scaled to [0, 1], so a new task is asked with ``points(images / 255, labels, classes=W)``; floating-point
+    images are taken as they are.
 
     Args:
         images: ``(n, C, H, H)``, or ``(n, H, H)`` for one channel; an array or tensor of bytes or of floating-point numbers.
-        labels: ``(n,)`` whole numbers: the class of each image.
-        subset: the labels that take part, None for all: hold classes out for validation and test.
-        ways: W, classes a task.
-        shots: K, support images a class.
-        queries: query images a class.
-        batch: B, tasks in an episode.
+        labels: ``(n,)`` whole numbers or strings: the class of each image.
         rotations: whether each class turned by 90, 180 and 270 degrees is another class, as in Santoro et al. 2016
             (https://arxiv.org/abs/1605.06065).
-        seed: see `TaskSource`.
-        length: see `TaskSource`.
+        shape: subset, ways, shots, queries, outside, batch, seed, length: see `ClassTasks`.
 
     Raises:
-        ValueError: shapes or types that do not fit, NaN or infinity, a subset of labels that are not there, fewer classes than
-            ways, or a class of fewer images than shots + queries.
+        ValueError: shapes or types that do not fit, NaN or infinity, or what `ClassTasks` raises.
 
     Example:
         >>> images, labels = torch.rand(60, 1, 28, 28), torch.arange(60) % 6
@@ -64,90 +57,37 @@ class ImageTasks(TaskSource):
         (torch.Size([2, 3, 1, 28, 28]), torch.Size([2, 12]))
     """
 
-    def __init__(
-        self,
-        images: Any,
-        labels: Any,
-        *,
-        subset: Sequence[int] | Tensor | None = None,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        batch: int = 4,
-        rotations: bool = False,
-        seed: int = 0,
-        length: int = 1_000_000,
-    ) -> None:
-        super().__init__(seed=seed, length=length)
+    _rows = "images"
+
+    def __init__(self, images: Any, labels: Labels, *, rotations: bool = False, **shape: Unpack[EpisodeShape]) -> None:
         images = _tensor("images", images, "torch.stack a list of images of one size")
-        labels = _tensor("labels", labels, "number the classes").cpu()
         if images.dim() == 3:
             images = images[:, None]
-        if images.dim() != 4 or labels.shape != images.shape[:1]:
+        given = read_labels("labels", labels)
+        if images.dim() != 4 or given.shape != images.shape[:1]:
             raise ValueError(
                 f"images and labels: expected (n, C, H, H) or (n, H, H) and (n,), got {tuple(images.shape)} and "
-                f"{tuple(labels.shape)}; give every image one label, and vectors as x[:, :, None, None], with nn.Flatten() "
-                "before the network"
+                f"{tuple(given.shape)}; give every image one label; for vectors use ClassTasks"
             )
-        if labels.is_floating_point() or labels.is_complex():
-            raise ValueError(f"labels: expected whole numbers, got {labels.dtype}; number the classes")
         _check_images(images)
-        labels = labels.long()
         if rotations and images.shape[2] != images.shape[3]:
             raise ValueError(
                 f"rotations: expected square images, got {tuple(images.shape[2:])}; crop them, or rotations=False"
             )
-        for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("batch", batch)):
-            check_count(name, value)
-        there = torch.ones_like(labels, dtype=torch.bool) if subset is None else _members(labels, subset)
-        places = there.nonzero()[:, 0]
-        labels = labels[places]
-        names, counts = labels.unique(return_counts=True)
-        turns = 4 if rotations else 1
-        if len(names) * turns < ways:
-            raise ValueError(
-                f"ways: expected at most the {len(names) * turns} classes there are, got {ways}; ask for fewer, or add classes"
-            )
-        if int(counts.min()) < shots + queries:
-            smallest = int(names[counts.argmin()])
-            raise ValueError(
-                f"shots and queries: expected at most {int(counts.min())} together, the images of class {smallest}, got "
-                f"{shots} + {queries}; ask for fewer, or leave that class out"
-            )
-        self.images, self.classes, self._turns = images, len(names) * turns, turns
-        self.ways, self.shots, self.queries, self.batch = ways, shots, queries, batch
-        self.subset, self.rotations = subset, rotations
-        order = labels.argsort(stable=True)
-        self._table = torch.nn.utils.rnn.pad_sequence(  # (classes, most images of one): places in `images`
-            list(places[order].split(counts.tolist())), batch_first=True
-        )
-        self._counts = counts
+        self.rotations = rotations
+        self._turns = 4 if rotations else 1
+        super().__init__(images, given, **shape)
 
-    def clusters(self, index: int) -> Tensor:
-        """The classes that each task is made of, ``(B, W)``: tasks that share one are not independent. Turned classes are one."""
-        return self._chosen(self._generator(index)) % len(self._table)
+    def _read(self, x: Any, whole: bool, dtype: torch.dtype) -> Any:
+        return x
 
-    def _chosen(self, generator: torch.Generator) -> Tensor:
-        return uniform(self.batch, self.classes, generator=generator).topk(self.ways).indices
-
-    def draw(self, generator: torch.Generator) -> Episode:
-        size = (self.batch, self.ways)
-        chosen = self._chosen(generator)
-        one, turns = chosen % len(self._table), chosen // len(self._table)
-        lots = uniform(*size, self._table.shape[1], generator=generator)
-        lots[torch.arange(lots.shape[-1]) >= self._counts[one][..., None]] = -1.0  # padding is drawn last
-        drawn = self._table[one].gather(-1, lots.topk(self.shots + self.queries).indices)
-        x = self.images[drawn.to(self.images.device)]
+    def _at(self, places: Tensor, turns: Tensor) -> Any:
+        x = super()._at(places, turns)
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         for turn in range(1, self._turns):
             turned = (turns == turn).to(x.device)
             x[turned] = torch.rot90(x[turned], turn, (-2, -1))
-        y = torch.arange(self.ways, device=x.device)[:, None].expand(*size, self.shots + self.queries)
-        parts = [(x[:, :, : self.shots], y[..., : self.shots]), (x[:, :, self.shots :], y[..., self.shots :])]
-        support, query = (
-            Points(x.flatten(1, 2), y.flatten(1), torch.ones_like(y.flatten(1), dtype=torch.bool)) for x, y in parts
-        )
-        return Episode(support, query)
+        return x
 
 
 def _tensor(name: str, value: Any, remedy: str) -> Tensor:
@@ -181,19 +121,6 @@ def _check_images(images: Tensor) -> None:
                 f"images: expected finite numbers, got NaN or infinity in {len(bad)} of {len(images)} images, first in image "
                 f"{bad[0]}; fill them in, or leave these images and their labels out"
             )
-
-
-def _members(labels: Tensor, subset: Sequence[int] | Tensor) -> Tensor:
-    chosen = _tensor("subset", subset, "pass a list of labels").cpu()
-    if chosen.dtype == torch.bool:
-        raise ValueError("subset: expected labels, got true and false; pass the labels that take part, e.g. range(80)")
-    unknown = chosen[~torch.isin(chosen, labels)]
-    if chosen.dim() != 1 or len(chosen) == 0 or chosen.is_floating_point() or len(unknown):
-        raise ValueError(
-            f"subset: expected some of the labels {int(labels.min())} to {int(labels.max())}, got "
-            f"{int(unknown[0]) if len(unknown) and not chosen.is_floating_point() else subset}; name labels that images have"
-        )
-    return torch.isin(labels, chosen)
 
 
 def image_folder(
