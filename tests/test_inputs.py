@@ -71,7 +71,7 @@ def test_whole_numbers_and_trees_as_inputs(name: str, kind: str) -> None:
     assert functions(given.query.x).batch_shape == (S, B, M)
     own = torch.utils._pytree.tree_map(lambda leaf: leaf.expand(S, *leaf.shape), given.query.x)
     assert functions(own).batch_shape == (S, B, M)
-    assert all(part.isfinite().all() for part in bm.decompose(posterior, given.query.x, samples=4))
+    assert all(part.isfinite().all() for part in posterior.decompose(given.query.x, samples=4))
     bm.fit(learner, Source(given), steps=2, progress=False)
     assert bm.evaluate(learner, Source(given), episodes=1)
 

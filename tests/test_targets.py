@@ -84,7 +84,7 @@ class TestLabelsOfAnEvent:
         assert (predictive.batch_shape, predictive.event_shape) == ((B, M), event)
         assert (draws.batch_shape, draws.event_shape) == ((S, B, M), event)
         assert predictive.log_prob(given.query.y).isfinite().all()
-        total, aleatoric, epistemic = bm.decompose(posterior, given.query.x, samples=4)
+        total, aleatoric, epistemic = posterior.decompose(given.query.x, samples=4)
         assert total.shape == (B, M, *event)
         assert ((aleatoric >= 0) & (epistemic >= 0)).all()
 
