@@ -79,6 +79,8 @@ def some(likelihood: str, count: int, seed: int, dtype: torch.dtype = torch.floa
     y: Tensor = torch.randn(B, count, 1, generator=generator).to(dtype)
     if likelihood in ("classes", "yes or no"):
         y = torch.randint(W, (B, count), generator=generator) if likelihood == "classes" else (y > 0).to(dtype)
+    elif likelihood in ("counts", "spread counts"):
+        y = (3 * y).abs().floor()
     mask = torch.arange(count) < torch.tensor([[count], [1], [0]])
     return Points(x * mask[..., None], y * (mask if likelihood == "classes" else mask[..., None]), mask)
 
