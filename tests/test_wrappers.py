@@ -252,7 +252,7 @@ def test_an_empty_support_stays_finite_and_a_snapshot_stays():
 def test_inputs_that_are_no_tensor_are_named():
     p = points([[0.0], [1.0]], [[0.0], [1.0]])
     tree = Points({"a": p.x}, p.y, p.mask)
-    with pytest.raises(ValueError, match="tasks: expected x to be one floating tensor"):
+    with pytest.raises(ValueError, match="tasks: expected x to be one tensor"):
         Standardized.from_tasks(maml(1), [Episode(tree, tree)])
 
 

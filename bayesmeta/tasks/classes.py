@@ -31,8 +31,8 @@ class ClassTasks(TaskSource):
     With `outside` the query also holds rows of classes that the task has not, labelled W, to see whether a learner knows what it
     was not taught. A learner needs W + 1 classes for them: a network of W + 1 outputs (`MAML(network, Categorical())` and its
     kin), or ``classes=W + 1``. The support has none of them, so what such a learner says of label W it learns from other tasks'
-    queries. Learners of W classes refuse the label. `shots` may be as few as you like: `decompose` and `auroc` compare the
-    doubt about both kinds of queries of any learner that was trained without them.
+    queries. Learners of W classes refuse the label; train
+    and evaluate them without `outside`, and compare their doubt about both kinds of queries by `decompose` and `auroc`.
 
     Args:
         x: inputs, ``(n, *X)``, as an array, tensor or list; or a dictionary of such, nested as deep as one likes.
