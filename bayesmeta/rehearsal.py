@@ -109,4 +109,4 @@ def _kept(points: Points, keys: Tensor, capacity: int | None) -> tuple[Points, T
 def _keys(seed: int, first: int, mask: Tensor) -> Tensor:
     """A uniform number for each of the places in the stream from the first on, ``(B, N)`` as the mask of the points there."""
     drawn = np.random.Generator(np.random.PCG64(seed).advance(first)).random(mask.shape[1])
-    return torch.from_numpy(drawn).to(mask.device).expand(mask.shape)
+    return torch.from_numpy(drawn).to(mask.device).expand(mask.shape[:2])

@@ -162,7 +162,7 @@ def test_likelihoods_of_several_modes_are_refused() -> None:
         learner.head.weight.zero_()
     with pytest.raises(ValueError, match="with a curvature that is not positive"):
         learner(Points(torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)))
-    with pytest.raises(ValueError, match="objective: expected 'elbo' or 'predictive', got 'evidence'"):
+    with pytest.raises(TypeError, match="objective: expected ELBO"):
         bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), bm.Poisson(), objective="evidence")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="head: expected the nn"):
         bm.LaplaceHead(nn.Identity(), nn.Identity(), bm.Poisson())  # type: ignore[arg-type]

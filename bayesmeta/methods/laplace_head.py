@@ -24,7 +24,7 @@ from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.gp_classification import normal_numbers
 from bayesmeta.learner import Functions, Learner, Posterior
-from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood, nll
+from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood, check_one_label, nll
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive, check_objective
 from bayesmeta.posteriors import heads, on_features
@@ -78,6 +78,7 @@ class LaplaceHead(Learner):
         super().__init__()
         check_network(features, "features")
         check_likelihood(likelihood)
+        check_one_label(likelihood, "LaplaceHead")
         check_positive("prior_scale", prior_scale)
         if not isinstance(head, nn.Linear):
             raise TypeError(f"head: expected the nn.Linear from features to outputs, got {type(head).__name__}")
