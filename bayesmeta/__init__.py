@@ -1,28 +1,31 @@
 """Probabilistic meta-learning: learn from many small related tasks, answer from a handful of points with uncertainty.
 
 ``fit(learner, tasks, steps=...)`` meta-trains; ``learner(points(x, y))(x_new)`` is then p(y_new | x_new, x, y).
+
+Here are the verbs, the core types, the methods and the wrappers; the rest is in folders named by their subject, such as
+``bm.metrics.ECE``, ``bm.networks.MLP`` or ``bm.tasks.Sinusoids``.
 """
 
-from bayesmeta.calibration import Calibrated, Conformal, Tempered
-from bayesmeta.data import Episode, Points, check, concatenate, move, points
-from bayesmeta.diagnostics import Uniformity, pit, sbc, to_arviz
-from bayesmeta.distributions import quantile
-from bayesmeta.encoders import Attention, ClassPooling, DeepSet, Encoder, Relation
-from bayesmeta.evaluation import evaluate
-from bayesmeta.functional import Strategy
-from bayesmeta.hyper_posterior import Bound, HyperPosterior
-from bayesmeta.learner import Learner, Posterior
-from bayesmeta.likelihoods import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    HeteroscedasticGaussian,
-    Likelihood,
-    NegativeBinomial,
-    OneVsEach,
-    Poisson,
-    StudentT,
+from bayesmeta import (
+    distributions,
+    encoders,
+    evaluation,
+    functional,
+    likelihoods,
+    metrics,
+    networks,
+    plots,
+    posteriors,
+    tasks,
+    training,
+    variational,
+    wrappers,
 )
+from bayesmeta.border import check, points
+from bayesmeta.data import Episode, Points, concatenate, move
+from bayesmeta.evaluation import evaluate
+from bayesmeta.files import load, save
+from bayesmeta.learner import Learner
 from bayesmeta.methods import (
     ABML,
     ADKF,
@@ -49,61 +52,12 @@ from bayesmeta.methods import (
     PrototypicalNetwork,
     Reptile,
 )
-from bayesmeta.metrics import (
-    AURC,
-    CRPS,
-    ECE,
-    MCE,
-    NLL,
-    PIT,
-    RMSE,
-    Accuracy,
-    AdaptiveECE,
-    Brier,
-    ClasswiseECE,
-    Coverage,
-    EnergyScore,
-    ErrorAUROC,
-    Estimate,
-    Metric,
-    QuantileCalibrationError,
-    Sharpness,
-    Width,
-    aupr,
-    auroc,
-    risk_coverage,
-    summary,
-)
-from bayesmeta.networks import MLP, BatchNorm, Conv4, GroupNorm
 from bayesmeta.objectives import ELBO, Predictive
-from bayesmeta.plots import (
-    plot_calibration,
-    plot_metric_against_shots,
-    plot_pit,
-    plot_predictive,
-    plot_ranks,
-    plot_reliability,
-)
-from bayesmeta.rehearsal import Rehearsal
-from bayesmeta.report import Comparison, compare
-from bayesmeta.saving import load, save
-from bayesmeta.tasks import (
-    ArrayTasks,
-    ClassTasks,
-    GaussianProcessTasks,
-    ImageTasks,
-    LinearGaussian,
-    Longitudinal,
-    Omniglot,
-    Sinusoids,
-    TaskSource,
-    image_folder,
-    tasks_from_arrays,
-    tasks_from_frame,
-)
-from bayesmeta.training import Diverged, History, fit
-from bayesmeta.variational import VariationalLearner, registered
-from bayesmeta.wrappers import Ensemble, Standardized
+from bayesmeta.posterior import Posterior
+from bayesmeta.report import compare
+from bayesmeta.tasks import TaskSource, tasks_from_arrays, tasks_from_frame
+from bayesmeta.training import fit
+from bayesmeta.wrappers import Calibrated, Conformal, Ensemble, Rehearsal, Standardized
 
 __version__ = "0.1.0"
 
@@ -112,117 +66,60 @@ __all__ = [
     "ADKF",
     "ADKL",
     "ANIL",
-    "AURC",
     "BMAML",
-    "CRPS",
     "DKT",
-    "ECE",
     "ELBO",
     "LEO",
     "MAML",
-    "MCE",
-    "MLP",
-    "NLL",
     "PACOH",
     "PACOHNN",
-    "PIT",
     "PLATIPUS",
-    "RMSE",
     "VERSA",
     "ALPaCA",
-    "Accuracy",
-    "AdaptiveECE",
-    "ArrayTasks",
-    "Attention",
-    "BatchNorm",
-    "Bernoulli",
-    "Bound",
-    "Brier",
     "Calibrated",
-    "Categorical",
-    "ClassPooling",
-    "ClassTasks",
-    "ClasswiseECE",
-    "Comparison",
     "ConditionalNeuralProcess",
     "Conformal",
-    "Conv4",
-    "Coverage",
     "DKTClassifier",
-    "DeepSet",
-    "Diverged",
-    "Encoder",
-    "EnergyScore",
     "Ensemble",
     "Episode",
-    "ErrorAUROC",
-    "Estimate",
     "FirstOrderMAML",
-    "Gaussian",
-    "GaussianProcessTasks",
-    "GroupNorm",
-    "HeteroscedasticGaussian",
-    "History",
-    "HyperPosterior",
-    "ImageTasks",
     "ImplicitMAML",
     "LaplaceGP",
     "LaplaceHead",
     "Learner",
-    "Likelihood",
-    "LinearGaussian",
-    "Longitudinal",
     "MetaSGD",
-    "Metric",
-    "NegativeBinomial",
     "NeuralProcess",
-    "Omniglot",
-    "OneVsEach",
     "Points",
-    "Poisson",
     "PolyaGammaGP",
     "Posterior",
     "Predictive",
     "PrototypicalNetwork",
-    "QuantileCalibrationError",
     "Rehearsal",
-    "Relation",
     "Reptile",
-    "Sharpness",
-    "Sinusoids",
     "Standardized",
-    "Strategy",
-    "StudentT",
     "TaskSource",
-    "Tempered",
-    "Uniformity",
-    "VariationalLearner",
-    "Width",
-    "aupr",
-    "auroc",
     "check",
     "compare",
     "concatenate",
+    "distributions",
+    "encoders",
     "evaluate",
+    "evaluation",
     "fit",
-    "image_folder",
+    "functional",
+    "likelihoods",
     "load",
+    "metrics",
     "move",
-    "pit",
-    "plot_calibration",
-    "plot_metric_against_shots",
-    "plot_pit",
-    "plot_predictive",
-    "plot_ranks",
-    "plot_reliability",
+    "networks",
+    "plots",
     "points",
-    "quantile",
-    "registered",
-    "risk_coverage",
+    "posteriors",
     "save",
-    "sbc",
-    "summary",
+    "tasks",
     "tasks_from_arrays",
     "tasks_from_frame",
-    "to_arviz",
+    "training",
+    "variational",
+    "wrappers",
 ]

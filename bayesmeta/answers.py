@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-__all__ = ["Decomposition", "Joint"]
+from bayesmeta.distributions import apart
+
+__all__ = ["Decomposition", "Functions", "Joint", "refuse_update", "repeated"]
+
+Functions: TypeAlias = Callable[[Any, bool], Distribution]
+"""S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
+
+Inputs are ``(B, M, *X)`` and the same for all S functions, or ``(B, S M, *X)``, M points for each function in turn. The answer's
+batch is ``(S, B, M)`` either way (see `bayesmeta.distributions.apart`).
+"""
+
+
+def repeated(predict: Callable[[Any], Distribution], samples: int) -> Functions:
+    """S times one function: of a posterior that has no doubt about it.
+
+    Args:
+        predict: what the function says at inputs ``(B, M, *X)``, batch ``(B, M)``.
+        samples: S.
+    """
+
+    def ask(x: Any, own: bool) -> Distribution:
+        found = predict(x)
+        answers: Distribution = (
+            apart(found, samples) if own else found.expand(torch.Size([samples]) + found.batch_shape)
+        )
+        return answers
+
+    return ask
 
 
 class Decomposition(NamedTuple):
@@ -29,3 +59,11 @@ class Joint(NamedTuple):
     """Of each target's values at the inputs, without noise, ``(B, Y, M, M)``; the targets are independent."""
     noise: Tensor
     """The standard deviation of a target given the function, ``(B, M, Y)``."""
+
+
+def refuse_update(got: str) -> NoReturn:
+    """Raises the NotImplementedError of a posterior that cannot be told further points."""
+    raise NotImplementedError(
+        f"update: expected a posterior that can be told further points, got {got}; wrap the learner, "
+        "Rehearsal(learner, capacity=None), which keeps points and adapts again"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from bayesmeta.data import check_count, check_positive
+from bayesmeta.border import check_count, check_positive
 from bayesmeta.recorded import Setting
 
 __all__ = ["ELBO", "Objective", "Predictive", "check_objective"]

@@ -29,7 +29,10 @@ class Setting:
 
 
 class Recorded(nn.Module):
-    """A module that keeps the arguments of its constructor: by them a file says how to build it again (`bayesmeta.blueprint`)."""
+    """A module that keeps the arguments of its constructor, by which a file says how to build it again.
+
+    See `bayesmeta.files.blueprint`.
+    """
 
     _built_with: Arguments
 

@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from store import keep
+from benchmarks.store import keep
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 START = 90.0
@@ -49,14 +49,14 @@ class Section:
 
 
 SECTIONS = {
-    "correctness": Section("gpu_correctness", 130, 60),
-    "speed": Section("gpu_speed", 100, 40),
-    "compile": Section("gpu_compile", 160, 75),
-    "serving": Section("gpu_serving", 50, 25),
-    "memory": Section("gpu_memory", 25, 20),
-    "graphs": Section("gpu_graphs", 60, 45),
-    "processes": Section("gpu_processes", 110, 75),
-    "jax": Section("gpu_jax", 60, 40),
+    "correctness": Section("benchmarks.cost.gpu_correctness", 130, 60),
+    "speed": Section("benchmarks.cost.gpu_speed", 100, 40),
+    "compile": Section("benchmarks.cost.gpu_compile", 160, 75),
+    "serving": Section("benchmarks.cost.gpu_serving", 50, 25),
+    "memory": Section("benchmarks.cost.gpu_memory", 25, 20),
+    "graphs": Section("benchmarks.cost.gpu_graphs", 60, 45),
+    "processes": Section("benchmarks.cost.gpu_processes", 110, 75),
+    "jax": Section("benchmarks.cost.gpu_jax", 60, 40),
 }
 
 

@@ -23,36 +23,36 @@ STEPS, EPISODES = 1500, 20
 warnings.filterwarnings("ignore", category=FutureWarning)  # ArviZ's own, about its next version
 
 
-def network() -> bm.MLP:
-    return bm.MLP(1, 1, activation=nn.Tanh)
+def network() -> bm.networks.MLP:
+    return bm.networks.MLP(1, 1, activation=nn.Tanh)
 
 
 def alpaca() -> bm.Learner:
     body = network()
-    return bm.ALPaCA(body.features, body.head, bm.Gaussian())
+    return bm.ALPaCA(body.features, body.head, bm.likelihoods.Gaussian())
 
 
-def draw(learners: dict[str, bm.Learner], calibrated: bm.Learner, test: bm.Sinusoids) -> None:
+def draw(learners: dict[str, bm.Learner], calibrated: bm.Learner, test: bm.tasks.Sinusoids) -> None:
     figure, panes = plt.subplots(2, 2, figsize=(9.5, 7), layout="constrained")
     support = bm.points([-2.0, 1.0], [2.1, -2.0])
     for pane, name in zip(panes[0], ("MAML", "ALPaCA"), strict=True):
         x = torch.linspace(-5, 5, 200)
-        bm.plot_predictive(learners[name](support), x, ax=pane).set(title=name, ylim=(-6, 6))
+        bm.plots.bands(learners[name](support), x, ax=pane).set(title=name, ylim=(-6, 6))
     shown = {"ABML": learners["ABML"], "ABML, calibrated": calibrated, "ALPaCA": learners["ALPaCA"]}
     for name, learner in shown.items():
-        bm.plot_calibration(learner, test, episodes=EPISODES, label=name, ax=panes[1, 0])
-    bm.plot_pit(learners["ABML"], test, episodes=EPISODES, label="ABML", ax=panes[1, 1])
+        bm.plots.calibration(learner, test, episodes=EPISODES, label=name, ax=panes[1, 0])
+    bm.plots.pit(learners["ABML"], test, episodes=EPISODES, label="ABML", ax=panes[1, 1])
     figure.savefig("uncertainty.png", dpi=110)
 
 
-def main() -> bm.Comparison:
+def main() -> bm.report.Comparison:
     torch.manual_seed(0)
-    train = bm.Sinusoids(noise=0.1, shots=5)
-    validation, test = (bm.Sinusoids(noise=0.1, shots=2, seed=seed) for seed in (1, 2))
+    train = bm.tasks.Sinusoids(noise=0.1, shots=5)
+    validation, test = (bm.tasks.Sinusoids(noise=0.1, shots=2, seed=seed) for seed in (1, 2))
     learners: dict[str, bm.Learner] = {
-        "MAML": bm.MAML(network(), bm.Gaussian(), steps=5),
-        "ensemble of 3 MAMLs": bm.Ensemble([bm.MAML(network(), bm.Gaussian(), steps=2) for _ in range(3)]),
-        "ABML": bm.ABML(network(), bm.Gaussian()),
+        "MAML": bm.MAML(network(), bm.likelihoods.Gaussian(), steps=5),
+        "ensemble of 3 MAMLs": bm.Ensemble([bm.MAML(network(), bm.likelihoods.Gaussian(), steps=2) for _ in range(3)]),
+        "ABML": bm.ABML(network(), bm.likelihoods.Gaussian()),
         "ALPaCA": alpaca(),
     }
     for name, learner in learners.items():
@@ -74,11 +74,11 @@ def main() -> bm.Comparison:
 
     import arviz
 
-    task = bm.Sinusoids(noise=0.1, shots=20, seed=3, batch=1)[0]
-    data = {name: bm.to_arviz(learners[name], task) for name in ("ABML", "ALPaCA")}
+    task = bm.tasks.Sinusoids(noise=0.1, shots=20, seed=3, batch=1)[0]
+    data = {name: bm.evaluation.to_arviz(learners[name], task) for name in ("ABML", "ALPaCA")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few draws of good learners: some Pareto shapes are large
-        print(arviz.compare({**data, "exact": bm.to_arviz(test.oracle, task)}).iloc[:, :5].to_string())
+        print(arviz.compare({**data, "exact": bm.evaluation.to_arviz(test.oracle, task)}).iloc[:, :5].to_string())
     return found
 
 

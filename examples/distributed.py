@@ -16,17 +16,17 @@ import bayesmeta as bm
 STEPS = 2000
 
 
-def main(steps: int = STEPS, folder: str = "distributed_run") -> dict[str, bm.Estimate]:
+def main(steps: int = STEPS, folder: str = "distributed_run") -> dict[str, bm.metrics.Estimate]:
     """Returns the test metrics; every process has the same."""
     torch.set_num_threads(1)  # a process a core
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     torch.manual_seed(0)
-    tasks = bm.Sinusoids(noise=0.1, batch=32)
-    network = bm.MLP(1, 1, hidden=(64, 64))
-    learner = bm.ALPaCA(network.features, network.head, bm.Gaussian())
+    tasks = bm.tasks.Sinusoids(noise=0.1, batch=32)
+    network = bm.networks.MLP(1, 1, hidden=(64, 64))
+    learner = bm.ALPaCA(network.features, network.head, bm.likelihoods.Gaussian())
     bm.fit(learner, tasks, steps=steps, checkpoint=folder, fabric=fabric)
-    metrics = bm.evaluate(learner, bm.Sinusoids(noise=0.1, seed=1), episodes=24)
+    metrics = bm.evaluate(learner, bm.tasks.Sinusoids(noise=0.1, seed=1), episodes=24)
     for name, estimate in metrics.items():
         fabric.print(f"{name:14s} {estimate}")
     return metrics

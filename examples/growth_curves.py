@@ -30,25 +30,29 @@ SHOTS = (3, 5)
 EPISODES = 5  # divisions of each test pig's points into known and asked for
 SEED = 0
 
-train = bm.Longitudinal(FAMILY, split="train", fractions=FRACTIONS, batch=16, shots=SHOTS, seed=SEED)
+train = bm.tasks.Longitudinal(FAMILY, split="train", fractions=FRACTIONS, batch=16, shots=SHOTS, seed=SEED)
 
 
-def network() -> bm.MLP:
-    return bm.MLP(1, 1, hidden=(40, 40), activation=torch.nn.Tanh)
+def network() -> bm.networks.MLP:
+    return bm.networks.MLP(1, 1, hidden=(40, 40), activation=torch.nn.Tanh)
 
 
 LEARNERS: dict[str, Callable[[], bm.Learner]] = {
-    "MAML": lambda: bm.MAML(network(), bm.Gaussian(), steps=5, rate=0.05),
-    "Meta-SGD": lambda: bm.MetaSGD(network(), bm.Gaussian(), steps=3, rate=0.05),
-    "Reptile": lambda: bm.Reptile(network(), bm.Gaussian(), steps=8, rate=0.05),
-    "ALPaCA": lambda: bm.ALPaCA((body := network()).features, body.head, bm.Gaussian()),
-    "ABML": lambda: bm.ABML(network(), bm.Gaussian()),
-    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.Gaussian()),
-    "Attentive NP": lambda: bm.NeuralProcess(bm.Attention(1, 1), bm.MLP(81, 2), bm.HeteroscedasticGaussian()),
-    "CNP": lambda: bm.ConditionalNeuralProcess(bm.DeepSet(1, 1), bm.MLP(65, 2), bm.HeteroscedasticGaussian()),
-    "VERSA": lambda: bm.VERSA(bm.DeepSet(40, 1, features=network().features), 1, bm.Gaussian()),
-    "LEO": lambda: bm.LEO(bm.Relation(40, 1, features=network().features), 1, bm.Gaussian()),
-    "BMAML": lambda: bm.BMAML(network(), bm.Gaussian()),
+    "MAML": lambda: bm.MAML(network(), bm.likelihoods.Gaussian(), steps=5, rate=0.05),
+    "Meta-SGD": lambda: bm.MetaSGD(network(), bm.likelihoods.Gaussian(), steps=3, rate=0.05),
+    "Reptile": lambda: bm.Reptile(network(), bm.likelihoods.Gaussian(), steps=8, rate=0.05),
+    "ALPaCA": lambda: bm.ALPaCA((body := network()).features, body.head, bm.likelihoods.Gaussian()),
+    "ABML": lambda: bm.ABML(network(), bm.likelihoods.Gaussian()),
+    "PLATIPUS": lambda: bm.PLATIPUS(network(), bm.likelihoods.Gaussian()),
+    "Attentive NP": lambda: bm.NeuralProcess(
+        bm.encoders.Attention(1, 1), bm.networks.MLP(81, 2), bm.likelihoods.HeteroscedasticGaussian()
+    ),
+    "CNP": lambda: bm.ConditionalNeuralProcess(
+        bm.encoders.DeepSet(1, 1), bm.networks.MLP(65, 2), bm.likelihoods.HeteroscedasticGaussian()
+    ),
+    "VERSA": lambda: bm.VERSA(bm.encoders.DeepSet(40, 1, features=network().features), 1, bm.likelihoods.Gaussian()),
+    "LEO": lambda: bm.LEO(bm.encoders.Relation(40, 1, features=network().features), 1, bm.likelihoods.Gaussian()),
+    "BMAML": lambda: bm.BMAML(network(), bm.likelihoods.Gaussian()),
 }
 PICTURED = ("MAML", "ALPaCA", "ABML")
 
@@ -90,7 +94,7 @@ def normal(mean: np.ndarray, scale: np.ndarray) -> Normal:
 
 def picture(learners: dict[str, bm.Learner], path: str) -> None:
     """The predictive bands of three unseen pigs, each known by three points."""
-    test = bm.Longitudinal(FAMILY, split="test", fractions=FRACTIONS, shots=3, seed=SEED + 1)
+    test = bm.tasks.Longitudinal(FAMILY, split="test", fractions=FRACTIONS, shots=3, seed=SEED + 1)
     episode = bm.Episode(*(bm.Points(*(leaf[:3] for leaf in points)) for points in test[0]))
     x = torch.linspace(1, 12, 100)[:, None].expand(3, 100, 1)
     figure, axes = plt.subplots(
@@ -99,7 +103,7 @@ def picture(learners: dict[str, bm.Learner], path: str) -> None:
     for row, (name, learner) in zip(axes, learners.items(), strict=True):
         with torch.no_grad():
             predictive = learner(episode.support)(x)
-        low, middle, high = (bm.quantile(predictive, p)[..., 0] for p in (0.05, 0.5, 0.95))
+        low, middle, high = (bm.distributions.quantile(predictive, p)[..., 0] for p in (0.05, 0.5, 0.95))
         for pig, ax in enumerate(row):
             ax.fill_between(x[pig, :, 0], low[pig], high[pig], color="#56b4e9", alpha=0.4, lw=0, label="90 % band")
             ax.plot(x[pig, :, 0], middle[pig], color="#0072b2", label="median")
@@ -115,7 +119,7 @@ def picture(learners: dict[str, bm.Learner], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> dict[int, dict[str, dict[str, bm.Estimate]]]:
+def main() -> dict[int, dict[str, dict[str, bm.metrics.Estimate]]]:
     """Prints a table for each number of shots and gives what it printed: shots, learner, metric."""
     learners = {}
     for name, make in LEARNERS.items():
@@ -125,14 +129,14 @@ def main() -> dict[int, dict[str, dict[str, bm.Estimate]]]:
         bm.fit(learners[name], train, steps=STEPS, seed=SEED)
     tables = {}
     for shots in SHOTS:
-        test = bm.Longitudinal(FAMILY, split="test", fractions=FRACTIONS, shots=shots, seed=SEED)
+        test = bm.tasks.Longitudinal(FAMILY, split="test", fractions=FRACTIONS, shots=shots, seed=SEED)
         everyone = {**learners, "GP per pig": gaussian_process, "pooled regression": pooled_regression}
         rows = {name: bm.evaluate(learner, test, episodes=EPISODES) for name, learner in everyone.items()}
         tables[shots] = rows
         print(
             f"\n{len(test.names)} unseen pigs, {shots} points each known (NLL in nats, RMSE in kg; 95 % intervals over pigs)"
         )
-        print(bm.summary(rows))
+        print(bm.metrics.summary(rows))
     picture({name: learners[name] for name in PICTURED}, "growth_curves.png")
     print("\nsaved growth_curves.png")
     return tables

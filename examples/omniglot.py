@@ -6,7 +6,7 @@ characters that it was not shown, where all it can rightly say is that it does n
 
     python examples/omniglot.py        # about five minutes on two cores: prints a table, saves omniglot.png
 
-It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.Omniglot(download=True) fetches it for you.
+It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
 """
 
 import os
@@ -33,9 +33,9 @@ def drawings() -> torch.Tensor:
 
 def trained(steps: int) -> bm.DKTClassifier:
     torch.manual_seed(SEED)
-    network = bm.Conv4(width=32)
+    network = bm.networks.Conv4(width=32)
     learner = bm.DKTClassifier(network.features, ScaleKernel(RBFKernel()), classes=KNOWN)
-    tasks = bm.Omniglot(split="train", ways=KNOWN, shots=1, queries=3, batch=2)  # Tengwar is not among them
+    tasks = bm.tasks.Omniglot(split="train", ways=KNOWN, shots=1, queries=3, batch=2)  # Tengwar is not among them
     bm.fit(learner, tasks, steps=steps, slices=2, threads=2)
     return learner
 
@@ -95,8 +95,8 @@ def main(steps: int = STEPS, path: str = "omniglot.png") -> dict[str, float]:
     figures = {
         "accuracy on known characters": right.double().mean().item(),
         "mean confidence there": sure.double().mean().item(),
-        "AUROC of doubt, its errors against its right answers": bm.auroc(total[: len(y)], ~right).item(),
-        "AUROC of doubt about the function, strangers against known": bm.auroc(epistemic, stranger).item(),
+        "AUROC of doubt, its errors against its right answers": bm.metrics.auroc(total[: len(y)], ~right).item(),
+        "AUROC of doubt about the function, strangers against known": bm.metrics.auroc(epistemic, stranger).item(),
     }
     for name, value in figures.items():
         print(f"{name:60s} {value:.3f}")

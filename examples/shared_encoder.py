@@ -15,20 +15,22 @@ STEPS = 3000  # of the neural process
 FEW = 300  # of VERSA
 SEED = 0
 
-tasks = bm.Sinusoids(noise=0.1, shots=(1, 10))
-test = bm.Sinusoids(noise=0.1, shots=5, batch=100, seed=1)
+tasks = bm.tasks.Sinusoids(noise=0.1, shots=(1, 10))
+test = bm.tasks.Sinusoids(noise=0.1, shots=5, batch=100, seed=1)
 
 
-def backbone() -> bm.Encoder:
-    return bm.DeepSet(40, 1, features=bm.MLP(1, 1, activation=nn.Tanh).features)
+def backbone() -> bm.encoders.Encoder:
+    return bm.encoders.DeepSet(40, 1, features=bm.networks.MLP(1, 1, activation=nn.Tanh).features)
 
 
-def neural_process(encoder: bm.Encoder) -> bm.Learner:
-    return bm.NeuralProcess(encoder, bm.MLP(40 + encoder.size + 16, 2), bm.HeteroscedasticGaussian())
+def neural_process(encoder: bm.encoders.Encoder) -> bm.Learner:
+    return bm.NeuralProcess(
+        encoder, bm.networks.MLP(40 + encoder.size + 16, 2), bm.likelihoods.HeteroscedasticGaussian()
+    )
 
 
-def versa(encoder: bm.Encoder) -> bm.Learner:
-    return bm.VERSA(encoder, outputs=1, likelihood=bm.Gaussian())
+def versa(encoder: bm.encoders.Encoder) -> bm.Learner:
+    return bm.VERSA(encoder, outputs=1, likelihood=bm.likelihoods.Gaussian())
 
 
 class Together(bm.Learner):
@@ -46,7 +48,7 @@ class Together(bm.Learner):
         return self.first.loss(episode) + self.second.loss(episode)
 
 
-def main() -> dict[str, dict[str, bm.Estimate]]:
+def main() -> dict[str, dict[str, bm.metrics.Estimate]]:
     """Prints a table and gives what it printed."""
     rows = {}
 
@@ -72,7 +74,7 @@ def main() -> dict[str, dict[str, bm.Estimate]]:
     add("neural process, after both together", process)
     add("VERSA, after both together", second)
 
-    print(bm.summary(rows))
+    print(bm.metrics.summary(rows))
     return rows
 
 

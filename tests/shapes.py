@@ -46,7 +46,7 @@ class Labels(nn.Module):
     def __init__(self, event: tuple[int, ...], first: bool) -> None:
         super().__init__()
         self.shape = (W, *event) if first else (*event, W)
-        self.inner = bm.MLP(2, torch.Size(self.shape).numel(), hidden=(8,), activation=nn.Tanh)
+        self.inner = bm.networks.MLP(2, torch.Size(self.shape).numel(), hidden=(8,), activation=nn.Tanh)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x).unflatten(-1, self.shape)

@@ -14,36 +14,37 @@ from gpytorch.means import ConstantMean
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta import Episode, Learner, Likelihood, Points
+from bayesmeta import Episode, Learner, Points
 from bayesmeta.functional import Mapped
+from bayesmeta.likelihoods import Likelihood
 
 B, N, M, S, D, W = 3, 4, 5, 6, 2, 3
 
 
 def classwise(likelihood: Likelihood) -> bool:
-    return isinstance(likelihood, bm.Categorical)
+    return isinstance(likelihood, bm.likelihoods.Categorical)
 
 
 def targets(likelihood: Likelihood) -> int:
     return W if classwise(likelihood) else 1
 
 
-def outputs(network: bm.MLP) -> int:
+def outputs(network: bm.networks.MLP) -> int:
     return network.head.out_features
 
 
-def pooling(network: bm.MLP, likelihood: Likelihood) -> bm.Encoder:
+def pooling(network: bm.networks.MLP, likelihood: Likelihood) -> bm.encoders.Encoder:
     if classwise(likelihood):
-        return bm.ClassPooling(8, W, 6, features=network.features)
-    return bm.DeepSet(8, 1, 6, features=network.features)
+        return bm.encoders.ClassPooling(8, W, 6, features=network.features)
+    return bm.encoders.DeepSet(8, 1, 6, features=network.features)
 
 
-def outwards(network: bm.MLP) -> bm.MLP:
+def outwards(network: bm.networks.MLP) -> bm.networks.MLP:
     """Another network of the same shape."""
-    return bm.MLP(D, outputs(network), hidden=(8, 8), activation=nn.Tanh)
+    return bm.networks.MLP(D, outputs(network), hidden=(8, 8), activation=nn.Tanh)
 
 
-Make = Callable[[bm.MLP, Likelihood], Learner]
+Make = Callable[[bm.networks.MLP, Likelihood], Learner]
 LEARNERS: dict[str, Make] = {
     "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
     "FirstOrderMAML": lambda network, likelihood: bm.FirstOrderMAML(network, likelihood, steps=2, rate=0.1),
@@ -56,37 +57,40 @@ LEARNERS: dict[str, Make] = {
         network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=2)
     ),
     "ABML, amortised": lambda network, likelihood: bm.ABML(
-        network, likelihood, steps=2, rate=0.1, encoder=bm.DeepSet(D, targets(likelihood), 6)
+        network, likelihood, steps=2, rate=0.1, encoder=bm.encoders.DeepSet(D, targets(likelihood), 6)
     ),
     "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
     "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(
         network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=1)
     ),
     "CNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
-        bm.DeepSet(D, targets(likelihood), 6), bm.MLP(D + 6, outputs(network)), likelihood
+        bm.encoders.DeepSet(D, targets(likelihood), 6), bm.networks.MLP(D + 6, outputs(network)), likelihood
     ),
     "TNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
-        bm.Attention(D, targets(likelihood), 8, heads=2), bm.MLP(D + 8, outputs(network)), likelihood
+        bm.encoders.Attention(D, targets(likelihood), 8, heads=2), bm.networks.MLP(D + 8, outputs(network)), likelihood
     ),
     "NP": lambda network, likelihood: bm.NeuralProcess(
-        bm.DeepSet(D, targets(likelihood), 6), bm.MLP(D + 6 + 4, outputs(network)), likelihood, latent=4
+        bm.encoders.DeepSet(D, targets(likelihood), 6),
+        bm.networks.MLP(D + 6 + 4, outputs(network)),
+        likelihood,
+        latent=4,
     ),
     "ANP": lambda network, likelihood: bm.NeuralProcess(
-        bm.Attention(D, targets(likelihood), 8, heads=2),
-        bm.MLP(D + 8 + 4, outputs(network)),
+        bm.encoders.Attention(D, targets(likelihood), 8, heads=2),
+        bm.networks.MLP(D + 8 + 4, outputs(network)),
         likelihood,
         latent=4,
         objective=bm.ELBO(draws=2),
     ),
     "NP, classwise": lambda network, likelihood: bm.NeuralProcess(
         pooling(network, likelihood),
-        bm.MLP(8 + 6 + 4, 1 if classwise(likelihood) else outputs(network)),
+        bm.networks.MLP(8 + 6 + 4, 1 if classwise(likelihood) else outputs(network)),
         likelihood,
         latent=4,
     ),
     "VERSA": lambda network, likelihood: bm.VERSA(pooling(network, likelihood), outputs(network), likelihood),
     "LEO": lambda network, likelihood: bm.LEO(
-        bm.Relation(8, targets(likelihood), 6, classes=classwise(likelihood), features=network.features),
+        bm.encoders.Relation(8, targets(likelihood), 6, classes=classwise(likelihood), features=network.features),
         outputs(network),
         likelihood,
         latent=4,
@@ -102,8 +106,8 @@ LEARNERS: dict[str, Make] = {
         mean=ConstantMean(),
     ),
     "ADKL": lambda network, likelihood: bm.ADKL(
-        bm.DeepSet(D, 1, 6),
-        bm.MLP(D + 6, 4),
+        bm.encoders.DeepSet(D, 1, 6),
+        bm.networks.MLP(D + 6, 4),
         RBFKernel(),
         likelihood,  # type: ignore[arg-type]
     ),
@@ -118,7 +122,7 @@ LEARNERS: dict[str, Make] = {
             ScaleKernel(RBFKernel()),
             likelihood,
             tasks=B,
-            mean=bm.MLP(D, 1, hidden=(8,)),
+            mean=bm.networks.MLP(D, 1, hidden=(8,)),
             hyper_posterior=kind,
             particles=3,
         )
@@ -157,20 +161,20 @@ LEARNERS: dict[str, Make] = {
         episodes=1,
     ),
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
-        bm.MAML(network, likelihood, rate=0.1), bm.LinearGaussian(inputs=D)
+        bm.MAML(network, likelihood, rate=0.1), bm.tasks.LinearGaussian(inputs=D)
     ),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")
 """Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
-    "gaussian": (bm.Gaussian, 1),
-    "heteroscedastic": (bm.HeteroscedasticGaussian, 2),
-    "student": (bm.StudentT, 1),
-    "classes": (bm.Categorical, W),
-    "yes or no": (bm.Bernoulli, 1),
-    "counts": (bm.Poisson, 1),
-    "spread counts": (bm.NegativeBinomial, 1),
+    "gaussian": (bm.likelihoods.Gaussian, 1),
+    "heteroscedastic": (bm.likelihoods.HeteroscedasticGaussian, 2),
+    "student": (bm.likelihoods.StudentT, 1),
+    "classes": (bm.likelihoods.Categorical, W),
+    "yes or no": (bm.likelihoods.Bernoulli, 1),
+    "counts": (bm.likelihoods.Poisson, 1),
+    "spread counts": (bm.likelihoods.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
 CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical"))]
@@ -190,7 +194,7 @@ CASES = [
 def build(learner: str, likelihood: str, dtype: torch.dtype = torch.float64) -> Learner:
     torch.manual_seed(1)
     make, outputs = LIKELIHOODS[likelihood]
-    return LEARNERS[learner](bm.MLP(D, outputs, hidden=(8, 8), activation=nn.Tanh), make()).to(dtype)
+    return LEARNERS[learner](bm.networks.MLP(D, outputs, hidden=(8, 8), activation=nn.Tanh), make()).to(dtype)
 
 
 def smooth(learner: Learner) -> Learner:
@@ -408,17 +412,19 @@ def _task(given: Episode, b: int) -> tuple[Points, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
-def test_batch_normalisation_is_transductive_and_group_normalisation_is_not(strategy: bm.Strategy) -> None:
+def test_batch_normalisation_is_transductive_and_group_normalisation_is_not(strategy: bm.functional.Strategy) -> None:
     x = torch.rand(1, 4, 1, 28, 28)
     support = Points(torch.rand(1, 3, 1, 28, 28), torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool))
     leak = {}
-    for norm in (bm.BatchNorm, bm.GroupNorm):
-        learner = bm.MAML(bm.Conv4(outputs=3, width=8, norm=norm), bm.Categorical(), rate=0.1).double()
+    for norm in (bm.networks.BatchNorm, bm.networks.GroupNorm):
+        learner = bm.MAML(
+            bm.networks.Conv4(outputs=3, width=8, norm=norm), bm.likelihoods.Categorical(), rate=0.1
+        ).double()
         learner.strategy = strategy
         posterior = learner(support)
         leak[norm] = (posterior(x).logits[:, :1] - posterior(x[:, :1]).logits).abs().max().item()
-    assert leak[bm.BatchNorm] > 1e-3
-    assert leak[bm.GroupNorm] < 1e-10
+    assert leak[bm.networks.BatchNorm] > 1e-3
+    assert leak[bm.networks.GroupNorm] < 1e-10
 
 
 @pytest.mark.parametrize("bad", [-1, W])

@@ -170,8 +170,8 @@ def test_points_are_made_and_moved() -> None:
     assert {leaf.device.type for leaf in given} == {DEVICE}
     labels = bm.points([torch.rand(3, 2)], [torch.tensor([0, 1, 1])], classes=2, device=DEVICE)
     assert {leaf.device.type for leaf in labels} == {DEVICE}
-    learner = bm.MAML(bm.MLP(1, 1), bm.Gaussian()).to(DEVICE)
-    episode = bm.move(bm.Sinusoids(batch=2)[0], learner)
+    learner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian()).to(DEVICE)
+    episode = bm.move(bm.tasks.Sinusoids(batch=2)[0], learner)
     assert {leaf.device.type for part in episode for leaf in part} == {DEVICE}
     assert_here(learner(given)(given.x).mean)
 
@@ -181,8 +181,8 @@ def test_a_run_resumes_where_it_was(tmp_path: Path) -> None:
 
     def run(steps: int, folder: Path) -> list[float]:
         torch.manual_seed(0)
-        learner = bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=2).to(DEVICE)
-        tasks = bm.Sinusoids(batch=4)
+        learner = bm.ABML(bm.networks.MLP(1, 1, hidden=(8,)), bm.likelihoods.Gaussian(), steps=2).to(DEVICE)
+        tasks = bm.tasks.Sinusoids(batch=4)
         if steps < 6:
             tasks = _Stopping(tasks, steps)  # type: ignore[assignment]
         return bm.fit(learner, tasks, steps=6, checkpoint=folder, checkpoint_every=1, progress=False).losses
@@ -215,8 +215,8 @@ class _Stopping(torch.utils.data.Dataset[Episode]):
 
 
 def test_the_generators_stay_as_they_were() -> None:
-    learner = bm.ABML(bm.MLP(1, 1, hidden=(8,)), bm.Gaussian(), steps=2).to(DEVICE)
-    tasks = bm.Sinusoids(batch=4)
+    learner = bm.ABML(bm.networks.MLP(1, 1, hidden=(8,)), bm.likelihoods.Gaussian(), steps=2).to(DEVICE)
+    tasks = bm.tasks.Sinusoids(batch=4)
     before = torch.cuda.get_rng_state()
     bm.fit(learner, tasks, steps=2, progress=False)
     bm.evaluate(learner, tasks, episodes=1)
@@ -224,11 +224,13 @@ def test_the_generators_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
-@pytest.mark.parametrize("norm", [bm.BatchNorm, bm.GroupNorm])
-def test_convolutions(norm: Any, strategy: bm.Strategy) -> None:
+@pytest.mark.parametrize("norm", [bm.networks.BatchNorm, bm.networks.GroupNorm])
+def test_convolutions(norm: Any, strategy: bm.functional.Strategy) -> None:
     def build(dtype: torch.dtype) -> Learner:
         torch.manual_seed(0)
-        learner = bm.MAML(bm.Conv4(outputs=3, width=8, norm=norm), bm.Categorical(), rate=0.1).to(dtype)
+        learner = bm.MAML(bm.networks.Conv4(outputs=3, width=8, norm=norm), bm.likelihoods.Categorical(), rate=0.1).to(
+            dtype
+        )
         learner.strategy = strategy
         return learner
 

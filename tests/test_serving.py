@@ -79,7 +79,7 @@ def test_threads_answer_as_one_does(name: str, likelihood: str) -> None:
 def test_a_kernel_in_float64_does_not_change_the_answers_type() -> None:
     """Kernels are evaluated in float64: no other thread may take that for the learner's type."""
     torch.manual_seed(0)
-    learner = bm.ADKF(nn.Identity(), ScaleKernel(RBFKernel()), bm.Gaussian())
+    learner = bm.ADKF(nn.Identity(), ScaleKernel(RBFKernel()), bm.likelihoods.Gaussian())
     requests = requests_of("gaussian", torch.float32)
     serial = [ask(learner, *request) for request in requests]
     for _ in range(3):
@@ -149,14 +149,14 @@ def asked_meanwhile(learner: bm.Learner, network: Slow) -> Iterator[None]:
 
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
 def test_files_copies_and_training_have_the_learners_own_weights_while_it_is_asked(
-    strategy: bm.Strategy, tmp_path: Path
+    strategy: bm.functional.Strategy, tmp_path: Path
 ) -> None:
     network = Slow()
-    learner = bm.MAML(network, bm.Gaussian(), steps=1, rate=0.5)
+    learner = bm.MAML(network, bm.likelihoods.Gaussian(), steps=1, rate=0.5)
     learner.strategy = strategy
     own = {name: value.clone() for name, value in learner.state_dict().items()}
     other = copy.deepcopy(learner)
-    tasks = bm.Sinusoids(batch=2)
+    tasks = bm.tasks.Sinusoids(batch=2)
     with asked_meanwhile(learner, network):
         bm.save(learner, tmp_path / "a")
         copied = copy.deepcopy(learner)
@@ -172,9 +172,9 @@ def test_files_copies_and_training_have_the_learners_own_weights_while_it_is_ask
 
 
 def test_draws_of_two_requests_differ_while_another_thread_evaluates() -> None:
-    tasks = bm.Sinusoids(noise=0.1, batch=2)
-    network = bm.MLP(1, 1)
-    posterior = bm.ALPaCA(network.features, network.head, bm.Gaussian())(bm.points([0.0], [0.0]))
+    tasks = bm.tasks.Sinusoids(noise=0.1, batch=2)
+    network = bm.networks.MLP(1, 1)
+    posterior = bm.ALPaCA(network.features, network.head, bm.likelihoods.Gaussian())(bm.points([0.0], [0.0]))
     inside, go = Semaphore(0), Semaphore(0)
 
     def oracle(support: bm.Points) -> bm.Posterior:
@@ -194,8 +194,10 @@ def test_draws_of_two_requests_differ_while_another_thread_evaluates() -> None:
 
 
 def test_what_takes_a_seed_leaves_torchs_generator_alone() -> None:
-    tasks, before = bm.Sinusoids(noise=0.1, batch=2), torch.get_rng_state()
-    learner = bm.Ensemble([bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1) for _ in range(2)])
+    tasks, before = bm.tasks.Sinusoids(noise=0.1, batch=2), torch.get_rng_state()
+    learner = bm.Ensemble(
+        [bm.ABML(bm.networks.MLP(1, 1, hidden=(4,)), bm.likelihoods.Gaussian(), steps=1) for _ in range(2)]
+    )
     torch.set_rng_state(before)
     bm.fit(learner, tasks, steps=2, progress=False)
     found = [bm.evaluate(learner, tasks, episodes=2, seed=seed)["NLL"].value for seed in (1, 1, 2)]
@@ -203,7 +205,7 @@ def test_what_takes_a_seed_leaves_torchs_generator_alone() -> None:
     bm.Calibrated.from_tasks(learner, tasks, episodes=1)
     bm.Conformal.from_tasks(learner, tasks, episodes=5)
     bm.compare({"ours": learner}, tasks, episodes=1, progress=False)
-    bm.sbc(learner, tasks, episodes=1)
+    bm.evaluation.sbc(learner, tasks, episodes=1)
     assert torch.get_rng_state().equal(before)
 
 
@@ -231,9 +233,9 @@ def within_a_pyro_program() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_process_answers_and_trains_while_a_thread_was_asked() -> None:
     network = Slow()
-    learner = bm.MAML(network, bm.Gaussian())
-    pyros = bm.ABML(bm.MLP(1, 1, hidden=(4,)), bm.Gaussian(), steps=1, objective=bm.ELBO())
-    episode, support = bm.Sinusoids(batch=2)[0], bm.points([1.0], [1.0])
+    learner = bm.MAML(network, bm.likelihoods.Gaussian())
+    pyros = bm.ABML(bm.networks.MLP(1, 1, hidden=(4,)), bm.likelihoods.Gaussian(), steps=1, objective=bm.ELBO())
+    episode, support = bm.tasks.Sinusoids(batch=2)[0], bm.points([1.0], [1.0])
     expected = pyros.loss(episode).isfinite()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # operations in the child would wait for the others

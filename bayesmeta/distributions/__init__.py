@@ -17,24 +17,18 @@ from bayesmeta.distributions.family import Family, Kind, register
 from bayesmeta.distributions.operations import (
     affine,
     apart,
-    cdf,
-    class_probabilities,
-    crps,
-    expects,
     has_classes,
     has_labels,
     kind,
     log_prob,
     marginals,
     mixture,
-    quantile,
     sample,
     select,
     stack,
     temper,
-    uncertainty,
-    undefined,
 )
+from bayesmeta.distributions.summaries import cdf, class_probabilities, crps, expects, quantile, uncertainty, undefined
 from bayesmeta.randomness import uniform
 
 __all__ = [

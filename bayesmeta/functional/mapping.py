@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.compilation import part
+from bayesmeta.functional.compilation import part
 from bayesmeta.recorded import Recorded
 
 __all__ = ["Mapped", "Strategy", "chosen_strategy", "map_tasks"]

@@ -1,7 +1,8 @@
 """Layers by plain products and sums, where torch's fused kernels have no second derivative or a wrong one.
 
 Attention has none. Layer, batch and instance normalisation have one that is wrong by 1e-4 to 2e-2 of its size under `vmap` (torch
-2.13), where a loop over tasks agrees with finite differences: tests/test_layers.py compares the two for torch's common layers.
+2.13), where a loop over tasks agrees with finite differences; tests/functional/test_layers.py
+compares the two for torch's common layers.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
-from bayesmeta.data import check_count
+from bayesmeta.border import check_count
 from bayesmeta.likelihoods.base import Likelihood, check_event, check_labels
 
 __all__ = ["Bernoulli", "Categorical", "OneVsEach", "at_once"]

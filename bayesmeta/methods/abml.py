@@ -35,13 +35,15 @@ from pyro.distributions import Gamma
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, observed
+from bayesmeta.answers import Functions
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Episode, Points, concatenate, observed
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, adaptable, clamped, ravel
-from bayesmeta.learner import Functions, Posterior
 from bayesmeta.likelihoods import Likelihood, check_one_label, support_error
 from bayesmeta.networks import check_network, check_padding
 from bayesmeta.objectives import Objective, Predictive
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import networks
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner

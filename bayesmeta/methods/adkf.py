@@ -22,13 +22,15 @@ import torch
 from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 
-from bayesmeta.data import Points, check_count, check_positive
+from bayesmeta.answers import refuse_update
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, Params, adaptable, ravel, unravel
-from bayesmeta.gaussian_process import GaussianProcess
-from bayesmeta.kernels import check_kernel, log_prior
-from bayesmeta.learner import Learner, Posterior, refuse_update
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel, log_prior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Transformed
 
 __all__ = ["ADKF"]

@@ -20,14 +20,14 @@ from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
+from bayesmeta.answers import refuse_update
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
-from bayesmeta.gaussian_process import GaussianProcess
-from bayesmeta.kernel_learner import KernelLearner
-from bayesmeta.learner import Posterior, refuse_update
+from bayesmeta.gaussian_process import GaussianProcess, KernelLearner
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.objectives import Objective, Predictive
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Transformed
 
 __all__ = ["ADKL"]

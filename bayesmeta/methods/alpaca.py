@@ -15,11 +15,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Points, check_positive
+from bayesmeta.border import check_positive
+from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, with_bias
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import BayesianLinear, on_features
 
 __all__ = ["ALPaCA"]

@@ -12,9 +12,10 @@ from torch import nn
 
 from bayesmeta.data import Points
 from bayesmeta.functional import Frozen
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import adapt, check_inner_loop, on_features
 
 __all__ = ["ANIL"]

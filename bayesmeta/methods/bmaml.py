@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Episode, Points, check_count, check_positive, concatenate, observed
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Episode, Points, concatenate, observed
 from bayesmeta.functional import Frozen, adaptable, ravel, redrawn, stein_direction
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll, support_error
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Particles
 
 __all__ = ["BMAML"]

@@ -23,15 +23,14 @@ from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import Frozen
-from bayesmeta.gaussian_process import GaussianProcess
-from bayesmeta.gp_classification import OneVsRest, check_classes, signs
-from bayesmeta.kernel_learner import KernelLearner
-from bayesmeta.learner import Posterior
+from bayesmeta.gaussian_process import GaussianProcess, KernelLearner, OneVsRest, check_classes, signs
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective, Predictive
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import on_features
 
 __all__ = ["DKT", "DKTClassifier"]

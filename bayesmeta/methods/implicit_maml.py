@@ -12,7 +12,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Episode, Points
 from bayesmeta.functional import Frozen, Params, conjugate_gradient, descend, hessian_product, ravel, unravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error

@@ -17,7 +17,8 @@ from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.gp_classification import GPClassifier, Sites, precision_factor
+from bayesmeta.gaussian_process import GPClassifier, Sites
+from bayesmeta.gaussian_process.class_process import precision_factor
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.objectives import Objective, Predictive
 

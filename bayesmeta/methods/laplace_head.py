@@ -19,14 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.data import Episode, Points, check_positive, concatenate
+from bayesmeta.answers import Functions
+from bayesmeta.border import check_positive
+from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Frozen, with_bias
-from bayesmeta.gp_classification import normal_numbers
-from bayesmeta.learner import Functions, Learner, Posterior
+from bayesmeta.gaussian_process import normal_numbers
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood, check_one_label, nll
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive, check_objective
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import heads, on_features
 from bayesmeta.randomness import standard_normal
 

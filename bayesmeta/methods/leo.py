@@ -20,12 +20,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Episode, Points
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, Params, clamped, descend, with_bias
-from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, check_one_label, mean_error
 from bayesmeta.objectives import ELBO, Objective
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Outputs, Sampled, heads
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner

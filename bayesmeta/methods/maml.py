@@ -14,8 +14,9 @@ from torch import nn
 
 from bayesmeta.data import Points
 from bayesmeta.functional import first_order
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import adapt, check_inner_loop
 
 __all__ = ["MAML", "FirstOrderMAML"]

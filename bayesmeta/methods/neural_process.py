@@ -23,16 +23,17 @@ from typing import Any, final
 import pyro
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, concatenate
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.distributions import apart
-from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, TaskNetwork, check_encoder
 from bayesmeta.functional import Frozen
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_one_label
 from bayesmeta.networks import MLP
 from bayesmeta.objectives import Objective, Predictive
-from bayesmeta.posteriors import Outputs
+from bayesmeta.posterior import Posterior
+from bayesmeta.posteriors import Encoded, Outputs, told
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner
 

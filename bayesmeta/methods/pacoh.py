@@ -6,7 +6,7 @@ https://arxiv.org/abs/2002.05551. A prior P_θ is a mean network m, features h, 
     f ~ GP(m_θ(x), k_θ(h_θ(x), h_θ(x'))),   y = f(x) + ε,   ε ~ N(0, σ_θ²),
 
 whose log evidence ln Z(S, P_θ) is the log marginal likelihood of a task. The hyper-posterior over θ minimises the PAC-Bayes
-bound of `bayesmeta.hyper_posterior.HyperPosteriorLearner`, and the prediction is the mixture over its K priors,
+bound of `bayesmeta.variational.hyper_posterior.HyperPosteriorLearner`, and the prediction is the mixture over its K priors,
 
     p(y | x, S) = (1/K) Σ_k p(y | x, S, P_{θ_k}).
 """
@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
+from bayesmeta.answers import Functions
 from bayesmeta.data import Points
 from bayesmeta.distributions import apart, mixture, select
 from bayesmeta.functional import Frozen, Params, adaptable, unravel
-from bayesmeta.gaussian_process import GaussianProcess
-from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
-from bayesmeta.kernels import check_kernel, priors
-from bayesmeta.learner import Functions, Posterior
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel, priors
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import check_pointwise
 from bayesmeta.randomness import generator
+from bayesmeta.variational import HyperPosterior, HyperPosteriorLearner
 
 __all__ = ["PACOH"]
 

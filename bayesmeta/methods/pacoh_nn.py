@@ -22,14 +22,15 @@ from torch.distributions import Distribution
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Points, check_count, check_positive
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, adaptable, stein_direction
-from bayesmeta.hyper_posterior import HyperPosterior, HyperPosteriorLearner
-from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Particles
 from bayesmeta.randomness import standard_normal
+from bayesmeta.variational import HyperPosterior, HyperPosteriorLearner
 
 __all__ = ["PACOHNN"]
 

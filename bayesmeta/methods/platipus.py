@@ -19,12 +19,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.data import Episode, Points, check_count, check_positive
+from bayesmeta.border import check_count, check_positive
+from bayesmeta.data import Episode, Points
 from bayesmeta.functional import Frozen, adaptable, clamped, descend, ravel, unravel
-from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Outputs, Sampled, networks
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner

@@ -24,9 +24,9 @@ from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesmeta.data import Episode, Points, check_count
-from bayesmeta.gaussian_process import cholesky
-from bayesmeta.gp_classification import GPClassifier, Sites
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode, Points
+from bayesmeta.gaussian_process import GPClassifier, Sites, cholesky
 from bayesmeta.likelihoods import OneVsEach
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.randomness import standard_normal

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from bayesmeta.data import Points, check_count
+from bayesmeta.answers import Functions, repeated
+from bayesmeta.border import check_count
+from bayesmeta.data import Points
 from bayesmeta.distributions import uncertainty
 from bayesmeta.functional import Frozen
-from bayesmeta.learner import Functions, Learner, Posterior, repeated
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.networks import check_network
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import on_features
 
 __all__ = ["PrototypicalNetwork"]

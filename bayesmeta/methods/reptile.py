@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import Frozen, Params, descend, first_order
-from bayesmeta.learner import Learner, Posterior
+from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, nll, support_error
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import PointEstimate, adapt, check_inner_loop
 
 __all__ = ["Reptile"]

@@ -17,13 +17,12 @@ import pyro
 from torch import Tensor
 
 from bayesmeta.data import Episode, Points
-from bayesmeta.encoded import Encoded, told
 from bayesmeta.encoders import Encoder, HeadDecoder, check_encoder
 from bayesmeta.functional import Frozen, with_bias
-from bayesmeta.learner import Posterior
 from bayesmeta.likelihoods import Likelihood, check_one_label
 from bayesmeta.objectives import Objective, Predictive
-from bayesmeta.posteriors import Outputs, heads
+from bayesmeta.posterior import Posterior
+from bayesmeta.posteriors import Encoded, Outputs, heads, told
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner
 

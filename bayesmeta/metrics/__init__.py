@@ -5,16 +5,8 @@ from __future__ import annotations
 from torch.distributions import Distribution
 
 from bayesmeta.distributions import has_classes
-from bayesmeta.metrics.classification import (
-    AURC,
-    ECE,
-    MCE,
-    Accuracy,
-    AdaptiveECE,
-    Brier,
-    ClasswiseECE,
-    ErrorAUROC,
-)
+from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
+from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage

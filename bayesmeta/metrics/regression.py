@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.data import Points, check_count
+from bayesmeta.border import check_count
+from bayesmeta.data import Points
 from bayesmeta.distributions import cdf, crps, has_classes, kind, marginals, quantile, sample, uniform
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total

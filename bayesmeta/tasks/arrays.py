@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
 from bayesmeta.border import as_numbers, as_tensor, check_spread, is_whole, stack
-from bayesmeta.data import Episode, Points, assemble, seen, split
+from bayesmeta.border.points import assemble
+from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
 __all__ = ["ArrayTasks", "Division", "tasks_from_arrays", "tasks_from_frame"]

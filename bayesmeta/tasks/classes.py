@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.border import as_inputs, as_tensor, check_values
-from bayesmeta.data import Episode, Points, check_count
+from bayesmeta.border import as_inputs, as_tensor, check_count, check_values
+from bayesmeta.data import Episode, Points
 from bayesmeta.tasks.source import TaskSource, uniform
 
 __all__ = ["ClassTasks"]

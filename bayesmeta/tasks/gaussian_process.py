@@ -9,9 +9,8 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from bayesmeta.data import Points
-from bayesmeta.gaussian_process import GaussianProcess, cholesky
-from bayesmeta.kernels import check_kernel, covariance
-from bayesmeta.learner import Posterior
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel, cholesky, covariance
+from bayesmeta.posterior import Posterior
 from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
 
 __all__ = ["GaussianProcessTasks"]

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesmeta.border import as_tensor
-from bayesmeta.data import check_count
+from bayesmeta.border import as_tensor, check_count
 from bayesmeta.tasks.classes import ClassTasks, Labels, read_labels
 
 __all__ = ["EpisodeShape", "ImageTasks", "image_folder"]

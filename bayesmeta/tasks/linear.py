@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayesmeta.data import Points
 from bayesmeta.functional import with_bias
-from bayesmeta.learner import Posterior
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import BayesianLinear
 from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, normal
 

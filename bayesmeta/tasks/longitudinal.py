@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from bayesmeta.data import check_count
+from bayesmeta.border import check_count
 from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_frame
 
 __all__ = ["FAMILIES", "Family", "Longitudinal"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points
-from bayesmeta.learner import Posterior
+from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Particles
 from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, uniform
 

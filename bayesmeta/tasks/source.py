@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bayesmeta.data import Episode, Points, check_count
-from bayesmeta.learner import Posterior
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode, Points
+from bayesmeta.posterior import Posterior
 
 __all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "normal", "shots_per_task", "uniform"]
 

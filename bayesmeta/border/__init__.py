@@ -1,0 +1,24 @@
+"""Where users' values enter: arrays, points and their checks."""
+
+from bayesmeta.border.arrays import as_inputs, as_numbers, as_tensor, convert, is_whole, stack
+from bayesmeta.border.checks import check, check_count, check_positive
+from bayesmeta.border.points import points
+from bayesmeta.border.values import check_bytes, check_spread, check_values, queries, readable
+
+__all__ = [
+    "as_inputs",
+    "as_numbers",
+    "as_tensor",
+    "check",
+    "check_bytes",
+    "check_count",
+    "check_positive",
+    "check_spread",
+    "check_values",
+    "convert",
+    "is_whole",
+    "points",
+    "queries",
+    "readable",
+    "stack",
+]

@@ -1,0 +1,108 @@
+"""Users' values as tensors: what counts as a number, and what a floating type can hold of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesmeta.border.arrays import _unit, as_tensor, convert, is_whole
+
+__all__ = ["check_bytes", "check_spread", "check_values", "queries", "readable"]
+
+
+def check_bytes(x: Tensor, dimensions: int) -> None:
+    """Raises a ValueError if x holds pictures as bytes: of more than so many dimensions."""
+    if x.dtype == torch.uint8 and x.dim() > dimensions:
+        raise ValueError(
+            "x: expected pictures of values from 0 to 1, got bytes; divide by 255, as ImageTasks does with its pictures"
+        )
+
+
+def check_values(values: Tensor, name: str) -> None:
+    """Raises a ValueError if floating values ``(B, N, *E)`` are NaN or infinite, or so large that their squares are."""
+    if not values.is_floating_point():
+        return
+    largest = torch.finfo(values.dtype).max ** 0.5
+    bad = ~(values.detach().abs() <= largest)
+    if not bad.any():
+        return
+    task, point, *_ = place = tuple(bad.nonzero()[0].tolist())
+    if values[place].isfinite():
+        raise ValueError(
+            f"{name}: expected numbers up to {largest:.2g}, whose squares {values.dtype} holds, got {values[place].item():.3g} "
+            f"at task {task}, point {point}; {_unit(values.dtype)}"
+        )
+    raise ValueError(
+        f"{name}: expected finite numbers, got NaN or infinity at task {task}, point {point}; "
+        "drop the point or fill it in (missing points are expressed by the mask, over zeros)"
+    )
+
+
+def check_spread(values: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raises a ValueError if dtype cannot hold the square of the spread of data ``(n, *E)`` in all its digits.
+
+    Variances are such squares. The spread is the range; of a constant, its size. A constant zero has none, and is fine.
+    """
+    about = torch.finfo(dtype)
+    smallest = (about.tiny / about.eps) ** 0.5
+    low, high = values.detach().double().aminmax(dim=0)
+    spread = torch.where(high > low, high - low, high.abs())
+    small = spread[(spread > 0) & (spread < smallest)]
+    if len(small):
+        raise ValueError(
+            f"{name}: expected values that spread over at least {smallest:.2g}, so that {dtype} holds variances, got "
+            f"{small[0].item():.3g}; {_unit(dtype)}"
+        )
+
+
+def readable(values: Tensor) -> bool:
+    """Whether code may branch on values here: not where it is compiled or mapped, nor where CUDA captures a graph of it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def queries(support: Tensor, x: Any) -> Tensor:
+    """A user's query inputs as ``(B, M, *X)``, on the device and of the floating type of the support's ``(B, N, *X)``.
+
+    Values are checked where they can be read.
+
+    Raises:
+        ValueError: x is not numbers, is of another shape, holds pictures as bytes, or a value is not finite or is lost.
+    """
+    batch, event = support.shape[0], support.shape[2:]
+    given = as_tensor(x, "x")
+    shape = tuple(given.shape)
+    if not shape:
+        raise ValueError(f"x: expected points, got a single number; pass a list, as in [{given.item()}]")
+    if support.is_floating_point() and len(event) > 1:
+        check_bytes(given, dimensions=len(event))
+    if given.dim() == 1 and event == (1,):
+        given = given[:, None]
+    if given.dim() == 1 + len(event):
+        given = given[None]
+    if given.dim() == 2 + len(event) and given.shape[0] == batch and given.shape[2:] != event:
+        raise ValueError(
+            f"x: expected inputs of event shape {tuple(event)}, as the support has, got {tuple(given.shape[2:])}; give the same "
+            "features, in the same order"
+        )
+    if given.dim() != 2 + len(event) or given.shape[0] != batch:
+        wanted = ", ".join(["B", "M", *map(str, event)])
+        raise ValueError(
+            f"x: expected shape ({wanted}) with B = {batch} as the support has, got {shape}; "
+            "give every task its own row of query inputs, e.g. x.expand(B, *x.shape)"
+        )
+    if not support.is_floating_point():
+        if not is_whole(given) and given.numel():
+            raise ValueError(
+                f"x: expected whole numbers, as the support has them, got {given.dtype}; give both in the same form"
+            )
+        return given.to(support.device, support.dtype)
+    if not readable(given):
+        return given.to(support.device, support.dtype)
+    if given.dtype != support.dtype:
+        given = torch.stack(convert(given, support.dtype, "x"))
+    check_values(given, "x")
+    return given.to(support.device)

@@ -1,0 +1,28 @@
+"""How good the predictions are, and whether inference is right."""
+
+from bayesmeta.evaluation.diagnostics import Uniformity, pit, sbc, to_arviz
+from bayesmeta.evaluation.evaluate import (
+    Clusters,
+    Predictor,
+    answers,
+    evaluate,
+    evaluating,
+    predict,
+    reading,
+    statistics,
+)
+
+__all__ = [
+    "Clusters",
+    "Predictor",
+    "Uniformity",
+    "answers",
+    "evaluate",
+    "evaluating",
+    "pit",
+    "predict",
+    "reading",
+    "sbc",
+    "statistics",
+    "to_arviz",
+]

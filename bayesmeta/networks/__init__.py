@@ -1,0 +1,8 @@
+"""Networks that work under every learner."""
+
+from bayesmeta.networks.checks import check_network, check_padding, has_batch_norm, parts
+from bayesmeta.networks.conv4 import Conv4
+from bayesmeta.networks.mlp import MLP
+from bayesmeta.networks.norms import BatchNorm, GroupNorm
+
+__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "check_network", "check_padding", "has_batch_norm", "parts"]

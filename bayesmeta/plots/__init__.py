@@ -1,0 +1,7 @@
+"""Pictures of predictions, calibration and comparisons. Needs matplotlib."""
+
+from bayesmeta.plots.comparison import metric_against_shots, ranks
+from bayesmeta.plots.diagrams import calibration, pit, reliability
+from bayesmeta.plots.predictive import bands
+
+__all__ = ["bands", "calibration", "metric_against_shots", "pit", "ranks", "reliability"]

@@ -1,0 +1,100 @@
+"""Posteriors that learners and oracles share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayesmeta.answers import Functions, Joint
+from bayesmeta.data import Points
+from bayesmeta.distributions import apart
+from bayesmeta.posterior import Posterior
+from bayesmeta.randomness import standard_normal
+
+__all__ = ["BayesianLinear"]
+
+
+class BayesianLinear(Posterior):
+    """The conjugate posterior of a linear model on features, y = φ(x) W + noise, in closed form.
+
+    Updates add to Λ and to Λ mean: exact, and of the same size after any number of points.
+
+    The noise is N(0, σ²) and each column of W has the prior N(mean, covariance). With the prior's precision Λ₀,
+    Λ = Λ₀ + ΦᵀΦ / σ² and the posterior mean is Λ⁻¹ (Λ₀ mean + Φᵀ y / σ²) (Bishop 2006, eqs. 3.50 and 3.51).
+    Solved in float64 by Cholesky, so that many points with little noise stay exact.
+
+    Args:
+        features: maps inputs ``(B, N, *X)`` to features ``(B, N, P)``.
+        mean: prior mean of the weights, ``(P, Y)`` with Y targets.
+        covariance: their prior covariance, ``(P, P)``, shared by the targets.
+        noise: σ, a scalar tensor.
+        support: the B tasks' points; ``*Y = (Y,)``.
+    """
+
+    _of_tasks = ("precision", "evidence", "cholesky", "mean")
+
+    def __init__(
+        self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points
+    ) -> None:
+        super().__init__(support)
+        self.features = features
+        self.noise = noise.double()
+        phi = features(support.x).double() * support.mask[..., None]
+        prior = torch.linalg.inv(covariance.double())
+        precision = prior + phi.mT @ phi / self.noise**2
+        evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
+        self._solve(precision, evidence)
+
+    def _solve(self, precision: Tensor, evidence: Tensor) -> None:
+        self.precision, self.evidence = precision, evidence
+        self.cholesky = torch.linalg.cholesky(precision)  # (B, P, P)
+        self.mean = torch.cholesky_solve(evidence, self.cholesky)  # (B, P, Y)
+
+    def _updated(self, points: Points) -> Posterior:
+        phi = self.features(points.x).double() * points.mask[..., None]
+        later = self._later()
+        later._solve(
+            self.precision + phi.mT @ phi / self.noise**2,
+            self.evidence + phi.mT @ points.y.double() / self.noise**2,
+        )
+        return later
+
+    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
+        phi = self.features(x).double()
+        scale = (self._spread(phi) + self.noise**2).sqrt()
+        return self._normal(phi @ self.mean, scale)
+
+    def _spread(self, phi: Tensor) -> Tensor:
+        """The variance of the function at features ``(B, M, P)``: ``(B, M, 1)``."""
+        return torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)[..., None]
+
+    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
+        epistemic = self._spread(self.features(x).double()).to(self.support.y.dtype)
+        epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
+        return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
+
+    def _joint(self, x: Any) -> Joint:
+        phi = self.features(x).double()
+        mean = phi @ self.mean
+        reduced = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False)
+        covariance = (reduced.mT @ reduced)[:, None].expand(-1, mean.shape[-1], -1, -1)
+        return Joint(mean, covariance, self.noise.expand_as(mean))
+
+    def _functions(self, samples: int) -> Functions:
+        normal = standard_normal(samples, *self.mean.shape, like=self.mean)
+        weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
+
+        def ask(x: Any, own: bool) -> Distribution:
+            phi = self.features(x).double()
+            return self._normal((apart(phi, samples) if own else phi) @ weights, self.noise)
+
+        return ask
+
+    def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
+        dtype = self.support.y.dtype
+        return Normal(mean.to(dtype), scale.expand_as(mean).to(dtype), validate_args=False).to_event(1)

@@ -1,0 +1,157 @@
+"""Learners side by side on the same tasks: a tidy table, and a page to show to others."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode
+from bayesmeta.distributions import has_classes
+from bayesmeta.evaluation import Clusters, Predictor, predict, reading, statistics
+from bayesmeta.files import check_target
+from bayesmeta.learner import Learner
+from bayesmeta.metrics import (
+    CRPS,
+    ECE,
+    MCE,
+    NLL,
+    RMSE,
+    Accuracy,
+    Brier,
+    ClasswiseECE,
+    Coverage,
+    ErrorAUROC,
+    Metric,
+    QuantileCalibrationError,
+    Sharpness,
+    estimates,
+)
+from bayesmeta.plots.axes import figure
+from bayesmeta.report.page import Comparison, Row
+from bayesmeta.report.pictures import pictures
+from bayesmeta.training import fit
+
+__all__ = ["compare"]
+
+
+def compare(
+    learners: Mapping[str, Predictor],
+    tasks: Dataset[Episode],
+    *,
+    episodes: int,
+    metrics: Sequence[Metric] | None = None,
+    clusters: Clusters | None = None,
+    train: Dataset[Episode] | None = None,
+    steps: int = 1000,
+    seed: int = 0,
+    page: str | Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Evaluates learners on the same episodes, after meta-training them if asked to.
+
+    Args:
+        learners: by name; learners, oracles, or any functions from a support to a function from x to predictions.
+        tasks: test tasks.
+        episodes: how many of their episodes to read.
+        metrics: NLL, RMSE, CRPS, 90 % coverage, quantile calibration error and sharpness, or for classes NLL, accuracy, Brier
+            score, ECE, MCE, class-wise ECE and error AUROC, if None.
+        clusters: which unit to draw anew in the intervals, as in `evaluate`.
+        train: meta-training tasks, on which every learner is trained by `fit`, in place; if None, learners are taken as they are.
+        steps: of `fit`.
+        seed: of training and evaluation; torch's global generator is not touched.
+        page: where to write an HTML page with table and pictures; needs matplotlib. Whether it can be written is looked at first;
+            if it cannot be written all the same, the table is returned, and stderr says why.
+        progress: shows bars.
+
+    Returns:
+        A tidy table with one row a learner and metric, which can be saved as a page later too.
+
+    Raises:
+        ValueError: there is no learner, the tasks do not fit one, or the page is no file.
+        OSError: the page cannot be written there.
+        ImportError: there is to be a page, and no matplotlib.
+
+    Example:
+        >>> tasks = Sinusoids(noise=0.1)
+        >>> found = compare({"oracle": tasks.oracle}, tasks, episodes=1, progress=False)
+        >>> [row.metric for row in found.rows][:2]
+        ['NLL', 'RMSE']
+    """
+    if not learners:
+        raise ValueError('learners: expected at least one by name, got none; e.g. {"MAML": MAML(...)}')
+    check_count("episodes", episodes)
+    if page is not None:  # before hours of training, not after
+        check_target(page, "page")
+        figure(1, 1)
+    first = tasks[0]
+    if metrics is None:
+        name, learner = next(iter(learners.items()))
+        metrics = _metrics_for(learner, tasks, seed)
+    rows: list[Row] = []
+    seconds: dict[str, dict[str, float]] = {}
+    for name, learner in learners.items():
+        seconds[name] = {}
+        if train is not None and isinstance(learner, Learner):
+            history = fit(learner, train, steps=steps, seed=seed, progress=progress)
+            seconds[name]["training"] = history.seconds
+        began = time.perf_counter()
+        chosen, statistic, shared = statistics(
+            learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
+        )
+        found = estimates(chosen, statistic, shared)
+        seconds[name]["evaluation"] = time.perf_counter() - began
+        rows += [Row(name, metric.name, *found[metric.name], better=_better(metric)) for metric in chosen]
+    settings = {
+        "test tasks": repr(tasks),
+        "episodes": episodes,
+        "training tasks": "none: as they came" if train is None else f"{train!r}, {steps} steps",
+        "seed": seed,
+        "learners": {name: repr(learner) for name, learner in learners.items()},
+        "versions": _versions(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    comparison = Comparison(rows, seconds, settings, {})
+    if page is not None:
+        try:
+            comparison.pictures.update(pictures(learners, tasks, first, episodes, rows, clusters, seed))
+            comparison.save(page)
+        except Exception as error:  # a picture or a full disk must not cost what was trained and measured
+            tqdm.write(
+                f"page: expected to write {page}, got {type(error).__name__}: {error}; the table is returned, and "
+                "its save(path) writes the page elsewhere",
+                file=sys.stderr,
+            )
+    return comparison
+
+
+def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list[Metric]:
+    with reading(learner, tasks, episodes=1, seed=seed) as read:
+        prediction = predict(learner, next(read)[1])
+    if has_classes(prediction):
+        return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
+    return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
+
+
+def _better(metric: Metric) -> str:
+    if isinstance(metric, Coverage):
+        return f"near {metric.level:g}"
+    return "higher" if isinstance(metric, (Accuracy, ErrorAUROC)) or metric.name == "Brier resolution" else "lower"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("bayesmeta", "torch", "pyro-ppl", "gpytorch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "from source"
+    return found

@@ -1,0 +1,9 @@
+"""Learners around learners."""
+
+from bayesmeta.wrappers.calibrated import Calibrated, Tempered
+from bayesmeta.wrappers.conformal import Conformal
+from bayesmeta.wrappers.ensemble import Ensemble
+from bayesmeta.wrappers.rehearsal import Rehearsal
+from bayesmeta.wrappers.standardized import Standardized
+
+__all__ = ["Calibrated", "Conformal", "Ensemble", "Rehearsal", "Standardized", "Tempered"]

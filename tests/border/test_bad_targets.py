@@ -1,0 +1,99 @@
+"""A table of bad inputs of whole numbers, trees, labels of an event and masks of entries: each error says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gpytorch.kernels import RBFKernel
+from shapes import B, Labels, M, N, Network, Source, of_inputs, tagged
+from torch import nn
+
+import bayesmeta as bm
+from bayesmeta import Episode
+
+
+def labeller(event: tuple[int, ...]) -> bm.Learner:
+    return bm.MAML(Labels(event, False), bm.likelihoods.Categorical(event_dims=len(event))).double()
+
+
+def tokens_to(network: nn.Module, x: Any, **options: Any) -> bm.Posterior:
+    return bm.MAML(network, bm.likelihoods.Gaussian())(bm.points(x, [0.0, 1.0], **options))
+
+
+BAD: dict[str, tuple[Callable[[], object], str]] = {
+    "integers to an MLP": (lambda: tokens_to(bm.networks.MLP(1, 1), [1, 2], whole=True), r"x: expected one floating tensor.*torch\.int64.*nn\.Embedding"),
+    "integers to a plain network": (lambda: tokens_to(nn.Linear(1, 1), [1, 2], whole=True), r"support\.x: expected floating inputs.*int64.*without whole"),
+    "floats to an embedding": (lambda: tokens_to(nn.Embedding(4, 1), [1.0, 2.0]), r"support\.x: expected whole numbers.*whole=True"),
+    "a token that is not known": (lambda: tokens_to(nn.Sequential(nn.Embedding(2, 1), nn.Flatten(-2)), [1, 2], whole=True), r"support\.x: expected whole numbers from 0.*got up to 2"),
+    "float queries for tokens": (
+        lambda: tokens_to(nn.Sequential(nn.Embedding(3, 1), nn.Flatten(-2)), [1, 2], whole=True)([0.5]),
+        r"x: expected whole numbers, as the support has them, got torch\.float64",
+    ),
+    "a dictionary to an MLP": (lambda: tokens_to(bm.networks.MLP(1, 1), {"a": [1.0, 2.0]}), "x: expected one floating tensor.*got dict"),
+    "queries without an entry": (
+        lambda: bm.MAML(Network(1), bm.likelihoods.Gaussian()).double()(of_inputs("tree", False).support)({"more": torch.zeros(1, 2)}),
+        r"x: expected a dictionary of \['text', 'more'\], as the support's inputs are, got a dictionary of \['more'\]",
+    ),
+    "an array in the place of a dictionary": (
+        lambda: bm.MAML(Network(1), bm.likelihoods.Gaussian()).double()(of_inputs("tree", False).support)([0.0]),
+        "x: expected a dictionary of .*got list",
+    ),
+    "leaves of unequal length": (
+        lambda: bm.points([{"a": torch.zeros(2), "b": torch.zeros(3)}], [[0.0, 1.0]]),
+        r"x\['b'\] and y of task 0: expected the same number of points, got 3 in x\['b'\] and 2 in y",
+    ),
+    "leaves of other features": (
+        lambda: bm.points([{"a": torch.zeros(2, 1)}, {"a": torch.zeros(2, 3)}], [[0.0, 1.0]] * 2),
+        r"x\['a'\] of task 1: expected the event shape \(1,\) of task 0, got \(3,\)",
+    ),
+    "other keys": (lambda: bm.points([{"a": [1.0]}, {"b": [1.0]}], [[0.0]] * 2), "x of task 1: expected a dictionary with the keys of task 0"),
+    "no keys": (lambda: bm.points({}, [0.0]), "x: expected arrays by name, got an empty dictionary"),
+    "entries of other numbers of tasks": (lambda: bm.points({"a": [[1.0], [2.0]], "b": [1.0]}, [[0.0]]), r"x: expected as many tasks in every entry, got \{'a': 2, 'b': 1\}"),
+    "text in a tree": (lambda: bm.points({"a": ["one"]}, [0.0]), r"x\['a'\]: expected numbers"),
+    "a label outside, within an event": (
+        lambda: bm.points(torch.zeros(1, 1), torch.tensor([[0, 3, 1]]), classes=3, event_dims=1),
+        r"y: expected labels 0 to 2 .*got 3 at task 0, point 0, entry \(1,\);.*mask=",
+    ),
+    "a label outside the outputs, within an event": (
+        lambda: bm.evaluate(labeller((3,)), Source(Episode(tagged((3,)).support, tagged((3,)).query._replace(y=torch.full((B, M, 3), 7)))), episodes=1),
+        r"y: expected labels 0 to 2.*got 7 at task 0, point 0, entry \(0,\)",
+    ),
+    "several labels unannounced": (lambda: bm.points(torch.zeros(1, 1), torch.tensor([[0, 1]]), classes=3), r"y of task 0: expected labels of shape \(N,\), got \(1, 2\);.*event_dims=1"),
+    "a sequence of another length": (
+        lambda: labeller((3,))(tagged((4,)).support),
+        r"y: expected targets of event shape \(3,\).*got \(4,\)",
+    ),
+    "labels of another number of dimensions": (lambda: labeller((3,))(tagged((4, 5)).support), r"support\.y: expected labels of 1 dimensions.*got 2"),
+    "one label for a likelihood of several": (lambda: labeller((3,))(tagged(()).support), r"support\.y: expected labels of 1 dimensions.*got 0"),
+    "several labels for prototypes": (lambda: bm.PrototypicalNetwork(nn.Identity(), classes=3)(tagged((3,)).support), r"support\.y: expected labels of 0.*use a learner of a network and Categorical\(event_dims=1\)"),
+    "a mask of another shape": (lambda: bm.points([0.0, 1.0], [0.0, 1.0], mask=[True]), r"mask: expected true or false.*shape \[\(2,\)\].*got .* of \[\(1,\)\]"),
+    "a mask of numbers": (lambda: bm.points([0.0, 1.0], [0.0, 1.0], mask=[1.0, 0.0]), "mask: expected true or false"),
+    "a hand-made mask of another shape": (
+        lambda: labeller((3,))(tagged((3,)).support._replace(mask=torch.ones(B, N, 2, dtype=torch.bool))),
+        r"support\.mask: expected the shape \(B, N\) of points, or that of y, \(2, 4, 3\).*got \(2, 4, 2\)",
+    ),
+    "a mask of entries for a Gaussian process": (
+        lambda: bm.DKT(nn.Identity(), RBFKernel(), bm.likelihoods.Gaussian())(bm.points([0.0, 1.0], [0.0, 1.0], mask=[True, False])),
+        r"support\.mask: expected a mask of points \(B, N\), as DKT takes or leaves",
+    ),
+    "a mask of entries for a wrapped process": (
+        lambda: bm.Rehearsal(bm.DKT(nn.Identity(), RBFKernel(), bm.likelihoods.Gaussian()))(bm.points([0.0, 1.0], [0.0, 1.0], mask=[True, False])),
+        r"support\.mask: expected a mask of points \(B, N\), as DKT takes or leaves",
+    ),
+    "a mask of entries for an encoder": (
+        lambda: bm.encoders.DeepSet(1, 1)(bm.points([0.0, 1.0], [0.0, 1.0], mask=[True, False])),
+        "mask: expected a mask of points .* as DeepSet encodes targets as a whole",
+    ),
+    "dimensions below none": (lambda: bm.likelihoods.Categorical(event_dims=-1), "event_dims: expected a whole number of at least 0"),
+    "scaling a tree": (lambda: bm.Standardized.from_tasks(bm.MAML(Network(1), bm.likelihoods.Gaussian()), Source(of_inputs("tree", False))), "tasks: expected x to be one tensor.*got dict.*x_loc=0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str) -> None:
+    action, message = BAD[name]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        action()

@@ -1,0 +1,101 @@
+"""What is drawn is what was computed; looks are for eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from gpytorch.kernels import RBFKernel
+from matplotlib import pyplot as plt
+from tests_support import Blobs
+
+import bayesmeta as bm
+from bayesmeta.plots.axes import COLOURS
+
+
+@pytest.fixture(autouse=True)
+def backend() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.use("agg")
+        yield
+        plt.close("all")
+
+
+TASKS = bm.tasks.LinearGaussian(batch=40, shots=3)
+
+
+def test_predictive_bands_are_the_predictions_quantiles() -> None:
+    posterior = TASKS.oracle(bm.points([0.0, 1.0], [0.5, 1.0]))
+    x = torch.linspace(-2, 2, 9)
+    ax = bm.plots.bands(posterior, x, draws=4)
+    outer = ax.collections[0].get_paths()[0].vertices
+    predictive = posterior(x)
+    for side in (-1, 1):
+        edge = (predictive.mean + side * 1.6448536 * predictive.stddev)[0, :, 0].numpy()
+        assert all(np.abs(outer[:, 1] - value).min() < 1e-4 for value in edge)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["90 % of y", "90 % of the function", "mean", "known"]
+    assert len(ax.lines) == 4 + 2
+
+
+def test_an_axes_is_used_and_state_stays() -> None:
+    _, pane = plt.subplots()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for draw in (bm.plots.calibration, bm.plots.pit):
+        assert draw(TASKS.oracle, TASKS, episodes=2, ax=pane) is pane
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_calibration_curve_is_the_share_of_targets() -> None:
+    ax = bm.plots.calibration(TASKS.oracle, TASKS, episodes=3, levels=4, label="oracle")
+    rank = torch.cat(
+        [TASKS.oracle(e.support)(e.query.x).base_dist.cdf(e.query.y).flatten() for e in (TASKS[i] for i in range(3))]  # type: ignore[attr-defined]
+    )
+    expected = [(rank <= p).double().mean().item() for p in (0, 0.25, 0.5, 0.75, 1)]
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), expected, atol=1e-6)
+
+
+def test_pit_bars_and_band() -> None:
+    ax = bm.plots.pit(TASKS.oracle, TASKS, episodes=10, bins=5)
+    heights = [patch.get_height() for patch in ax.patches[:5]]
+    assert np.mean(heights) == pytest.approx(1.0)
+    assert all(0.8 < height < 1.2 for height in heights)
+
+
+def test_reliability_has_the_accuracy_of_each_bin() -> None:
+    learner, tasks = bm.LaplaceGP(torch.nn.Identity(), RBFKernel(), classes=3), Blobs()
+    ax = bm.plots.reliability(learner, tasks, episodes=2, bins=5, label="GP")
+    ax = bm.plots.reliability(learner, tasks, episodes=2, bins=5, label="again", ax=ax)
+    ece = bm.evaluate(learner, tasks, episodes=2, metrics=[bm.metrics.ECE(5)])["ECE"].value
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["calibrated", f"GP (ECE {ece:.3f})", f"again (ECE {ece:.3f})"]
+    colours = [container[0].get_color() for container in ax.containers if hasattr(container, "has_yerr")]
+    assert colours == list(COLOURS[:2])
+
+
+def test_ranks_and_shots() -> None:
+    ax = bm.plots.ranks({"a": [1, 1, 1], "b": [2, 3, 2], "c": [3, 2, 3]}, highlight=["c"])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["c", "b", "a"]
+    means = sorted(line.get_xdata()[0] for line in ax.lines)
+    assert means == pytest.approx([1.0, 7 / 3, 8 / 3])
+    ax = bm.plots.ranks({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [0.5, 9.0, float("nan")]})
+    means = {text.get_text(): line.get_xdata()[0] for text, line in zip(ax.get_yticklabels(), ax.lines, strict=True)}
+    assert means == pytest.approx({"a": (2.5 + 1.5 + 1.5) / 3, "b": (2.5 + 1.5 + 1.5) / 3, "c": (1 + 3 + 3) / 3})
+    row = {1: bm.metrics.Estimate(2.0, 1.0, 3.0), 5: bm.metrics.Estimate(1.0, 0.5, 1.5)}
+    ax = bm.plots.metric_against_shots({"a": row})
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, 1.0])
+
+
+def test_errors() -> None:
+    posterior = bm.LaplaceGP(torch.nn.Identity(), RBFKernel(), classes=2)(bm.points([0.0, 1.0], [0, 1], classes=2))
+    with pytest.raises(TypeError, match="classes"):
+        bm.plots.bands(posterior, [0.0, 1.0])
+    wide = bm.points(torch.zeros(2, 3), [0.0, 1.0])
+    with pytest.raises(ValueError, match="one input feature"):
+        bm.plots.bands(bm.tasks.LinearGaussian(inputs=3).oracle(wide), torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match="as many values"):
+        bm.plots.ranks({"a": [1.0], "b": [1.0, 2.0]})

@@ -1,0 +1,148 @@
+"""The comparison says what `evaluate` says, and its page opens in a browser."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from gpytorch.kernels import RBFKernel
+from tests_support import Blobs
+
+import bayesmeta as bm
+from bayesmeta import report
+
+TASKS = bm.tasks.LinearGaussian(batch=20, shots=3)
+
+
+def maml() -> bm.Learner:
+    torch.manual_seed(0)
+    return bm.MAML(bm.networks.MLP(1, 1, hidden=(8,)), bm.likelihoods.Gaussian())
+
+
+def test_rows_are_tidy_and_those_of_evaluate() -> None:
+    learners = {"MAML": maml(), "exact": TASKS.oracle}
+    found = bm.compare(learners, TASKS, episodes=3, progress=False)
+    metrics = ["NLL", "RMSE", "CRPS", "90% coverage", "quantile calibration error", "Sharpness"]
+    assert [(row.learner, row.metric) for row in found.rows] == [(n, m) for n in learners for m in metrics]
+    expected = bm.evaluate(TASKS.oracle, TASKS, episodes=3)
+    for row in found.rows[6:]:
+        if row.metric in expected:
+            assert (row.value, row.low, row.high) == expected[row.metric]
+    assert "exact" in str(found)
+    assert found.pictures == {}
+
+
+def test_training_is_fits() -> None:
+    learner, other = maml(), maml()
+    found = bm.compare({"MAML": learner}, TASKS, episodes=1, train=TASKS, steps=3, seed=4, progress=False)
+    bm.fit(other, TASKS, steps=3, seed=4, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), other.parameters(), strict=True))
+    assert found.seconds["MAML"]["training"] > 0
+
+
+def test_classes() -> None:
+    learner = bm.LaplaceGP(torch.nn.Identity(), RBFKernel(), classes=3)
+    found = bm.compare({"GP": learner}, Blobs(), episodes=2, progress=False)
+    assert {row.metric for row in found.rows} >= {"NLL", "Accuracy", "ECE", "Brier", "error AUROC"}
+    assert {row.better for row in found.rows} == {"lower", "higher"}
+
+
+@pytest.mark.parametrize("tasks", [TASKS, Blobs()], ids=["real targets", "classes"])
+def test_page_stands_alone(tasks: bm.tasks.source.TaskSource, tmp_path: Path) -> None:
+    learners = {
+        "<i>& Co": maml() if tasks is TASKS else bm.LaplaceGP(torch.nn.Identity(), RBFKernel(), classes=3),
+    }
+    found = bm.compare(learners, tasks, episodes=2, page=tmp_path / "page.html", progress=False)
+    text = (tmp_path / "page.html").read_text()
+    assert "&lt;i&gt;&amp; Co" in text
+    assert "<i>" not in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+    assert text.count("<img") == len(found.pictures) >= 2
+    for word in ("seed", "torch", "episodes", f"{found.rows[0].value:.3f}"):
+        assert word in text
+
+
+def test_where_no_page_can_be_written_nothing_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for page, error in ((tmp_path / "none" / "x.html", FileNotFoundError), (tmp_path / "folder", ValueError)):
+        learner = maml()
+        before = [p.clone() for p in learner.parameters()]
+        with pytest.raises(error, match="page"):
+            bm.compare({"MAML": learner}, TASKS, episodes=1, train=TASKS, steps=2, page=page, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), before, strict=True))
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    names = [r"rate $\alfa$", "$", "a_b", "_hidden", "<&>"]
+    found = bm.compare(dict.fromkeys(names, TASKS.oracle), TASKS, episodes=1, page=tmp_path / "x.html", progress=False)
+    assert found.learners == names
+    assert len(found.pictures) == 2 + len(names)
+
+
+def test_what_fails_after_the_work_costs_only_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "x.html"
+    page.write_text("the old page")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    found = bm.compare({"exact": TASKS.oracle}, TASKS, episodes=1, page=page, progress=False)
+    assert found.rows
+    assert "No space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space"):
+        found.save(page)
+    assert page.read_text() == "the old page"
+    assert list(tmp_path.iterdir()) == [page]
+    monkeypatch.undo()
+    found.save(page)
+    assert "<table>" in page.read_text()
+
+
+def test_pictures_of_the_first_task_show_what_was_asked_for_on_the_same_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(report, "_svg", lambda figure: drawn.append(figure.axes[0]) or "<svg/>")
+    bm.compare({"MAML": maml(), "exact": TASKS.oracle}, TASKS, episodes=1, page=tmp_path / "x.html", progress=False)
+    panes = drawn[2:]
+    assert len({ax.get_ylim() for ax in panes}) == len({ax.get_xlim() for ax in panes}) == 1
+    for ax in panes:
+        asked = next(line for line in ax.lines if line.get_label() == "asked for")
+        assert asked.get_ydata().tolist() == TASKS[0].query.y[0, :, 0].tolist()
+
+
+def test_page_opens_in_a_browser(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine: it renders the page")
+    page = tmp_path / "page.html"
+    found = bm.compare({"MAML": maml(), "exact": TASKS.oracle}, TASKS, episodes=2, page=page, progress=False)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shot = tmp_path / "page.png"
+    subprocess.run(
+        [browser, *flags, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120
+    )
+    assert shot.stat().st_size > 20_000
+    dump = subprocess.run([browser, *flags, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120)
+    dom = dump.stdout.decode()
+    assert dom.count("<tr>") == 3
+    assert f"{found.rows[0].value:.3f}" in dom
+
+
+def test_errors_and_missing_values() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        bm.compare({}, TASKS, episodes=1)
+    with pytest.raises(ValueError, match="episodes"):
+        bm.compare({"MAML": maml()}, TASKS, episodes=0)
+    one = bm.tasks.LinearGaussian(batch=1, shots=3)
+    row = bm.compare({"exact": one.oracle}, one, episodes=1, progress=False).rows[0]
+    assert math.isnan(row.low)
