@@ -1,4 +1,4 @@
-"""The one idea: ``learner(support)(x)`` is p(y | x, support)."""
+"""`Learner`: what tasks share. ``learner(support)(x)`` is p(y | x, support)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one idea: ``learner(support)(x)`` is p(y | x, support)."""
+"""`Posterior`: what supports taught. ``learner(support)(x)`` is p(y | x, support)."""
 
 from __future__ import annotations
 

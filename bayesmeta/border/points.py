@@ -1,8 +1,4 @@
-"""Points and episodes: what learners read.
-
-Shapes, here and everywhere: B tasks, N support points, M query points, S draws, R task-encoding size,
-W ways (classes); ``*X``, ``*Y``, ``*O`` are the event shapes of inputs, targets and network outputs.
-"""
+"""`points`: what users have of one task or several, padded, cast and checked."""
 
 from __future__ import annotations
 

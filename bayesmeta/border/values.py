@@ -1,4 +1,4 @@
-"""Users' values as tensors: what counts as a number, and what a floating type can hold of it."""
+"""Values that must make sense: bytes, infinities, spreads that rounding eats, and queries like the support."""
 
 from __future__ import annotations
 

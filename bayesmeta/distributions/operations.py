@@ -1,4 +1,4 @@
-"""Operations on distributions of a known family: mixtures of draws, marginals, cdf, quantiles, affine maps, draws."""
+"""Operations on distributions of a known family: mixtures of draws, marginals, affine maps, temperatures, draws."""
 
 from __future__ import annotations
 

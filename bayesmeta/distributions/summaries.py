@@ -1,4 +1,4 @@
-"""Operations on distributions of a known family: mixtures of draws, marginals, cdf, quantiles, affine maps, draws."""
+"""Numbers that distributions are summed up by: cdf, quantiles, class probabilities, uncertainty, CRPS."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The task-encoder backbone: what a support says about its task, as a vector; shared by learners that need one.
-
-An encoder takes `Points` of B tasks. It is invariant to their order and to padding, and defined for an empty support: a
-learned pseudo-point, the prior, stands among the points. With a second argument x it says what the task says about
-each query point: for attention that depends on x.
-"""
+"""Sets of points, as a vector a task or a class: means, and means by class, and pairs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from bayesmeta.border.checks import check_shapes
 from bayesmeta.data import Points
 from bayesmeta.files.blueprint import blueprint, build
 from bayesmeta.files.posterior_state import posterior_state, restored
-from bayesmeta.files.safe import check_target, read, write
+from bayesmeta.files.storage import check_target, read, write
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import seeded
 

@@ -1,13 +1,4 @@
-"""Gaussian processes for classes: one latent function a class, conditioned on labels for B tasks at once.
-
-The W functions of a task, f = (f_1, ..., f_W), are independent draws of GP(0, k). An approximate inference replaces the labels'
-likelihood by Gaussian factors exp(-½ fᵀ S Sᵀ f + linear terms) in the functions' values at the N support points, with J columns
-for each point. Then, with the kernel K of the support, A = I + Sᵀ (I ⊗ K) S and weights α ``(N, W)``,
-
-    E f(x) = k(x)ᵀ α,   Cov f(x) = k(x, x) I - (I ⊗ k(x))ᵀ S A⁻¹ Sᵀ (I ⊗ k(x)),
-
-so that one Cholesky factor of A, ``(N J, N J)``, holds the posterior (Rasmussen & Williams 2006, section 3.5).
-"""
+"""What learners of Gaussian processes for classes share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of labels: accuracy, scores of probabilities, and how far confidence is from accuracy."""
+"""How far confidence is from accuracy: Brier's parts, and calibration errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of labels: accuracy, scores of probabilities, and how far confidence is from accuracy."""
+"""Metrics of labels: accuracy, and whether doubt finds the errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Networks with a body of features and a linear head, and the choice of normalisation.
+"""Conv4, the network of few-shot images: a body of features and a linear head.
 
-Shape letters of images: N images, C channels, W width (channels of a block), H rows and columns.
+Shape letters: N images, C channels, W width (channels of a block), H rows and columns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Networks with a body of features and a linear head, and the choice of normalisation.
-
-Shape letters of images: N images, C channels, W width (channels of a block), H rows and columns.
-"""
+"""A multilayer perceptron: a body of features and a linear head."""
 
 from __future__ import annotations
 

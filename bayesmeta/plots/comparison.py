@@ -1,4 +1,4 @@
-"""Pictures of uncertainty and calibration. Each function draws into `ax`, or a new figure, and returns the Axes."""
+"""Learners beside each other: by shots, and by ranks over tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of uncertainty and calibration. Each function draws into `ax`, or a new figure, and returns the Axes."""
+"""Bands and functions of predictions in one dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posteriors that learners and oracles share."""
+"""A Bayesian linear layer, in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posteriors that learners and oracles share."""
+"""A posterior of weighted particles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posteriors that learners and oracles share."""
+"""One set of adapted weights a task, and the inner loop that finds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posteriors that learners and oracles share."""
+"""A posterior from which functions are drawn."""
 
 from __future__ import annotations
 

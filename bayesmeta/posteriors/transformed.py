@@ -1,4 +1,4 @@
-"""Posteriors that learners and oracles share."""
+"""A posterior whose inputs and answers are mapped, such as one on features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learners side by side on the same tasks: a tidy table, and a page to show to others."""
+"""Learners side by side on the same tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learners side by side on the same tasks: a tidy table, and a page to show to others."""
+"""What a comparison found: a table in text, and a page to show to others."""
 
 from __future__ import annotations
 

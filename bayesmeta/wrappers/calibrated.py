@@ -1,4 +1,4 @@
-"""Recalibration of learners that are trained already, on validation tasks: temperatures, and conformal regions."""
+"""Temperatures, fitted on validation tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recalibration of learners that are trained already, on validation tasks: temperatures, and conformal regions."""
+"""Conformal regions: sets that hold the truth as often as promised, on tasks like the calibration tasks."""
 
 from __future__ import annotations
 

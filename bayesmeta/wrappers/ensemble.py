@@ -1,4 +1,4 @@
-"""Learners around learners."""
+"""Several learners as one: the mixture of their predictions."""
 
 from __future__ import annotations
 

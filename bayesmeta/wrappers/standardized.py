@@ -1,4 +1,4 @@
-"""Learners around learners."""
+"""A learner in units of its own, for users in theirs."""
 
 from __future__ import annotations
 

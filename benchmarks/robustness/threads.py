@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.files import safe as files
+from bayesmeta.files import storage as files
 from benchmarks.cost.serving import build
 from benchmarks.store import keep
 

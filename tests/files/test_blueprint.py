@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta.files import blueprint
-from bayesmeta.files import safe as files
+from bayesmeta.files import storage as files
 from bayesmeta.recorded import Recorded
 
 TASKS = bm.tasks.Sinusoids(noise=0.1, batch=4)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.files import safe as files
+from bayesmeta.files import storage as files
 from bayesmeta.posteriors import Transformed
 
 
