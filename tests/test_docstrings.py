@@ -1,4 +1,4 @@
-"""The examples in docstrings run, with the public names at hand."""
+"""The examples in docstrings run, with the public names of the package and its folders at hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ import torch
 import bayesmeta
 
 MODULES = [module.name for module in pkgutil.walk_packages(bayesmeta.__path__, "bayesmeta.")]
-NAMES = {name: getattr(bayesmeta, name) for name in bayesmeta.__all__} | {
+FOLDERS = [value for value in vars(bayesmeta).values() if hasattr(value, "__path__")]
+NAMES = {name: getattr(room, name) for room in [*FOLDERS, bayesmeta] for name in room.__all__} | {
+    "bm": bayesmeta,
+    "plots": bayesmeta.plots,
     "torch": torch,
     "nn": torch.nn,
     "Normal": pyro.distributions.Normal,
@@ -39,4 +42,4 @@ def test_page(page: str) -> None:
 
 @pytest.mark.parametrize("name", ["MAML", "Sinusoids", "fit", "evaluate", "points", "Standardized", "Conv4"])
 def test_public_names_have_an_example(name: str) -> None:
-    assert ">>>" in (getattr(bayesmeta, name).__doc__ or "")
+    assert ">>>" in (NAMES[name].__doc__ or "")

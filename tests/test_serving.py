@@ -215,7 +215,7 @@ def within_a_pyro_program() -> Iterator[None]:
     inside, go = Event(), Event()
 
     def work() -> None:
-        with bm.variational._PYRO, pyro.plate("tasks", 2, dim=-1):  # as in every model
+        with bm.variational.learner._PYRO, pyro.plate("tasks", 2, dim=-1):  # as in every model
             inside.set()
             go.wait(20)
 

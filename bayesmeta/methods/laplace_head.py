@@ -179,8 +179,9 @@ class _Mode(Posterior):
                 weights = steps.gather(0, best)[0]
                 if (direction.abs() < 1e-9 * (1 + weights.abs())).all():
                     break
-        self.mean = weights + newton(weights)[1]
-        self.cholesky = newton(self.mean)[0]
+        # Contiguous, so that what a file gives back is of the same bits in use.
+        self.mean = (weights + newton(weights)[1]).contiguous()
+        self.cholesky = newton(self.mean)[0].contiguous()
         halves = outputs * torch.linalg.cholesky(precision).diagonal().log().sum()
         volume = halves - self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
         self.evidence = density(self.mean) + prior(self.mean) + volume

@@ -273,6 +273,6 @@ def test_a_thousand_ways_are_refused_at_once_with_the_memory_they_would_take(kin
 def test_the_largest_of_many_is_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, scale = torch.randn(4, 20, dtype=torch.float64), torch.full((4, 1), 0.7, dtype=torch.float64)
     whole = largest(mean, scale).probs  # type: ignore[attr-defined]
-    monkeypatch.setattr("bayesmeta.gaussian_process.at_once", lambda numbers: 7)
+    monkeypatch.setattr("bayesmeta.gaussian_process.one_vs_rest.at_once", lambda numbers: 7)
     torch.testing.assert_close(largest(mean, scale).probs, whole, rtol=1e-12, atol=0)  # type: ignore[attr-defined]
     assert largest(mean[:0], scale[:0]).probs.shape == (0, 20)  # type: ignore[attr-defined]

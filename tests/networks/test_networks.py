@@ -76,7 +76,7 @@ def test_values_and_meta_gradients_are_those_of_the_ordinary_network(
 def test_images_in_pieces_are_as_good_as_together_and_have_gradients(
     norm: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bm.networks, "PIECE", 3 * 16 * 28 * 28)  # three images of the first block's map
+    monkeypatch.setattr(bm.networks.conv4, "PIECE", 3 * 16 * 28 * 28)  # three images of the first block's map
     ordinary, ours = pair(norm)
     x = torch.randn(7, 1, 28, 28, dtype=torch.float64, requires_grad=True)
     expected, found = (

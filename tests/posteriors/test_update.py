@@ -286,7 +286,7 @@ def test_abmls_posterior_becomes_the_prior() -> None:
         rate=0.5,
         scale_rate=0.5,
         inner_noise=0.7,
-        kl_weight=0.5,
+        inner_kl_weight=0.5,
     ).double()
     first, second = (Points(*(leaf[..., :1] if leaf.dim() > 2 else leaf for leaf in given)) for given in (
         episode("gaussian").support, some("gaussian", 3, seed=5)))  # fmt: skip

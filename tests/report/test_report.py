@@ -14,7 +14,7 @@ from gpytorch.kernels import RBFKernel
 from tests_support import Blobs
 
 import bayesmeta as bm
-from bayesmeta import report
+from bayesmeta.report import pictures
 
 TASKS = bm.tasks.LinearGaussian(batch=20, shots=3)
 
@@ -111,7 +111,7 @@ def test_pictures_of_the_first_task_show_what_was_asked_for_on_the_same_axes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    monkeypatch.setattr(report, "_svg", lambda figure: drawn.append(figure.axes[0]) or "<svg/>")
+    monkeypatch.setattr(pictures, "svg", lambda figure: drawn.append(figure.axes[0]) or "<svg/>")
     bm.compare({"MAML": maml(), "exact": TASKS.oracle}, TASKS, episodes=1, page=tmp_path / "x.html", progress=False)
     panes = drawn[2:]
     assert len({ax.get_ylim() for ax in panes}) == len({ax.get_xlim() for ax in panes}) == 1
