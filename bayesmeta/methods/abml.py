@@ -113,12 +113,10 @@ class ABML(VariationalLearner):
         super().__init__(likelihood, objective=objective)
         check_network(network)
         check_count("steps", steps)
-        check_positive("rate", rate)
-        check_positive("scale_rate", scale_rate)
+        for name, value in (("rate", rate), ("scale_rate", scale_rate), ("inner_noise", inner_noise), ("clamp", clamp)):
+            check_positive(name, value)
         check_positive("prior_scale", prior_scale, math.exp(_FLOOR), math.exp(_CAP))
         check_positive("scale", scale, math.exp(_FLOOR), math.exp(_CAP))
-        check_positive("inner_noise", inner_noise)
-        check_positive("clamp", clamp)
         check_positive("inner_kl_weight", inner_kl_weight, most=1e6)
         check_count("inner_draws", inner_draws, least=2)
         if inner_draws % 2:
