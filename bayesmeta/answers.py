@@ -51,7 +51,10 @@ class Decomposition(NamedTuple):
 
 
 class Joint(NamedTuple):
-    """What is known together of the function's values at M inputs, for Y targets, of float64. See `Posterior.joint`."""
+    """What is known together of the function's values at M inputs, for Y targets, of float64. See `Posterior.joint`.
+
+    The covariance of measurements is ``covariance + diag(noise²)``.
+    """
 
     mean: Tensor
     """Of the function, ``(B, M, Y)``."""

@@ -138,7 +138,7 @@ class Posterior(ABC):
         return Decomposition(aleatoric + epistemic, aleatoric, epistemic)
 
     def joint(self, x: Any) -> Joint:
-        """The function's values at x as one normal: their mean, their covariance over x, and the noise around them.
+        """The function's values at x as one normal: their mean, their covariance over x, and the noise's deviation.
 
         Where functions are Gaussian: `ALPaCA`, `DKT`, `ADKL`, `ADKF`, the exact answers of `LinearGaussian` and
         `GaussianProcessTasks`, and these standardised, calibrated or rehearsed. In the user's units.

@@ -57,6 +57,11 @@ def save(
         torch.Size([1, 1, 1])
     """
     check_target(path)
+    if isinstance(learner, Posterior):
+        raise TypeError(
+            "learner: expected a learner, got a posterior; pass the learner too, save(learner, path, posterior=posterior), or "
+            "where it was told nothing since, save(learner, path, support=support)"
+        )
     state = learner.state_dict()
     if (name := unusable(learner, state)) is not None:
         raise ValueError(

@@ -86,6 +86,10 @@ def compare(
         >>> [row.metric for row in found.rows][:2]
         ['NLL', 'RMSE']
     """
+    if not isinstance(learners, Mapping):
+        raise TypeError(
+            f'learners: expected a dictionary of learners by name, got {type(learners).__name__}; e.g. {{"MAML": learner}}'
+        )
     if not learners:
         raise ValueError('learners: expected at least one by name, got none; e.g. {"MAML": MAML(...)}')
     check_count("episodes", episodes)

@@ -56,7 +56,7 @@ def work() -> None:
 
         return {"update": update, "adapt": adapt, "predict": predict}
 
-    print(json.dumps([name for name in LEARNERS]), flush=True)
+    print(json.dumps(list(LEARNERS)), flush=True)
     for line in sys.stdin:
         name, kind, calls = json.loads(line)
         if name not in made:

@@ -92,3 +92,9 @@ def test_a_posterior_of_another_learner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="posterior: expected one of this learner as it is now, got one that answers"):
         bm.save(learner, tmp_path / "a", posterior=posterior)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_posterior_in_the_place_of_its_learner_is_refused(tmp_path: Path) -> None:
+    posterior = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian())(bm.points([0.0], [0.0]))
+    with pytest.raises(TypeError, match="learner: expected a learner, got a posterior; pass the learner too"):
+        bm.save(posterior, tmp_path / "file")  # type: ignore[arg-type]

@@ -146,3 +146,9 @@ def test_errors_and_missing_values() -> None:
     one = bm.tasks.LinearGaussian(batch=1, shots=3)
     row = bm.compare({"exact": one.oracle}, one, episodes=1, progress=False).rows[0]
     assert math.isnan(row.low)
+
+
+def test_learners_without_names_are_refused() -> None:
+    tasks = bm.tasks.Sinusoids()
+    with pytest.raises(TypeError, match="learners: expected a dictionary of learners by name, got list"):
+        bm.compare([tasks.oracle], tasks, episodes=1)  # type: ignore[arg-type]
