@@ -139,10 +139,15 @@ def compare(
 
 def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list[Metric]:
     with reading(learner, tasks, episodes=1, seed=seed) as read:
-        prediction = predict(learner, next(read)[1])
-    if has_classes(prediction):
-        return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
-    return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
+        _, episode = next(read)
+        prediction = predict(learner, episode)
+        if has_classes(prediction):
+            return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
+        try:
+            CRPS().statistic(prediction, episode.query)
+        except TypeError:  # a user's own family
+            return [NLL(), RMSE(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
+        return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
 
 
 def _better(metric: Metric) -> str:

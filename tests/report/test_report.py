@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel
+from pyro.distributions import Gumbel
 from tests_support import Blobs
 
 import bayesmeta as bm
+from bayesmeta.distributions import Family, register
 from bayesmeta.report import pictures
 
 TASKS = bm.tasks.LinearGaussian(batch=20, shots=3)
@@ -152,3 +154,26 @@ def test_learners_without_names_are_refused() -> None:
     tasks = bm.tasks.Sinusoids()
     with pytest.raises(TypeError, match="learners: expected a dictionary of learners by name, got list"):
         bm.compare([tasks.oracle], tasks, episodes=1)  # type: ignore[arg-type]
+
+
+class Own(Gumbel):
+    """A family of this test's own."""
+
+
+@register(Own)
+class OwnFamily(Family):
+    parameters = ("loc", "scale")
+
+
+class OwnLikelihood(bm.likelihoods.Likelihood):
+    def forward(self, outputs: torch.Tensor) -> torch.distributions.Distribution:
+        return Own(outputs, torch.ones_like(outputs), validate_args=False).to_event(1)
+
+    def error(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (outputs - y).square()
+
+
+def test_a_family_without_a_crps_is_compared_by_the_others() -> None:
+    learner = bm.MAML(bm.networks.MLP(1, 1), OwnLikelihood())
+    found = bm.compare({"own": learner}, bm.tasks.Sinusoids(), episodes=1, progress=False)
+    assert found.metrics == ["NLL", "RMSE", "90% coverage", "quantile calibration error", "Sharpness"]
