@@ -70,8 +70,9 @@ class Frozen:
     def __init__(self, module: nn.Module, strategy: Strategy = "auto") -> None:
         self.module = module
         self.strategy = strategy
-        self.state = {name: tensor.clone() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-        self._adaptable = [name for name, parameter in module.named_parameters() if not _is_frozen(parameter)]
+        parameters = list(module.named_parameters())  # once, since it takes as long as a small network
+        self.state = {name: tensor.clone() for name, tensor in [*parameters, *module.named_buffers()]}
+        self._adaptable = [name for name, parameter in parameters if not _is_frozen(parameter)]
 
     @property
     def weights(self) -> Params:

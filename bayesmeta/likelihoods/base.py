@@ -128,8 +128,8 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points) -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    dims = support.y.dim() - 2
-    known = {part.event_dims for part in parts(module) if isinstance(part, Likelihood)} or {0}
+    likelihoods = [part for part in parts(module) if isinstance(part, Likelihood)]
+    dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
         if not any(known) and dims:
@@ -138,11 +138,11 @@ def check_support(module: nn.Module, support: Points) -> None:
             f"support.y: expected labels of {max(known)} dimensions a point as the learner's likelihood has them, got {dims}, "
             f"shape {tuple(support.y.shape)}; {remedy}, or give every point one label"
         )
-    for part in parts(module):
-        if isinstance(part, Likelihood) and part.support is not None:
-            inside = part.support.check(support.y).flatten(2).all(2)
-            words = _WORDS.get(part.support, f"values in {part.support}")
-            _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {words}")
+    for likelihood in likelihoods:
+        if likelihood.support is not None:
+            inside = likelihood.support.check(support.y).flatten(2).all(2)
+            words = _WORDS.get(likelihood.support, f"values in {likelihood.support}")
+            _check_inside(inside, support, f"targets that a {type(likelihood).__name__} can produce, {words}")
 
 
 _WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "whole numbers from 0 on"}
