@@ -72,7 +72,14 @@ def concatenate(first: Points, second: Points) -> Points:
             else part
             for part in (first, second)
         )
-    joined: Points = tree_map(lambda a, b: torch.cat([a, b], 1), first, second)
+    try:
+        joined: Points = tree_map(lambda a, b: torch.cat([a, b], 1), first, second)
+    except (RuntimeError, ValueError) as error:
+        shapes = (tree_map(lambda leaf: tuple(leaf.shape), tuple(part)) for part in (first, second))
+        raise ValueError(
+            "points: expected the same tasks, inputs and event shapes in both parts, such as support and query, got {} and {} "
+            "({}); build both in the same way".format(*shapes, error)
+        ) from error
     return joined
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bayesmeta.border import check, readable
-from bayesmeta.border.checks import check_shapes
+from bayesmeta.border.checks import check_shapes, check_whole
 from bayesmeta.border.explained import explained
 from bayesmeta.data import Episode, Points, move, seen
 from bayesmeta.functional import Mapped
@@ -27,11 +27,7 @@ def check_entries(learner: nn.Module, given: Points, name: str) -> None:
     for part in learner.modules():
         wraps = any(isinstance(other, Learner) and other is not part for other in part.modules())
         if isinstance(part, Learner) and not wraps and not part.masks_entries:
-            raise ValueError(
-                f"{name}.mask: expected a mask of points (B, N), as {type(part).__name__} takes or leaves a target as a whole, "
-                f"got one of its entries, {tuple(given.mask.shape)}; leave out points that are seen in part, or use a learner "
-                "that adapts a network's weights, such as MAML or PLATIPUS"
-            )
+            check_whole(given, name, type(part).__name__)
 
 
 class Learner(Mapped, ABC):

@@ -13,11 +13,13 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.answers import Decomposition, Functions, Joint, refuse_update
-from bayesmeta.border import as_tensor, check, check_count, convert, queries, readable
-from bayesmeta.border.checks import check_shapes
+from bayesmeta.border import as_tensor, check, check_count, check_form, check_lengths, convert, queries, readable
+from bayesmeta.border.checks import check_further, check_whole
 from bayesmeta.border.explained import explained
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, uncertainty
+from bayesmeta.functional import Frozen
+from bayesmeta.likelihoods import check_support
 
 __all__ = ["Posterior"]
 
@@ -47,6 +49,9 @@ class Posterior(ABC):
     """
     _drawn: ClassVar[tuple[str, ...]] = ()
     """The attributes that are the same for all tasks, but were drawn at random from the learner: trees of tensors, for `save`."""
+
+    _entries: ClassVar[bool] = False
+    """Whether updates leave out single entries of a target, by a mask of the shape of y."""
 
     def __init__(self, support: Points, samples: int = 64) -> None:
         self.support = support
@@ -189,26 +194,27 @@ class Posterior(ABC):
             >>> posterior.update(points([2.0], [0.5]))([0.5]).mean.shape
             torch.Size([1, 1, 1])
         """
-        check_shapes(points, "points")
-        like = self.support
-        if len(points.mask) != len(like.mask):
-            raise ValueError(
-                f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(points.mask)} tasks; "
-                "give each task a row, without observed points where there are none"
-            )
+        check_further(points, like := self.support)
         y = points.y
-        if y.shape[2:] != like.y.shape[2:] or y.is_floating_point() != like.y.is_floating_point():
-            raise ValueError(
-                f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, "
-                f"got {y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
-            )
         if y.is_floating_point() and y.dtype != like.y.dtype and readable(y):
             y = torch.stack(convert(y, like.y.dtype, "points.y"))
         further = Points(self._inputs(points.x), y.to(like.y), points.mask.to(like.mask.device))
         if readable(further.mask):
             check(further, "points")
+        self._admit(further)
         with explained(further, "points"):
             return self._updated(further)
+
+    def _admit(self, points: Points) -> None:
+        """Raises a ValueError where this posterior, or one within it, cannot be told such points."""
+        if isinstance(likelihood := getattr(self, "likelihood", None), Frozen) and readable(points.mask):
+            check_support(likelihood.module, points, "points")
+        held = [getattr(self, name) for name in self._of_tasks or ()]
+        within = [part for part in tree_leaves(held) if isinstance(part, Posterior)]
+        for part in within:
+            part._admit(points)
+        if not within and not self._entries and type(self)._updated is not Posterior._updated:
+            check_whole(points, "points", f"a {type(self).__name__}")
 
     def _updated(self, points: Points) -> Posterior:
         """The posterior after further points, which are checked already."""
@@ -273,20 +279,14 @@ class Posterior(ABC):
         return aleatoric, draws.mean.var(0, correction=0)
 
     def _inputs(self, x: Any) -> Any:
-        self._check_form(x)
-        return tree_map(queries, self.support.x, x)
-
-    def _check_form(self, x: Any) -> None:
-        """Raises a ValueError where inputs are an array in the place of a dictionary, or the reverse, or lack entries."""
-        known, given = (list(part) if isinstance(part, dict) else None for part in (self.support.x, x))
-        if (known is None) != (given is None) or set(known or ()) != set(given or ()):
-            wanted = "an array" if known is None else f"a dictionary of {known}"
-            got = type(x).__name__ if given is None else f"a dictionary of {given}"
-            raise ValueError(f"x: expected {wanted}, as the support's inputs are, got {got}; give the same inputs")
+        check_form(self.support.x, x)
+        asked = tree_map(queries, self.support.x, x)
+        check_lengths(asked)
+        return asked
 
     def _questions(self, x: Any, samples: int) -> tuple[Any, bool]:
         """A user's inputs for S functions, and whether they are each function's own, in the form of `Functions`."""
-        self._check_form(x)
+        check_form(self.support.x, x)
         given = tree_map(lambda _, leaf: as_tensor(leaf, "x"), self.support.x, x)
         known, asked = tree_leaves(self.support.x), tree_leaves(given)
         if not all(leaf.dim() == 1 + like.dim() for like, leaf in zip(known, asked, strict=True)):

@@ -3,7 +3,15 @@
 from bayesmeta.border.arrays import as_inputs, as_numbers, as_tensor, convert, is_whole, stack
 from bayesmeta.border.checks import check, check_count, check_positive
 from bayesmeta.border.points import points
-from bayesmeta.border.values import check_bytes, check_spread, check_values, queries, readable
+from bayesmeta.border.values import (
+    check_bytes,
+    check_form,
+    check_lengths,
+    check_spread,
+    check_values,
+    queries,
+    readable,
+)
 
 __all__ = [
     "as_inputs",
@@ -12,6 +20,8 @@ __all__ = [
     "check",
     "check_bytes",
     "check_count",
+    "check_form",
+    "check_lengths",
     "check_positive",
     "check_spread",
     "check_values",

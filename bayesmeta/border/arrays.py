@@ -39,6 +39,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_complex():
             _refuse(name, "numbers", f"{value.dtype}, complex numbers", "complex")
+        if value.layout != torch.strided:
+            raise ValueError(f"{name}: expected a dense tensor, got one of {value.layout}; pass it as t.to_dense()")
         return value
     first = value
     while isinstance(first, (list, tuple)) and len(first):

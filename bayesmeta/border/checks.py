@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -91,10 +94,62 @@ def check_shapes(given: Points, name: str = "points") -> None:
                 )
 
 
+def check_whole(given: Points, name: str, what: str) -> None:
+    """Raises a ValueError where points have a mask of entries, and what they are for knows targets as a whole alone."""
+    if given.mask.dim() > 2:
+        raise ValueError(
+            f"{name}.mask: expected a mask of points (B, N), as {what} takes or leaves a target as a whole, got one of its "
+            f"entries, {tuple(given.mask.shape)}; leave out points that are seen in part, or use a learner that adapts a "
+            "network's weights, such as MAML or PLATIPUS"
+        )
+
+
+def check_episodes(tasks: Any, name: str = "tasks") -> None:
+    """Raises a TypeError where one episode, or points, stand in the place of a source: as tuples they have a length too."""
+    if isinstance(tasks, (Episode, Points)):
+        raise TypeError(
+            f"{name}: expected a task source or a list of episodes, got one {type(tasks).__name__}; pass a list, [episode], with "
+            "Episode(support, query)"
+        )
+
+
+def check_is_episode(given: Any, index: int, name: str = "tasks") -> None:
+    """Raises a TypeError where a source gives something else than episodes."""
+    if not isinstance(given, Episode):
+        raise TypeError(
+            f"{name}: expected episodes, got {type(given).__name__} as number {index}; build each as Episode(support, query)"
+        )
+
+
+def check_further(given: Points, like: Points) -> None:
+    """Raises a ValueError where further points are not of a support's tasks and kind of targets."""
+    check_shapes(given, "points")
+    if len(given.mask) != len(like.mask):
+        raise ValueError(
+            f"points: expected further points of the {len(like.mask)} tasks of the support, got {len(given.mask)} tasks; "
+            "give each task a row, without observed points where there are none"
+        )
+    y = given.y
+    if y.shape[2:] != like.y.shape[2:] or y.is_floating_point() != like.y.is_floating_point():
+        raise ValueError(
+            f"points.y: expected targets as the support has them, {like.y.dtype} of event shape {tuple(like.y.shape[2:])}, "
+            f"got {y.dtype} of {tuple(y.shape[2:])}; build both in the same way"
+        )
+
+
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raises a ValueError if an argument is not a whole number of at least `least`."""
-    if not hasattr(value, "__index__") or isinstance(value, bool) or value < least:
+    if not _is_index(value) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}; e.g. {max(least, 1)}")
+
+
+def _is_index(value: Any) -> bool:
+    """Whether something is one whole number: tensors and arrays say what they are when they are asked."""
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool) and not getattr(value, "ndim", 0)
 
 
 def check_positive(name: str, value: float, least: float = 0.0, most: float = float("inf")) -> None:

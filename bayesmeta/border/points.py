@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
 from bayesmeta.border.arrays import as_tensor, convert, is_whole
 from bayesmeta.border.checks import check, check_count
@@ -93,8 +93,10 @@ def assemble(
         check_count("classes", classes)
     check_count("event_dims", event_dims, least=0)
     dtype = dtype or torch.get_default_dtype()
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating type, got {dtype}; labels are given as such by classes=W")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f"dtype: expected a floating type of torch, got {dtype!r}; labels are given as such by classes=W"
+        )
     if len(xs) != len(ys):
         raise ValueError(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
@@ -106,16 +108,11 @@ def assemble(
         ys = [_column(a).to(device) for a in convert(ys, dtype, "y", names)]
     else:
         ys = [_labels(a, classes, event_dims, b).to(device) for b, a in enumerate(ys)]
-    flat = [tree_flatten(task) for task in xs]
-    for b, (_, structure) in enumerate(flat):
-        if structure != flat[0][1]:
-            raise ValueError(
-                f"x of task {b}: expected a dictionary with the keys of task 0, got another structure, {structure}; give all "
-                "tasks the same inputs"
-            )
+    structure = tree_flatten(xs[0])[1]
+    flat = [_in_order(task, xs[0], b) for b, task in enumerate(xs)]
     leaves = []
     for i, (path, _) in enumerate(tree_flatten_with_path(xs[0])[0]):
-        name, column = "x" + keystr(path), [leaves[i] for leaves, _ in flat]
+        name, column = "x" + keystr(path), [leaves[i] for leaves in flat]
         for b, (a, t) in enumerate(zip(column, ys, strict=True)):
             check_bytes(a, dimensions=2)
             if len(a) != len(t):
@@ -123,22 +120,38 @@ def assemble(
                     f"{name} and y of task {b}: expected the same number of points, got {len(a)} in {name} and {len(t)} in y; "
                     "give every point an input and a target"
                 )
-        kept = (
-            [a.long() for a in column] if whole and all(map(is_whole, column)) else convert(column, dtype, name, names)
-        )
+        kept = [a.long() for a in column] if whole and _are_whole(column) else convert(column, dtype, name, names)
         leaves.append(_pad([_column(a).to(device) for a in kept], name))
     mask = (
         _mask([len(t) for t in ys])
         if masks is None
         else _pad([_column(m) if classes is None else m for m in masks], "mask")
     )
-    padded = Points(tree_unflatten(leaves, flat[0][1]), _pad(ys, "y"), mask.to(device))
+    padded = Points(tree_unflatten(leaves, structure), _pad(ys, "y"), mask.to(device))
     check(padded)
     return padded
 
 
+def _in_order(task: Any, first: Any, number: int) -> list[Tensor]:
+    """A task's inputs in the order in which the first task has them."""
+    try:
+        return tree_leaves(tree_map(lambda _, leaf: leaf, first, task))
+    except ValueError:
+        known, given = ([keystr(path) or "an array" for path, _ in tree_flatten_with_path(x)[0]] for x in (first, task))
+        raise ValueError(
+            f"x of task {number}: expected a dictionary with the keys of task 0, {', '.join(known)}, got {', '.join(given)}; "
+            "give all tasks the same inputs"
+        ) from None
+
+
+def _are_whole(tasks: Sequence[Tensor]) -> bool:
+    """Whether the numbers of tasks are whole; a task without a number says nothing, unless all are so."""
+    return all(map(is_whole, [task for task in tasks if task.numel()] or tasks))
+
+
 def _blanked(ys: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
     """Targets with zeros where they are not observed."""
+    masks = [m if m.numel() else m.bool() for m in masks]
     shapes, expected = [tuple(m.shape) for m in masks], [tuple(t.shape) for t in ys]
     if shapes != expected or any(m.dtype != torch.bool for m in masks):
         raise ValueError(
@@ -176,12 +189,19 @@ def _one(tasks: list[Any], name: str) -> list[Any]:
 def _tasks(value: Any, name: str) -> list[Tensor]:
     """One task, or a list of them, as a list of tensors with at least one dimension."""
     ragged = isinstance(value, (list, tuple)) and len(value) > 0 and all(_dimensions(v) > 0 for v in value)
-    tensors = [as_tensor(v, name) for v in value] if ragged else [as_tensor(value, name)]
+    tensors = [_numbers(v, name) for v in value] if ragged else [_numbers(value, name)]
     if tensors[0].dim() == 0:
         raise ValueError(
             f"{name}: expected at least one dimension (the points), got a single number; pass a list of numbers"
         )
     return tensors
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    """As `as_tensor`, but an empty list, which has no type of its own, as whole numbers, of which others can be made."""
+    if isinstance(value, (list, tuple)) and not value:
+        return torch.zeros(0, dtype=torch.long, device="cpu")
+    return as_tensor(value, name)
 
 
 def _dimensions(value: Any) -> int:

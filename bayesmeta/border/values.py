@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from bayesmeta.border.arrays import _unit, as_tensor, convert, is_whole
 
-__all__ = ["check_bytes", "check_spread", "check_values", "queries", "readable"]
+__all__ = ["check_bytes", "check_form", "check_lengths", "check_spread", "check_values", "queries", "readable"]
 
 
 def check_bytes(x: Tensor, dimensions: int) -> None:
@@ -106,3 +107,25 @@ def queries(support: Tensor, x: Any) -> Tensor:
         given = torch.stack(convert(given, support.dtype, "x"))
     check_values(given, "x")
     return given.to(support.device)
+
+
+def check_form(support: Any, x: Any, name: str = "x") -> None:
+    """Raises a ValueError where inputs are an array in the place of a dictionary, or the reverse, or lack entries."""
+    known, given = (list(part) if isinstance(part, dict) else None for part in (support, x))
+    if (known is None) != (given is None) or set(known or ()) != set(given or ()):
+        wanted = "an array" if known is None else f"a dictionary of {known}"
+        got = type(x).__name__ if given is None else f"a dictionary of {given}"
+        raise ValueError(f"{name}: expected {wanted}, as the support's inputs are, got {got}; give the same inputs")
+    for key in known or ():
+        check_form(support[key], x[key], f"{name}[{key!r}]")
+
+
+def check_lengths(x: Any) -> None:
+    """Raises a ValueError where the entries of inputs ``(B, M, ...)`` differ in points: networks might broadcast in silence."""
+    if isinstance(x, Tensor):
+        return
+    counts = {"x" + keystr(path): leaf.shape[1] for path, leaf in tree_flatten_with_path(x)[0]}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"x: expected as many points in every entry, got {counts}; give each entry a row for every point"
+        )

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.border import check
+from bayesmeta.border.checks import check_episodes, check_is_episode
 from bayesmeta.data import Episode, Points, move, seen
 from bayesmeta.distributions import undefined
 from bayesmeta.likelihoods import check_targets
@@ -162,6 +163,7 @@ def reading(
     Raises:
         ValueError: there are not so many episodes, or one is broken.
     """
+    check_episodes(tasks)
     if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
         raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
@@ -169,6 +171,7 @@ def reading(
     def each() -> Iterator[tuple[int, Episode]]:
         for index in tqdm(range(episodes), disable=not progress, unit="episode"):
             episode = tasks[index]
+            check_is_episode(episode, index)
             check(episode, like=module)
             if module is not None:
                 check_padding(module, seen(episode.query), "query")

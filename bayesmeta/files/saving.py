@@ -57,10 +57,10 @@ def save(
         torch.Size([1, 1, 1])
     """
     check_target(path)
-    if isinstance(learner, Posterior):
+    if not isinstance(learner, nn.Module):
         raise TypeError(
-            "learner: expected a learner, got a posterior; pass the learner too, save(learner, path, posterior=posterior), or "
-            "where it was told nothing since, save(learner, path, support=support)"
+            f"learner: expected a learner such as MAML(...), got {type(learner).__name__}; a posterior is saved beside its "
+            "learner, save(learner, path, posterior=posterior), and Conformal as its learner and its threshold"
         )
     state = learner.state_dict()
     if (name := unusable(learner, state)) is not None:
@@ -96,9 +96,15 @@ def _check_own(learner: nn.Module, posterior: Posterior, known: Mapping[str, Any
     """Raises a ValueError where the learner, with what is known of the tasks, does not answer as the posterior does."""
     x = tree_map(lambda leaf: torch.full_like(leaf, 0.5 if leaf.is_floating_point() else 0), support.x)
     with torch.no_grad():
-        with seeded(0):
-            again = restored(learner(support), known, "posterior")
-        found, expected = (_answers(asked, x, support.y) for asked in (again, posterior))
+        try:
+            with seeded(0):
+                again = restored(learner(support), known, "posterior")
+            found, expected = (_answers(asked, x, support.y) for asked in (again, posterior))
+        except RuntimeError as error:  # shapes or types
+            raise ValueError(
+                f"posterior: expected one of this learner as it is now, got one that does not fit it ({error}); save it with the "
+                "learner that made it"
+            ) from error
     if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
         raise ValueError(
             "posterior: expected one of this learner as it is now, got one that answers otherwise; save it with the learner that "

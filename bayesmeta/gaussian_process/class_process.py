@@ -138,7 +138,7 @@ class ClassProcess(Posterior):
         def prior(x: Tensor) -> Tensor:
             variance = each(lambda x: self.kernel(x, x, True))(x.detach()).detach()
             normal = standard_normal(rounds * chains, *x.shape[-3:-1], ways, like=x)
-            return paths(x, variance.amax(-1), normal)  # (rounds C, B, M, W)
+            return paths(x, variance, normal)  # (rounds C, B, M, W)
 
         values = prior(self.x).unflatten(0, (rounds, chains))
         seen = torch.einsum("cbnwj,scbnw->cbnjs", factor, values).flatten(2, 3)

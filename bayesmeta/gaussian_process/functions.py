@@ -41,17 +41,19 @@ class Paths:
         self.name = name
         self.x: Tensor | None = None
 
-    def __call__(self, x: Tensor, scale: Tensor, normal: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, variance: Tensor, normal: Tensor) -> Tensor:
         """The S functions' values at x, ``(S, B, M, Y)``.
 
         Args:
             x: ``(B, M, D)``, or ``(S, B, M, D)``: each function's own.
-            scale: the size of variances ``(B,)`` or ``(S, B)``, beside which rounding is judged.
+            variance: the prior's at x, ``(B, M)`` or ``(S, B, M)``, beside the largest of which rounding is judged.
             normal: independent standard normal numbers, ``(S, B, M, Y)``.
 
         Raises:
             torch.linalg.LinAlgError: the covariance is not finite.
         """
+        if not x.shape[-2]:
+            return normal
         if self.x is None:
             self.x, self.whiten = x.detach()[..., :0, :], x.new_zeros(*x.shape[:-2], 0, 0)
             self.whitened = self.values = normal[..., :0, :]
@@ -64,7 +66,7 @@ class Paths:
             self._check(matrix)
             known = self.between(fixed, self.x) @ self.whiten.mT if self.x.shape[-2] else matrix[..., :0]  # A
             values, vectors = torch.linalg.eigh(matrix - known @ known.mT)
-            kept = values > _RANK * scale[..., None]
+            kept = values > _RANK * variance.amax(-1, keepdim=True)
             coordinates = (vectors.mT @ normal) * kept[..., None]
             # Of the symmetric root, which unlike eigenvectors is unique and continuous.
             result = known @ whitened + vectors @ (values.clamp(min=0).sqrt()[..., None] * coordinates)

@@ -201,7 +201,7 @@ class GaussianProcess(Posterior):
             if own:
                 inputs, mean, variance = (apart(part, samples) for part in (inputs, mean, variance))
             normal = standard_normal(samples, *mean.shape[-3:], like=mean)
-            return self._normal(mean + paths(inputs, variance.amax(-1), normal), self.noise)
+            return self._normal(mean + paths(inputs, variance, normal), self.noise)
 
         return ask
 

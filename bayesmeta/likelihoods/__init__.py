@@ -3,6 +3,7 @@
 from bayesmeta.likelihoods.base import (
     Likelihood,
     check_event,
+    check_labels,
     check_likelihood,
     check_one_label,
     check_support,
@@ -34,6 +35,7 @@ __all__ = [
     "at_once",
     "check_event",
     "check_gaussian",
+    "check_labels",
     "check_likelihood",
     "check_one_label",
     "check_support",

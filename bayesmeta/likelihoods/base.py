@@ -126,7 +126,7 @@ def check_targets(distribution: Distribution, given: Points) -> None:
     _check_inside(constraint.check(given.y), given, expects(distribution))
 
 
-def check_support(module: nn.Module, support: Points) -> None:
+def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
     likelihoods = [part for part in parts(module) if isinstance(part, Likelihood)]
     dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
@@ -135,14 +135,19 @@ def check_support(module: nn.Module, support: Points) -> None:
         if not any(known) and dims:
             remedy = f"use a learner of a network and Categorical(event_dims={dims}), such as MAML"
         raise ValueError(
-            f"support.y: expected labels of {max(known)} dimensions a point as the learner's likelihood has them, got {dims}, "
+            f"{name}.y: expected labels of {max(known)} dimensions a point as the learner's likelihood has them, got {dims}, "
             f"shape {tuple(support.y.shape)}; {remedy}, or give every point one label"
         )
-    for likelihood in likelihoods:
-        if likelihood.support is not None:
-            inside = likelihood.support.check(support.y).flatten(2).all(2)
-            words = _WORDS.get(likelihood.support, f"values in {likelihood.support}")
-            _check_inside(inside, support, f"targets that a {type(likelihood).__name__} can produce, {words}")
+    for part in likelihoods:
+        if part.support is not None:
+            if not support.y.is_floating_point():
+                raise ValueError(
+                    f"{name}.y: expected floating targets, as a {type(part).__name__} has them, got labels, {support.y.dtype}; "
+                    "build the points without classes, or use Categorical()"
+                )
+            inside = part.support.check(support.y).flatten(2).all(2)
+            words = _WORDS.get(part.support, f"values in {part.support}")
+            _check_inside(inside, support, f"targets that a {type(part).__name__} can produce, {words}")
 
 
 _WORDS = {constraints.boolean: "0.0 or 1.0", constraints.nonnegative_integer: "whole numbers from 0 on"}

@@ -40,6 +40,10 @@ class Categorical(Likelihood):
     def __init__(self, event_dims: int = 0, *, classes_first: bool = False) -> None:
         super().__init__()
         check_count("event_dims", event_dims, least=0)
+        if not isinstance(classes_first, bool):
+            raise ValueError(
+                f"classes_first: expected True or False, got {classes_first!r}; True where channels are classes"
+            )
         self.event_dims = event_dims
         self.classes_first = classes_first
 

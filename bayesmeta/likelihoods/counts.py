@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
+from bayesmeta.border import as_tensor
 from bayesmeta.likelihoods.base import Likelihood, check_event, said
 
 __all__ = ["NegativeBinomial", "Poisson"]
@@ -65,8 +66,8 @@ class NegativeBinomial(Likelihood):
 
     def __init__(self, dispersion: float | Sequence[float] = 0.5) -> None:
         super().__init__()
-        initial = torch.as_tensor(dispersion, dtype=torch.get_default_dtype())
-        if initial.dim() > 1 or not ((initial > _LEAST) & (initial < math.inf)).all():
+        initial = as_tensor(dispersion, "dispersion").to(torch.get_default_dtype())
+        if initial.dim() > 1 or not initial.numel() or not ((initial > _LEAST) & (initial < math.inf)).all():
             raise ValueError(
                 f"dispersion: expected a positive number above {_LEAST}, got {dispersion}; the variance is μ + dispersion μ², "
                 "with one dispersion for all targets or a sequence with one for each; without any, use Poisson"

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from bayesmeta.border import as_tensor
 from bayesmeta.likelihoods.base import Likelihood, check_event, check_likelihood, said
 
 __all__ = ["Gaussian", "HeteroscedasticGaussian", "StudentT", "check_gaussian", "standard_deviation"]
 
 
 def _scale(initial: float | Sequence[float]) -> nn.Parameter:
-    scale = torch.as_tensor(initial, dtype=torch.get_default_dtype())
-    if scale.dim() > 1 or not ((scale > _FLOOR) & (scale < math.inf)).all():
+    scale = as_tensor(initial, "scale").to(torch.get_default_dtype())
+    if scale.dim() > 1 or not scale.numel() or not ((scale > _FLOOR) & (scale < math.inf)).all():
         raise ValueError(
             f"scale: expected a positive number above {_FLOOR}, got {initial}; it is the initial standard deviation, "
             "one for all targets or a sequence with one for each"

@@ -37,7 +37,7 @@ from torch.utils._pytree import tree_map
 
 from bayesmeta.answers import Functions
 from bayesmeta.border import check_count, check_positive
-from bayesmeta.data import Episode, Points, concatenate, observed
+from bayesmeta.data import Episode, Points, concatenate, observed, seen
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, adaptable, clamped, ravel
 from bayesmeta.likelihoods import Likelihood, check_one_label, support_error
@@ -253,21 +253,20 @@ class _Steps:
 class _WeightPosterior(Posterior):
     """A Gaussian over each task's weights, which is the prior of further points."""
 
-    _of_tasks = ("weights",)
+    _of_tasks, _entries = ("weights",), True
 
     def __init__(self, weights: _Weights, steps: _Steps, support: Points) -> None:
         super().__init__(support)
-        self.weights = weights
-        self.steps = steps
+        self.weights, self.steps, self.likelihood = weights, steps, steps.likelihood
 
     def _functions(self, samples: int) -> Functions:
         mean, log_scale = self.weights
         noise = standard_normal(samples, 1, mean.shape[1], like=mean)
         outputs = networks(self.steps.network, mean + log_scale.exp() * noise)
-        return lambda x, own: self.steps.likelihood(outputs(x, own))
+        return lambda x, own: self.likelihood(outputs(x, own))
 
     def _updated(self, points: Points) -> Posterior:
-        check_padding(self.steps.network.module, points.mask, "points")
+        check_padding(self.steps.network.module, seen(points), "points")
         later = self._later()
         later.weights = self.steps(points, start=self.weights, prior=self.weights)
         return later

@@ -22,11 +22,20 @@ from torch.distributions import Distribution
 from bayesmeta.answers import Functions
 from bayesmeta.border import check_positive
 from bayesmeta.data import Episode, Points, concatenate
-from bayesmeta.distributions import mixture, uncertainty
+from bayesmeta.distributions import has_labels, mixture, uncertainty
 from bayesmeta.functional import Frozen, with_bias
 from bayesmeta.gaussian_process import normal_numbers
 from bayesmeta.learner import Learner
-from bayesmeta.likelihoods import HeteroscedasticGaussian, Likelihood, StudentT, check_likelihood, check_one_label, nll
+from bayesmeta.likelihoods import (
+    HeteroscedasticGaussian,
+    Likelihood,
+    StudentT,
+    check_event,
+    check_labels,
+    check_likelihood,
+    check_one_label,
+    nll,
+)
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive, check_objective
 from bayesmeta.posterior import Posterior
@@ -39,6 +48,10 @@ _STEPS = 30
 """Newton's steps to the mode, at most; it converges quadratically, but comes down from a rate that is too high by 1 a step."""
 _LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 1e-4, 0.0)
 """Of a step, of which each task takes the best: a full step may overshoot, to a rate of exp(count)."""
+
+
+_REACH = 20.0
+"""By how much a step may move a log rate or a logit, so that one of these lengths does: from 0, counts of 1e6 ask for 1e6."""
 
 
 @final
@@ -142,6 +155,15 @@ class _Mode(Posterior):
         self.dtype = support.x.dtype
         outputs = mean.shape[1]
         phi = with_bias(support.x).double() * support.mask[..., None]
+        if phi.shape[-1] != len(mean):
+            raise ValueError(
+                f"head: expected as many inputs as there are features, {phi.shape[-1] - 1}, got {len(mean) - 1}; build it as "
+                f"nn.Linear({phi.shape[-1] - 1}, {outputs})"
+            )
+        prediction = self.likelihood(phi @ mean)
+        if has_labels(prediction):
+            check_labels(support.y)
+        check_event(prediction.event_shape, support.y.shape[2:])
 
         def density(weights: Tensor) -> Tensor:
             """log p(y | W), ``(..., B)``."""
@@ -162,7 +184,7 @@ class _Mode(Posterior):
             if failed.any():
                 raise ValueError(
                     f"likelihood: expected one whose logarithm is concave in the outputs, got {likelihood} with a curvature "
-                    "that is not positive; for such a likelihood use ABML or VERSA"
+                    "that is not positive; for such a likelihood use ABML or VERSA; if outputs are beyond ±20, scale x"
                 )
             uphill = phi.mT @ slope - precision @ (weights - mean)
             return factor, torch.cholesky_solve(uphill.flatten(1)[..., None], factor).reshape(weights.shape)
@@ -173,6 +195,8 @@ class _Mode(Posterior):
             weights = mean.expand(len(phi), *mean.shape)
             for _ in range(_STEPS):
                 direction = newton(weights)[1]
+                reach = (phi @ direction).abs().amax((1, 2), keepdim=True)
+                direction = direction * (_REACH / reach.clamp(min=_REACH))
                 steps = weights + phi.new_tensor(_LENGTHS)[:, None, None, None] * direction
                 heights = (density(steps) + prior(steps)).nan_to_num(-torch.inf)
                 best = heights.argmax(0)[None, :, None, None].expand(1, *weights.shape)

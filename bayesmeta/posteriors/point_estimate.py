@@ -41,6 +41,7 @@ class PointEstimate(Posterior):
     """
 
     _of_tasks = ("weights",)
+    _entries = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
 from bayesmeta.border import check
-from bayesmeta.border.checks import check_shapes
+from bayesmeta.border.checks import check_episodes, check_is_episode, check_shapes
 from bayesmeta.data import Episode, concatenate, move, seen
 from bayesmeta.evaluation import predict
 from bayesmeta.learner import Learner, check_entries
@@ -70,6 +70,7 @@ def check_arguments(
             "e.g. MAML(MLP(1, 1), Gaussian())"
         )
     for name, given in tasks.items():
+        check_episodes(given, name)
         if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
             raise TypeError(
                 f"{name}: expected a task source or a map-style dataset of episodes, got {type(given).__name__}; "
@@ -146,6 +147,7 @@ def _needed(stepping: Any) -> list[str]:
 
 def preflight(learner: Learner, episode: Episode, slices: int, threads: int, processes: Processes) -> None:
     """Raises a ValueError, early and clear, if the first episode is broken or does not fit the learner."""
+    check_is_episode(episode, 0)
     check(episode, like=learner)
     batch = len(processes.share(episode).query.mask)
     if slices < 1 or batch % slices:

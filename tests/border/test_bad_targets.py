@@ -88,6 +88,21 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
         "mask: expected a mask of points .* as DeepSet encodes targets as a whole",
     ),
     "dimensions below none": (lambda: bm.likelihoods.Categorical(event_dims=-1), "event_dims: expected a whole number of at least 0"),
+    "keys of a nested task": (lambda: bm.points([{"a": {"b": [1.0]}}, {"a": [1.0]}], [[0.0]] * 2), r"x of task 1: expected a dictionary with the keys of task 0, \['a'\]\['b'\], got \['a'\];"),
+    "a type by its name": (lambda: bm.points([0.0], [0.0], dtype="float32"), "dtype: expected a floating type of torch, got 'float32'"),  # type: ignore[arg-type]
+    "a sparse tensor": (lambda: bm.points(torch.eye(2).to_sparse(), [0.0, 1.0]), r"x: expected a dense tensor.*to_dense\(\)"),
+    "labels for counts": (lambda: bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Poisson())(bm.points([0.0], [1], classes=2)), r"support\.y: expected floating targets, as a Poisson has them, got labels.*without classes"),
+    "a number of draws that is none": (lambda: bm.ELBO(draws=torch.tensor(2.5)), "draws: expected a whole number"),  # type: ignore[arg-type]
+    "a vector of draws": (lambda: bm.Predictive(draws=torch.tensor([2])), "draws: expected a whole number"),  # type: ignore[arg-type]
+    "a dispersion of text": (lambda: bm.likelihoods.NegativeBinomial("a"), "dispersion: expected numbers"),
+    "no dispersion": (lambda: bm.likelihoods.NegativeBinomial([]), "dispersion: expected a positive number"),
+    "no scale": (lambda: bm.likelihoods.Gaussian([]), "scale: expected a positive number"),
+    "a scale that is none": (lambda: bm.likelihoods.StudentT(None), "scale: expected numbers"),  # type: ignore[arg-type]
+    "classes somewhere": (lambda: bm.likelihoods.Categorical(classes_first="no"), "classes_first: expected True or False"),  # type: ignore[arg-type]
+    "support and query of other keys": (
+        lambda: bm.DKT(Network(1), RBFKernel(), bm.likelihoods.Gaussian()).double().loss(Episode(of_inputs("tree", False).support, of_inputs("tokens", False).query)),
+        "points: expected the same tasks, inputs and event shapes in both parts",
+    ),
     "scaling a tree": (lambda: bm.Standardized.from_tasks(bm.MAML(Network(1), bm.likelihoods.Gaussian()), Source(of_inputs("tree", False))), "tasks: expected x to be one tensor.*got dict.*x_loc=0"),
 }  # fmt: skip
 
@@ -97,3 +112,38 @@ def test_bad_input(name: str) -> None:
     action, message = BAD[name]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         action()
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    given = bm.points([{"a": [0.0, 1.0], "b": [5.0, 6.0]}, {"b": [7.0], "a": [2.0]}], [[0.0, 1.0], [3.0]])
+    assert given.x["a"].flatten().tolist() == [0.0, 1.0, 2.0, 0.0]
+    assert given.x["b"].flatten().tolist() == [5.0, 6.0, 7.0, 0.0]
+
+
+@pytest.mark.parametrize("x", [[], [[1, 2], []], [[1, 2], torch.zeros(0)]])
+def test_tasks_without_points_leave_tokens_whole(x: Any) -> None:
+    y = [] if not x else [[0.0, 1.0], []]
+    assert bm.points(x, y, whole=True).x.dtype == torch.int64
+    assert bm.points(x, y).x.dtype == torch.float32
+
+
+def test_a_mask_may_be_of_a_task_without_points() -> None:
+    assert bm.points([[1.0], []], [[0.0], []], mask=[[True], []]).mask.tolist() == [[[True]], [[False]]]
+
+
+@pytest.mark.parametrize("part", ["episode", "points"])
+def test_an_episode_is_no_source(part: str) -> None:
+    learner, given = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian()), bm.points([0.0], [0.0])
+    wrong: Any = Episode(given, given) if part == "episode" else given
+    source = Source(Episode(given, given))
+    with pytest.raises(TypeError, match="tasks: expected a task source or a list of episodes, got one"):
+        bm.fit(learner, wrong, steps=1, progress=False)
+    with pytest.raises(TypeError, match="validation: expected a task source or a list of episodes, got one"):
+        bm.fit(learner, source, steps=1, progress=False, validation=wrong)
+    with pytest.raises(TypeError, match="tasks: expected a task source or a list of episodes, got one"):
+        bm.evaluate(learner, wrong, episodes=1)
+    others: Any = [given]
+    with pytest.raises(TypeError, match="tasks: expected episodes, got Points as number 0"):
+        bm.fit(learner, others, steps=1, progress=False)
+    with pytest.raises(TypeError, match="tasks: expected episodes, got Points as number 0"):
+        bm.evaluate(learner, others, episodes=1)

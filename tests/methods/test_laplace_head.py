@@ -170,3 +170,26 @@ def test_likelihoods_of_several_modes_are_refused() -> None:
         bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Poisson(), objective="evidence")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="head: expected the nn"):
         bm.LaplaceHead(nn.Identity(), nn.Identity(), bm.likelihoods.Poisson())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("likelihood", [bm.likelihoods.Poisson, bm.likelihoods.Gaussian, bm.likelihoods.Bernoulli])
+def test_targets_of_another_shape_do_not_broadcast(likelihood: Callable[[], bm.likelihoods.Likelihood]) -> None:
+    with pytest.raises(ValueError, match=r"y: expected targets of event shape \(1,\).*got \(2,\)"):
+        bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), likelihood())(bm.points([0.0, 1.0], torch.ones(2, 2)))
+    with pytest.raises(ValueError, match=r"y: expected targets of event shape \(2,\).*got \(1,\)"):
+        bm.LaplaceHead(nn.Identity(), nn.Linear(1, 2), likelihood())(bm.points([0.0, 1.0], [0.0, 1.0]))
+
+
+def test_arguments_that_do_not_belong_together() -> None:
+    with pytest.raises(ValueError, match="y: expected integer labels"):
+        bm.LaplaceHead(nn.Identity(), nn.Linear(1, 2), bm.likelihoods.Categorical())(bm.points([0.0], [1.0]))
+    with pytest.raises(ValueError, match=r"head: expected as many inputs as there are features, 1, got 3"):
+        bm.LaplaceHead(nn.Identity(), nn.Linear(3, 1), bm.likelihoods.Poisson())(bm.points([0.0], [1.0]))
+
+
+@pytest.mark.parametrize("count", [1e3, 1e5, 1e6])
+def test_large_counts_have_their_mode(count: float) -> None:
+    """From a rate of 1 a full Newton step is as long as the count, and overshoots to exp(count)."""
+    learner = bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Poisson(), prior_scale=10.0).double()
+    predictive = learner(bm.points([1.0, 0.0], [count, 1.0], dtype=torch.float64))([1.0])
+    torch.testing.assert_close(predictive.mean.item(), count, rtol=0.01, atol=0.0)

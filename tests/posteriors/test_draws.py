@@ -96,7 +96,7 @@ def test_gradients_of_expectations_are_unbiased_in_inputs_and_in_parameters(ques
 
     normal = torch.randn(200_000, 1, 2, 1, dtype=D, generator=torch.Generator().manual_seed(0))
     paths = Paths(between, "test")
-    size = torch.ones(1, dtype=D)
+    size = torch.ones(1, 1, dtype=D)
     parts = [paths(a, size, b) for a, b in zip(x.chunk(questions, 1), normal.chunk(questions, 2), strict=True)]
     values = (parts[0] if questions == 1 else paths(x, size, torch.zeros_like(normal)))[:, 0, :, 0]
     matrix = between(x, x)[0]
