@@ -1,7 +1,7 @@
 """Where users' values enter: arrays, points and their checks."""
 
 from bayesmeta.border.arrays import as_inputs, as_numbers, as_tensor, convert, is_whole, stack
-from bayesmeta.border.checks import check, check_count, check_positive
+from bayesmeta.border.checks import check, check_count, check_positive, check_probability
 from bayesmeta.border.points import points
 from bayesmeta.border.values import (
     check_bytes,
@@ -23,6 +23,7 @@ __all__ = [
     "check_form",
     "check_lengths",
     "check_positive",
+    "check_probability",
     "check_spread",
     "check_values",
     "convert",

@@ -13,7 +13,7 @@ from bayesmeta.border.arrays import convert
 from bayesmeta.border.values import check_values
 from bayesmeta.data import Episode, Points, _reference, seen
 
-__all__ = ["check", "check_count", "check_positive"]
+__all__ = ["check", "check_count", "check_positive", "check_probability"]
 
 
 def check(given: Points | Episode, name: str = "points", like: nn.Module | None = None) -> None:
@@ -160,3 +160,13 @@ def check_positive(name: str, value: float, least: float = 0.0, most: float = fl
             [f"of at least {least:g}" if least > 0 else "above 0"] + [f"at most {most:g}"] * (most < float("inf"))
         )
         raise ValueError(f"{name}: expected a number {bounds}, got {value!r}; give one within")
+
+
+def check_probability(name: str, value: float | Tensor) -> None:
+    """Raises a ValueError if an argument is not a number strictly between 0 and 1."""
+    try:
+        inside = not isinstance(value, (str, bytes)) and 0 < float(value) < 1
+    except (TypeError, ValueError, RuntimeError):
+        inside = False
+    if not inside:
+        raise ValueError(f"{name}: expected a probability strictly between 0 and 1, got {value!r}; e.g. {name}=0.9")

@@ -31,7 +31,7 @@ def quantile(d: Distribution, p: float | Sequence[float] | Tensor) -> Tensor:
         p: a probability strictly between 0 and 1, or L of them, whose quantiles then lead: ``(L, B, M, *Y)``.
 
     Raises:
-        ValueError: p is not strictly between 0 and 1.
+        ValueError: p is not strictly between 0 and 1, or is an empty list.
         TypeError: the distribution has no quantiles.
 
     Example:
@@ -41,10 +41,13 @@ def quantile(d: Distribution, p: float | Sequence[float] | Tensor) -> Tensor:
         tensor([[-1.6449],
                 [ 1.6449]])
     """
-    levels = torch.as_tensor(p, dtype=torch.float64)
-    if levels.dim() > 1 or not ((levels > 0) & (levels < 1)).all():
+    try:
+        levels = torch.as_tensor(p, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        levels = torch.empty(0)
+    if levels.dim() > 1 or levels.numel() == 0 or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(
-            f"p: expected a probability strictly between 0 and 1, or a list of them, got {p}; the ends lie at infinity"
+            f"p: expected a probability strictly between 0 and 1, or a list of them, got {p!r}; the ends lie at infinity"
         )
     with torch.no_grad():
         single = marginals(d)

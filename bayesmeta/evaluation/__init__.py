@@ -2,7 +2,6 @@
 
 from bayesmeta.evaluation.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.evaluation.evaluate import (
-    Clusters,
     Predictor,
     answers,
     evaluate,
@@ -11,11 +10,13 @@ from bayesmeta.evaluation.evaluate import (
     reading,
     statistics,
 )
+from bayesmeta.evaluation.units import Clusters, Units
 
 __all__ = [
     "Clusters",
     "Predictor",
     "Uniformity",
+    "Units",
     "answers",
     "evaluate",
     "evaluating",

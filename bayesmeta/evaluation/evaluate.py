@@ -17,13 +17,13 @@ from bayesmeta.border import check
 from bayesmeta.border.checks import check_episodes, check_is_episode
 from bayesmeta.data import Episode, Points, move, seen
 from bayesmeta.distributions import undefined
+from bayesmeta.evaluation.units import Clusters, Units
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
 from bayesmeta.networks import check_padding
 from bayesmeta.randomness import seeded
 
 __all__ = [
-    "Clusters",
     "Predictor",
     "answers",
     "check_defined",
@@ -36,8 +36,6 @@ __all__ = [
 
 Predictor: TypeAlias = Callable[[Points], Callable[[Any], Distribution]]
 """A learner, an oracle, or any function from a support to a function from x to a predictive distribution."""
-Clusters: TypeAlias = Callable[[int], Tensor | None]
-"""From an episode's index to the unit that each of its tasks is from, ``(B,)``, or to the W that it is made of, ``(B, W)``."""
 
 
 def evaluate(
@@ -71,7 +69,7 @@ def evaluate(
     Raises:
         ValueError: an episode is broken or does not fit the learner, a prediction is NaN, or clusters have another
             shape.
-        TypeError: a metric cannot judge predictions of this kind.
+        TypeError: a metric cannot judge predictions of this kind, or clusters are no function.
 
     Example:
         >>> tasks = Sinusoids(noise=0.1)
@@ -110,46 +108,17 @@ def statistics(
         tasks have several.
     """
     rows: dict[str, list[Tensor]] = {}
-    units = []
+    units = Units(tasks, clusters)
     metrics = _metrics(metrics)
-    clusters = clusters or getattr(tasks, "clusters", None) or getattr(tasks, "members", None) or (lambda index: None)
     with reading(learner, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for index, episode in read:
             prediction = answers(learner, episode)
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
                 rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-            units.append(_units(clusters(index), len(episode.query.mask)))
+            units.read(index, len(episode.query.mask))
     chosen = metrics or []
-    shared = _shared(units)
-    every = [torch.cat(rows[metric.name]) for metric in chosen]
-    if shared is not None and shared.shape[1] == 1:
-        names, place = shared[:, 0].unique(return_inverse=True)
-        return chosen, [row.new_zeros(len(names), row.shape[1]).index_add(0, place, row) for row in every], None
-    return chosen, every, shared
-
-
-def _units(ids: Any, batch: int) -> Tensor | None:
-    """The units of an episode's tasks, ``(B, W)``."""
-    if ids is None:
-        return None
-    ids = torch.as_tensor(ids).cpu()
-    if ids.dim() not in (1, 2) or len(ids) != batch or ids.is_floating_point():
-        raise ValueError(
-            f"clusters: expected whole numbers ({batch},), the unit of each of the episode's tasks, or ({batch}, W), got "
-            f"{ids.dtype} of shape {tuple(ids.shape)}; e.g. lambda index: people[tasks.members(index)]"
-        )
-    return ids.reshape(batch, -1)
-
-
-def _shared(units: Sequence[Tensor | None]) -> Tensor | None:
-    """The units of all tasks, ``(T, W)``; None where every task is one of its own."""
-    known = [ids for ids in units if ids is not None]
-    if len(known) < len(units):
-        return None
-    if len({ids.shape[1] for ids in known}) > 1:
-        raise ValueError("clusters: expected as many units for each task, got different numbers in different episodes")
-    return torch.cat(known)
+    return chosen, *units.pooled([torch.cat(rows[metric.name]) for metric in chosen])
 
 
 @contextmanager

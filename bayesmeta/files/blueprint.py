@@ -202,6 +202,8 @@ def _attribute(module: nn.Module, name: str) -> Any:
     """What a module keeps of an argument, a constraint under the raw parameter's name; NotImplemented where it keeps none."""
     if isinstance(module, gpytorch.means.LinearMean) and name == "input_size":
         return module.weights.shape[-2]
+    if isinstance(module, gpytorch.kernels.RFFKernel) and name == "num_dims":
+        return module.randn_weights.shape[-2]
     name = _KEPT_AS.get((type(module), name), name)
     return getattr(module, name, getattr(module, f"raw_{name}", NotImplemented))
 

@@ -44,6 +44,7 @@ def save(
         posterior: of this learner as it is now, in the place of a support: as it is, updated or not.
 
     Raises:
+        TypeError: the learner is none.
         FileNotFoundError: the folder does not exist.
         PermissionError: the folder or the file may not be written.
         ValueError: the path is a folder or a link; a weight is NaN or infinite; the support is not one, or its x holds what a
@@ -58,9 +59,10 @@ def save(
     """
     check_target(path)
     if not isinstance(learner, nn.Module):
+        got = learner if isinstance(learner, type) else type(learner).__name__
         raise TypeError(
-            f"learner: expected a learner such as MAML(...), got {type(learner).__name__}; a posterior is saved beside its "
-            "learner, save(learner, path, posterior=posterior), and Conformal as its learner and its threshold"
+            f"learner: expected a learner such as MAML(...), got {got}; a posterior is saved beside its learner, "
+            "save(learner, path, posterior=posterior), or as the support that taught it, support=..."
         )
     state = learner.state_dict()
     if (name := unusable(learner, state)) is not None:

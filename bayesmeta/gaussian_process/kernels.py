@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
-from gpytorch.kernels import AdditiveKernel, Kernel, ScaleKernel
+from gpytorch.kernels import AdditiveKernel, CylindricalKernel, Kernel, PolynomialKernel, RFFKernel, ScaleKernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
@@ -34,8 +34,11 @@ class _Dense(nn.Module):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
         self.kernel = kernel
+        self.shaping = any(isinstance(part, (PolynomialKernel, CylindricalKernel)) for part in kernel.modules())
 
     def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
+        if self.shaping:
+            _say_batches(self.kernel)
         if first is not second and first.shape == second.shape and not diag:
             # Of sets that are equal in value gpytorch reads the first alone: the second would have no slope.
             longer = torch.cat([second, second[:, :1]], 1)
@@ -55,6 +58,18 @@ def dense(kernel: Kernel, first: Tensor, second: Tensor, diag: bool = False) -> 
         return (scale if diag else scale[..., None]) * dense(kernel.base_kernel, first, second, diag)
     values: Any = kernel(first, second, diag=diag)
     return values if diag else values.to_dense()
+
+
+def _say_batches(kernel: Kernel) -> None:
+    """Tells kernels that bring their parameters into the shape of their batch when each task has its own, ``(B, ...)``.
+
+    Of the kernel that a functional call runs, which is thrown away.
+    """
+    for part in kernel.modules():
+        if isinstance(part, PolynomialKernel):
+            part.batch_shape = part.raw_offset.shape[:-1]
+        elif isinstance(part, CylindricalKernel):
+            part.batch_shape = part.raw_alpha.shape[:-1]
 
 
 def _double(module: nn.Module) -> Callable[..., Any]:
@@ -203,6 +218,11 @@ def check_kernel(kernel: Kernel) -> None:
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel: expected a gpytorch kernel such as RBFKernel(), got {kernel!r}; build one")
     _check_single("kernel", kernel)
+    if any(isinstance(part, RFFKernel) and not hasattr(part, "randn_weights") for part in kernel.modules()):
+        raise ValueError(
+            "kernel: expected an RFFKernel that has drawn its frequencies, got one that would draw others at each call; pass the "
+            "number of features, RFFKernel(..., num_dims=D)"
+        )
 
 
 def check_mean(mean: Mean | None) -> None:

@@ -120,6 +120,11 @@ def check_targets(distribution: Distribution, given: Points) -> None:
     if has_labels(distribution):
         check_labels(given.y)
     check_event(distribution.event_shape, given.y.shape[2:])
+    if not (has_labels(distribution) or given.y.is_floating_point()):
+        raise ValueError(
+            f"y: expected floating numbers, as predictions of them need, got labels, {given.y.dtype}; build the points "
+            "with points(x, y), without classes, or use a Categorical"
+        )
     single = marginals(distribution) if has_labels(distribution) else distribution
     constraint = single.support
     assert constraint is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.border import check_count
+from bayesmeta.border import check_count, check_probability
 from bayesmeta.data import Points
 from bayesmeta.distributions import cdf, crps, has_classes, kind, marginals, quantile, sample, uniform
 from bayesmeta.likelihoods import check_event
@@ -98,11 +98,6 @@ def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:
     return torch.where(at_most > below, inside, (at_most <= level).double())
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
-
-
 @final
 @dataclass(frozen=True)
 class Coverage(Metric):
@@ -121,7 +116,7 @@ class Coverage(Metric):
     level: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_level(self.level)
+        check_probability("level", self.level)
 
     @property
     def name(self) -> str:
@@ -151,7 +146,7 @@ class Width(Metric):
     level: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_level(self.level)
+        check_probability("level", self.level)
 
     @property
     def name(self) -> str:

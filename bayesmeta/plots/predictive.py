@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bayesmeta.border import check_probability
 from bayesmeta.distributions import has_classes, marginals, quantile
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import seeded
@@ -49,6 +50,7 @@ def bands(
         >>> bands(posterior, torch.linspace(0, 1, 20)).get_xlabel()
         'x'
     """
+    check_probability("level", level)
     ax = axes_or_new(ax)
     inputs = posterior._inputs(x)
     if not isinstance(inputs, Tensor) or inputs.shape[2:] != (1,):

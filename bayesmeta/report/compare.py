@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode
 from bayesmeta.distributions import has_classes
-from bayesmeta.evaluation import Clusters, Predictor, predict, reading, statistics
+from bayesmeta.evaluation import Clusters, Predictor, Units, predict, reading, statistics
 from bayesmeta.files import check_target
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import (
@@ -33,6 +33,7 @@ from bayesmeta.metrics import (
     Metric,
     QuantileCalibrationError,
     Sharpness,
+    Width,
     estimates,
 )
 from bayesmeta.plots.axes import figure
@@ -97,6 +98,7 @@ def compare(
         check_target(page, "page")
         figure(1, 1)
     first = tasks[0]
+    Units(tasks, clusters).of(0, len(first.query.mask))
     if metrics is None:
         name, learner = next(iter(learners.items()))
         metrics = _metrics_for(learner, tasks, seed)
@@ -153,6 +155,8 @@ def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list
 def _better(metric: Metric) -> str:
     if isinstance(metric, Coverage):
         return f"near {metric.level:g}"
+    if isinstance(metric, (Sharpness, Width)) or metric.name == "Brier uncertainty":
+        return ""  # a narrow forecast need not be a good one; and that part is the tasks', whoever predicts
     return "higher" if isinstance(metric, (Accuracy, ErrorAUROC)) or metric.name == "Brier resolution" else "lower"
 
 

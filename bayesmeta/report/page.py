@@ -25,7 +25,7 @@ class Row:
     """Of the 95 % interval over tasks."""
     high: float
     better: str
-    """``"lower"`` or ``"higher"`` values are better, or those ``"near 0.9"``."""
+    """``"lower"`` or ``"higher"`` values are better, or those ``"near 0.9"``; empty where none is by itself, as of sharpness."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ and every one whose interval holds it.</p>
 def _is_best(row: Row, column: list[Row]) -> bool:
     """Whether the best value of the column is the row's, or inside its interval."""
     values = [other.value for other in column if not math.isnan(other.value)]
+    if not row.better:
+        return False
     if not values or row.better.startswith("near"):
         return bool(values) and row.low <= float(row.better.split()[1]) <= row.high
     best = min(values) if row.better == "lower" else max(values)

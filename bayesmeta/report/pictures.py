@@ -55,7 +55,7 @@ def pictures(
         ax.plot([row.low, row.high], [height, height], color=COLOURS[0])
         ax.plot(row.value, height, "o", color=COLOURS[0])
     ax.set_yticks(range(len(ours)), [_plain(row.learner) for row in ours])
-    better = ours[0].better if ours[0].better.startswith("near") else f"{ours[0].better} is better"
+    better = f"{ours[0].better} is better" if ours[0].better in ("lower", "higher") else ours[0].better
     ax.set_xlabel(f"nats a point; {better}" if metric == "NLL" else better)
     ax.spines[["top", "right"]].set_visible(False)
     single = isinstance(first.support.x, Tensor) and first.support.x.shape[2:] == (1,) and not classes

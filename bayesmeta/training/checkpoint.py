@@ -38,6 +38,8 @@ _RUN = {
     "best": dict,
 }
 
+_MODES = "parts in evaluation mode"
+
 _LONGER = (
     ". The default rate falls to 0 at the last step: to train for longer, repeat the call with the old steps, which gives the "
     "trained learner, and fit that in another folder; or begin with an optimizer whose rate does not depend on steps, e.g. "
@@ -132,7 +134,8 @@ class Checkpoint:
     def resume(self, tasks: Dataset[Episode], rank: int = 0) -> dict[str, Any] | None:
         """Takes learner, optimiser, scheduler and generators to where the run was, and returns its progress; None for a new run.
 
-        A setting that training itself moves, such as a rate with a schedule, is progress and not compared.
+        A setting that training itself moves, such as a rate with a schedule, is progress and not compared. The parts of a learner
+        in evaluation mode, in which runs end, are taken to the run's modes.
 
         Args:
             tasks: of the run, of which the last episode that it trained on is read again.
@@ -159,6 +162,10 @@ class Checkpoint:
                 f"{self.path}: expected states that fit the run, got others ({error}); use another folder"
             ) from error
         self.settings, self.moved = content["settings"], set(content["moved"])
+        if not self.learner.training:  # as `fit` leaves it
+            self.learner.train()
+            for path in self.settings.get(_MODES, []):
+                self.learner.get_submodule(path).training = False
         return content
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
@@ -176,6 +183,8 @@ class Checkpoint:
                 f"checkpoint: expected the tasks of the run of {folder}, got others, whose first episode differs; {remedy}"
             )
         for name in self.settings | theirs:
+            if name == _MODES and not self.learner.training:
+                continue
             if name not in moved and self.settings.get(name) != theirs.get(name):
                 raise ValueError(
                     f"checkpoint: expected the run of {folder} to go on, whose {name} is {theirs.get(name)!r}, got "
@@ -206,8 +215,12 @@ def describe(
     Functions are described by their names alone.
     """
     described: dict[str, Any] = {"learner": type(learner).__name__, "torch": str(torch.__version__)}
+    if learner.training and (apart := [path for path, module in learner.named_modules() if not module.training]):
+        described[_MODES] = apart
     for path, module in learner.named_modules(prefix="learner"):  # the prefix keeps its steps apart from those of fit
         described[f"type of {path}"] = type(module).__name__
+        if hooks := [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]:
+            described[f"hooks of {path}"] = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks]
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training":
                 described |= _plain(f"{path}.{name}", value)

@@ -170,18 +170,20 @@ def preflight(learner: Learner, episode: Episode, slices: int, threads: int, pro
         check_targets(prediction, part)
 
 
-def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
-    """The part of `data.check` that is cheap enough for every step: shapes, and whether each task has something to learn from.
+def check_episode(learner: nn.Module, episode: Episode, index: int, first: Episode) -> None:
+    """The part of `preflight` that is cheap enough for every step: shapes, and whether each task has something to learn from.
 
     Raises:
-        ValueError: an episode is no episode, its support and query differ in tasks, a query is wholly masked, or tasks are of
-            unequal length beside batch normalisation.
+        ValueError: an episode is no episode, its support and query differ in tasks, a query is wholly masked, its targets are of
+            another kind than those of the first, or tasks are of unequal length beside batch normalisation.
     """
     try:
         if not isinstance(episode, Episode):
             raise ValueError(f"expected an Episode, got {type(episode).__name__}; build it from Points")
         check_shapes(episode.support, "support")
         check_shapes(episode.query, "query")
+        for name, part, like in zip(Episode._fields, episode, first, strict=True):
+            _check_kind(name, part.y, like.y)
         tasks, asked = len(episode.support.mask), seen(episode.query).any(1)
         if tasks != len(asked):
             raise ValueError(
@@ -196,6 +198,19 @@ def check_episode(learner: nn.Module, episode: Episode, index: int) -> None:
         _check_lengths(learner, episode)
     except ValueError as error:
         raise ValueError(f"episode {index}: {error}") from None
+
+
+def _check_kind(name: str, y: Tensor, first: Tensor) -> None:
+    """Raises a ValueError where targets are labels, or of other dimensions, and those that fit the learner are not."""
+    if y.is_floating_point() == first.is_floating_point() and y.dim() == first.dim():
+        return
+    wanted, got = (
+        f"{'numbers' if of.is_floating_point() else 'labels'} of {of.dim() - 2} dimensions a point" for of in (first, y)
+    )
+    raise ValueError(
+        f"{name}.y: expected {wanted}, as in the first episode, got {got}, {y.dtype} {tuple(y.shape)}; build the points of all "
+        "episodes alike, by points(x, y) for numbers and points(x, y, classes=W) for labels"
+    )
 
 
 def _check_lengths(learner: nn.Module, episode: Episode) -> None:

@@ -168,7 +168,7 @@ def fit(
         else:
             start_kernels(learner, first)
             looks.look(0, processes)
-        update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history)
+        update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history, first)
         while not (ended := _ended(history, steps, looks)):
             interruption.breakable = True
             index = len(history.losses) % length

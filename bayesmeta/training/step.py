@@ -68,10 +68,12 @@ class Update:
     interruption: Interruption
     meta_gradient: MetaGradient
     history: History
+    first: Episode
+    """Which fits the learner."""
 
     def __call__(self, episode: Episode, index: int) -> None:
         step = len(self.history.losses)
-        check_episode(self.learner, episode, index)
+        check_episode(self.learner, episode, index, self.first)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             loss, gradient = self.meta_gradient(move(self.processes.share(episode), self.learner))

@@ -88,10 +88,13 @@ class Calibrated(Learner):
     def __init__(self, learner: Learner, temperature: float | Tensor) -> None:
         super().__init__()
         _check_learner(learner)
-        value = torch.as_tensor(temperature, dtype=torch.get_default_dtype(), device="cpu")
+        try:
+            value = torch.as_tensor(temperature, dtype=torch.get_default_dtype(), device="cpu")
+        except (TypeError, ValueError, RuntimeError):  # no number
+            value = torch.tensor(math.nan)
         if value.dim() or not 0 < value < math.inf:
             raise ValueError(
-                f"temperature: expected a number above 0, got {temperature}; Calibrated.from_tasks(learner, tasks) finds it"
+                f"temperature: expected a number above 0, got {temperature!r}; Calibrated.from_tasks(learner, tasks) finds it"
             )
         self.learner = learner
         self.register_buffer("temperature", move(value, learner).clone())

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, final
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bayesmeta.border import check_probability
 from bayesmeta.data import Episode, Points, seen
 from bayesmeta.distributions import class_probabilities, has_classes, has_labels, marginals, uniform
-from bayesmeta.evaluation import answers, reading
+from bayesmeta.evaluation import Clusters, Units, answers, reading
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Estimate, bootstrap
 from bayesmeta.metrics.classification import each_label
 from bayesmeta.posterior import Posterior
+from bayesmeta.recorded import Recorded
 from bayesmeta.wrappers.calibrated import _check_learner
 
 __all__ = ["Conformal"]
 
 
 @final
-class Conformal:
+class Conformal(Recorded):
     """Regions that hold the target with a given probability, whatever the learner and however badly calibrated.
 
     Split conformal prediction over tasks: if calibration tasks and a new one are exchangeable, a point of the new task is in its
@@ -38,13 +42,13 @@ class Conformal:
       the order of probability until their sum reaches q, the last of them by a coin. Random, by torch's global generator;
       it may be empty where the level is below the accuracy.
 
-    A task that several episodes hold (``tasks.members``) counts as one.
+    A task that several episodes hold (``tasks.members``) counts as one, however often they do.
 
     Where tasks differ in size and it is measurements that matter, ``over="points"`` gives regions that hold that share of all
     points, so that long tasks weigh more: the expected number of a new task's points inside is at least `level` times that of its
-    points, if it has no more than the longest of the calibration tasks.
+    points, if it has no more than the longest of the calibration tasks. Of a task in several episodes that is the mean number.
 
-    ``Conformal.from_tasks(learner, tasks, level=0.9)`` computes the threshold.
+    ``Conformal.from_tasks(learner, tasks, level=0.9)`` computes the threshold, which is saved with the learner.
 
     Args:
         learner: the learner to calibrate, trained already.
@@ -53,7 +57,7 @@ class Conformal:
 
     Raises:
         TypeError: the learner is no learner.
-        ValueError: the threshold is NaN, or `over` something else.
+        ValueError: the threshold is no number, or `over` something else.
 
     Example:
         >>> learner = MAML(MLP(1, 1), Gaussian(scale=0.5))
@@ -63,12 +67,11 @@ class Conformal:
     """
 
     def __init__(self, learner: Learner, threshold: float, *, over: Literal["tasks", "points"] = "tasks") -> None:
+        super().__init__()
         _check_learner(learner)
-        if math.isnan(threshold):
-            raise ValueError("threshold: expected a number, got NaN; Conformal.from_tasks(learner, tasks) computes it")
         _check_over(over)
         self.learner = learner
-        self.threshold = float(threshold)
+        self.threshold = _number(threshold)
         self.over = over
 
     @classmethod
@@ -103,29 +106,52 @@ class Conformal:
             >>> low.shape
             torch.Size([25, 15, 1])
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a probability strictly between 0 and 1, got {level}; e.g. 0.9")
+        check_probability("level", level)
         _check_learner(learner)
         _check_over(over)
-        return cls(learner, _threshold(_scores(learner, tasks, episodes, seed), level, over), over=over)
+        read = [visit for visits in _visits(learner, tasks, episodes, seed) for visit in visits]
+        return cls(learner, _threshold(read, float(level), over), over=over)
 
     def __call__(self, support: Points) -> ConformalPosterior:
         """The regions of the support's B tasks."""
+        regions: ConformalPosterior = super().__call__(support)
+        return regions
+
+    def forward(self, support: Points) -> ConformalPosterior:
         return ConformalPosterior(self.learner(support), self.threshold)
 
-    def coverage(self, tasks: Dataset[Episode], *, episodes: int, seed: int = 0) -> Estimate:
+    def get_extra_state(self) -> dict[str, Any]:
+        """The threshold, which is part of what a file holds of the weights."""
+        return {"threshold": self.threshold, "over": self.over}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.threshold, self.over = float(state["threshold"]), state["over"]
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold:.4g}, over={self.over!r}"
+
+    def coverage(
+        self, tasks: Dataset[Episode], *, episodes: int, clusters: Clusters | None = None, seed: int = 0
+    ) -> Estimate:
         """The share of targets in their regions: what is promised, the mean over tasks, or over points if that was asked for.
 
         Args:
             tasks: test tasks, not those of calibration, nor those of training.
             episodes: how many of their episodes to read.
+            clusters: which unit to draw anew in the interval, as in `evaluate`; the share itself weighs tasks as it does without.
             seed: of random predictions and coins.
         """
-        rows = []
-        for scores in _scores(self.learner, tasks, episodes, seed):
-            weights = _weights(scores, self.over)
-            rows.append(torch.stack([weights[scores <= self.threshold].sum(), weights.sum()]))
-        return bootstrap(NLL(), torch.stack(rows))  # a weighted mean, as the NLL is
+        units = Units(tasks, clusters)
+        episodic = _visits(self.learner, tasks, episodes, seed)
+        for index, visits in enumerate(episodic):
+            units.read(index, len(visits))
+        read = [visit for visits in episodic for visit in visits]
+        rows = [
+            weight * torch.tensor([float((visit.scores <= self.threshold).sum()), len(visit.scores)]).double()
+            for visit, weight in zip(read, _weights(read, self.over), strict=True)
+        ]
+        (pooled,), shared = units.pooled([torch.stack(rows)])
+        return bootstrap(NLL(), pooled, shared)  # a weighted mean, as the NLL is
 
 
 def _check_over(over: str) -> None:
@@ -133,23 +159,50 @@ def _check_over(over: str) -> None:
         raise ValueError(f'over: expected "tasks" or "points", got {over!r}')
 
 
-def _weights(scores: Tensor, over: str) -> Tensor:
-    """What each of a task's points counts."""
-    return torch.full_like(scores, 1 / len(scores) if over == "tasks" else 1.0)
+def _number(threshold: float) -> float:
+    try:
+        found = math.nan if isinstance(threshold, (str, bytes)) else float(threshold)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if math.isnan(found):
+        got = "NaN" if isinstance(threshold, float) else repr(threshold)
+        raise ValueError(f"threshold: expected a number, got {got}; Conformal.from_tasks(learner, tasks) computes it")
+    return found
 
 
-def _threshold(rows: list[Tensor], level: float, over: str) -> float:
+class _Visit(NamedTuple):
+    """A task in one episode."""
+
+    task: Any
+    """Its name, the same in every episode that holds it."""
+    scores: Tensor
+    """Of its observed points there, float64 on the CPU."""
+
+
+def _weights(visits: Sequence[_Visit], over: str) -> list[float]:
+    """What each point of a visit counts."""
+    points, times = Counter[Any](), Counter(visit.task for visit in visits)
+    for visit in visits:
+        points[visit.task] += len(visit.scores)
+    return [1 / (points if over == "tasks" else times)[visit.task] for visit in visits]
+
+
+def _threshold(visits: Sequence[_Visit], level: float, over: str) -> float:
     """The conformal quantile of the scores of each task's points."""
-    scores, weights = torch.cat(rows), torch.cat([_weights(row, over) for row in rows])
+    weights = [torch.full_like(v.scores, w) for v, w in zip(visits, _weights(visits, over), strict=True)]
+    tasks: dict[Any, float] = {}
+    for visit, row in zip(visits, weights, strict=True):
+        tasks[visit.task] = tasks.get(visit.task, 0.0) + float(row.sum())
     # A task that is not known yet, all of whose points may lie outside, counts as the heaviest of those known.
-    whole = weights.sum() + max(_weights(row, over).sum() for row in rows)
+    whole = sum(tasks.values()) + max(tasks.values())
+    scores, weight = torch.cat([visit.scores for visit in visits]), torch.cat(weights)
     order = scores.argsort()
-    reached = weights[order].cumsum(0) >= (level - 1e-12) * whole
+    reached = weight[order].cumsum(0) >= (level - 1e-12) * whole
     if not reached.any():
         least = math.ceil(level / (1 - level) - 1e-9)
         times = "" if over == "tasks" else ", or that many times the points of the longest,"
         raise ValueError(
-            f"tasks: expected at least {least} calibration tasks{times} for a level of {level}, got {len(rows)}; "
+            f"tasks: expected at least {least} calibration tasks{times} for a level of {level}, got {len(tasks)}; "
             "raise episodes or lower the level"
         )
     return float(scores[order][reached.nonzero()[0, 0]])
@@ -196,9 +249,9 @@ def _class_scores(predictive: Any) -> Tensor:
     return torch.empty_like(scores).scatter(-1, order, scores)
 
 
-def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int) -> list[Tensor]:
-    """The scores of each task's observed points."""
-    found: dict[Any, list[Tensor]] = {}
+def _visits(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int) -> list[list[_Visit]]:
+    """The tasks of each episode, with the scores of their observed points."""
+    found = []
     with reading(learner, tasks, episodes=episodes, seed=seed) as read:
         for index, episode in read:
             predictive: Any = answers(learner, episode)
@@ -216,6 +269,6 @@ def _scores(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int)
                 scores = scores.flatten(2).amax(-1)
             members = tasks.members(index) if hasattr(tasks, "members") else None
             names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
-            for name, row, there in zip(names, scores.double().cpu(), mask.cpu(), strict=True):
-                found.setdefault(name, []).append(row[there])
-    return [torch.cat(rows) for rows in found.values()]
+            rows = zip(names, scores.double().cpu(), mask.cpu(), strict=True)
+            found.append([_Visit(name, row[there]) for name, row, there in rows])
+    return found

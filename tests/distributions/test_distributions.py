@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -147,6 +149,14 @@ def test_no_points_have_no_quantiles(d):
     d = mixture(d) if len(d.batch_shape) == 3 else d
     assert quantile(d, 0.5).shape == (2, 0, 1)
     assert quantile(d, [0.1, 0.9]).shape == (2, 2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], torch.empty(0), "a", None, ["a"], [0.1, None], 1.0, [0.5, 0.0], float("nan"), [[0.5]]]
+)
+def test_quantiles_are_asked_for_by_probabilities(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="p: expected a probability strictly between 0 and 1, or a list of them, got"):
+        quantile(dist.Normal(torch.zeros(2), 1.0), wrong)
 
 
 @pytest.mark.parametrize(

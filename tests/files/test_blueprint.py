@@ -131,6 +131,7 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     ),
     "sums and products": lambda: RBFKernel() * PeriodicKernel() + ScaleKernel(CosineKernel(active_dims=(0,))),
     "spectral": lambda: SpectralMixtureKernel(num_mixtures=3, ard_num_dims=3),
+    "random features": lambda: RFFKernel(10, num_dims=3),
 }
 
 
@@ -247,10 +248,6 @@ REFUSED: dict[str, tuple[Callable[[], bm.Learner], str]] = {
             bm.likelihoods.Gaussian(),
         ),
         "raw_lengthscale_constraint",
-    ),
-    "random features": (
-        lambda: bm.DKT(nn.Identity(), RFFKernel(10, num_dims=1), bm.likelihoods.Gaussian()),
-        "randn_weights",
     ),
     "replaced part": (replaced, "changed since it was built: the weight 'network.head.weight'"),
     "hook": (hooked, "with 1 hooks"),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import pytest
 import torch
 from gpytorch.kernels import (
+    CylindricalKernel,
     Kernel,
     LinearKernel,
     MaternKernel,
+    PolynomialKernel,
     RBFKernel,
+    RFFKernel,
+    RQKernel,
     ScaleKernel,
     SpectralMixtureKernel,
 )
@@ -19,6 +26,7 @@ from torch import nn
 import bayesmeta as bm
 from bayesmeta import Episode
 from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.gaussian_process.kernels import covariance
 from bayesmeta.likelihoods import nll
 
 KERNELS = {
@@ -123,3 +131,57 @@ def test_a_variational_learner_and_a_kernel_share_an_encoder(episode: Episode) -
     assert not torch.equal(kernel(episode.support)(episode.query.x).mean, before)
     (kernel.loss(episode) + process.loss(episode)).backward()
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
+
+
+OWN: dict[str, Any] = {
+    "RQ": lambda: RQKernel(ard_num_dims=2),
+    "spectral mixture": lambda: SpectralMixtureKernel(num_mixtures=2, ard_num_dims=2),
+    "polynomial": lambda: PolynomialKernel(2),
+    "of one input": lambda: ScaleKernel(PolynomialKernel(3, active_dims=[1])),
+    "sum": lambda: RBFKernel() + PolynomialKernel(1),
+    "product": lambda: ScaleKernel(RBFKernel() * (PolynomialKernel(2) + LinearKernel())),
+    "cylindrical": lambda: CylindricalKernel(3, MaternKernel()),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_kernel_of_each_tasks_own_is_that_kernel(name: str) -> None:
+    """Against gpytorch, a kernel a task; and with tasks that come twice in turn."""
+    torch.manual_seed(0)
+    kernel: Any = OWN[name]().double()
+    own = {key: value.detach() + torch.rand(3, *value.shape).double() for key, value in kernel.named_parameters()}
+    x, z = torch.rand(3, 4, 2).double() / 2, torch.rand(3, 5, 2).double() / 2
+    ask = covariance(kernel)
+    between, within, diagonal = [], [], []
+    for task in range(3):
+        single = deepcopy(kernel)
+        single.load_state_dict({**single.state_dict(), **{key: value[task] for key, value in own.items()}})
+        between.append(single(x[task], z[task]).to_dense())
+        within.append(single(x[task]).to_dense())
+        diagonal.append(single(x[task], diag=True))
+    torch.testing.assert_close(ask(x, z, False, own), torch.stack(between))
+    torch.testing.assert_close(ask(x, x, False, own), torch.stack(within))
+    torch.testing.assert_close(ask(x, x, True, own), torch.stack(diagonal))
+    torch.testing.assert_close(ask(x.repeat(2, 1, 1), z.repeat(2, 1, 1), False, own), torch.stack(2 * between))
+    assert kernel.batch_shape == torch.Size()
+
+
+@pytest.mark.parametrize("form", ["map", "svgd", "ADKF"])
+def test_polynomials_are_kernels_of_each_task_or_prior(form: Any) -> None:
+    kernel, noise = ScaleKernel(PolynomialKernel(2)), bm.likelihoods.Gaussian(0.2)
+    tasks = bm.tasks.Sinusoids(batch=3, shots=(1, 6), queries=5, noise=0.1)
+    learner: bm.Learner = (
+        bm.ADKF(nn.Identity(), kernel, noise)
+        if form == "ADKF"
+        else bm.PACOH(nn.Identity(), kernel, noise, tasks=20, hyper_posterior=form)
+    )
+    history = bm.fit(learner, tasks, steps=3, progress=False)
+    assert all(torch.tensor(history.losses).isfinite())
+    drawn = learner(tasks[0].support).draws(tasks[0].query.x, 4)
+    assert drawn.mean.isfinite().all()
+
+
+def test_random_features_that_would_be_drawn_at_each_call_are_refused() -> None:
+    with pytest.raises(ValueError, match="kernel: expected an RFFKernel that has drawn its frequencies"):
+        learner(RFFKernel(10))
+    learner(RFFKernel(10, num_dims=6))

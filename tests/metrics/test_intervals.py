@@ -143,9 +143,31 @@ def test_clusters_of_tasks_are_tasks_added_up() -> None:
     metrics, rows, _ = statistics(learner, source, episodes=3)
     added = [row.new_zeros(6, row.shape[1]).index_add(0, people, row) for row in rows]
     assert found["NLL"] == bootstrap(metrics[0], added[0])
-    for wrong in (lambda index: torch.zeros(3).long(), lambda index: torch.zeros(12)):
-        with pytest.raises(ValueError, match="clusters: expected whole numbers"):
-            bm.evaluate(learner, source, episodes=1, clusters=wrong)
+
+
+@pytest.mark.parametrize(
+    "units",
+    [torch.zeros(3).long(), torch.zeros(12), torch.zeros(12, 0).long(), ["a"] * 12, "people", 3, [[1]] * 11 + [[1, 2]]],
+    ids=["too few", "floats", "none a task", "names", "a text", "a number", "ragged"],
+)
+def test_units_that_are_none_are_named(units: Any) -> None:
+    source = bm.tasks_from_arrays(torch.rand(60), torch.rand(60), torch.arange(60) // 5, shots=2)
+    learner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian())
+    with pytest.raises(
+        ValueError, match=r"clusters: expected whole numbers \(12,\), the unit of each .* for episode 0"
+    ):
+        bm.evaluate(learner, source, episodes=1, clusters=lambda index: units)
+    if not isinstance(units, int):
+        with pytest.raises(TypeError, match=f"clusters: expected a function .* got {type(units).__name__}"):
+            bm.evaluate(learner, source, episodes=1, clusters=units)
+
+
+def test_as_many_units_in_every_episode() -> None:
+    source = bm.tasks_from_arrays(torch.rand(60), torch.rand(60), torch.arange(60) // 5, shots=2)
+    learner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian())
+    for other in (None, torch.zeros(12, 2).long()):
+        with pytest.raises(ValueError, match="clusters: expected as many units for each task"):
+            bm.evaluate(learner, source, episodes=2, clusters=lambda i, other=other: other if i else torch.arange(12))
 
 
 def test_images_know_their_classes() -> None:

@@ -54,6 +54,19 @@ def test_classes() -> None:
     assert {row.better for row in found.rows} == {"lower", "higher"}
 
 
+def test_a_narrow_forecast_is_no_better_one(tmp_path: Path) -> None:
+    metrics = [bm.metrics.Sharpness(), bm.metrics.Width()]
+    page = tmp_path / "page.html"
+    found = bm.compare({"exact": TASKS.oracle}, TASKS, episodes=2, metrics=metrics, page=page, progress=False)
+    assert {row.better for row in found.rows} == {""}
+    assert len(found.pictures) > 1
+    assert 'class="best"' not in page.read_text()
+    bm.compare({"exact": TASKS.oracle}, TASKS, episodes=2, metrics=[*metrics, bm.metrics.NLL()], progress=False).save(
+        page
+    )
+    assert page.read_text().count('class="best"') == 1
+
+
 @pytest.mark.parametrize("tasks", [TASKS, Blobs()], ids=["real targets", "classes"])
 def test_page_stands_alone(tasks: bm.tasks.source.TaskSource, tmp_path: Path) -> None:
     learners = {
@@ -145,6 +158,12 @@ def test_errors_and_missing_values() -> None:
         bm.compare({}, TASKS, episodes=1)
     with pytest.raises(ValueError, match="episodes"):
         bm.compare({"MAML": maml()}, TASKS, episodes=0)
+    for wrong, error in ((torch.arange(20), TypeError), (lambda index: torch.arange(3), ValueError)):
+        learner = maml()
+        before = [p.clone() for p in learner.parameters()]
+        with pytest.raises(error, match="clusters: expected"):
+            bm.compare({"MAML": learner}, TASKS, episodes=1, clusters=wrong, train=TASKS, steps=2, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), before, strict=True))
     one = bm.tasks.LinearGaussian(batch=1, shots=3)
     row = bm.compare({"exact": one.oracle}, one, episodes=1, progress=False).rows[0]
     assert math.isnan(row.low)

@@ -44,6 +44,10 @@ class Stopping(torch.utils.data.Dataset[bm.Episode]):
         return self.tasks[index]
 
 
+def nothing(module: torch.nn.Module, *values: Any) -> None:
+    """A hook that changes nothing."""
+
+
 def same(first: bm.Learner, second: bm.Learner) -> bool:
     return all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
@@ -246,6 +250,47 @@ class TestSettings:
         assert len(history.losses) == 8
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**8)
 
+    @pytest.mark.parametrize("place", ["network.features", "network.head", ""])
+    @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+    def test_hooks_are_settings(self, tmp_path: Path, place: str, register: str) -> None:
+        def hooked() -> bm.Learner:
+            learner = build("MAML")
+            getattr(learner.get_submodule(place), register)(nothing)
+            return learner
+
+        options: dict[str, Any] = {"steps": 6, "progress": False, "checkpoint": tmp_path}
+        assert bm.fit(hooked(), Stopping(2, signal.SIGINT), **options).interrupted
+        with pytest.raises(
+            ValueError, match=r"checkpoint: expected .* whose hooks of learner.* is \['nothing'\], got None"
+        ):
+            bm.fit(build("MAML"), bm.tasks.Sinusoids(batch=4), **options)
+        assert len(bm.fit(hooked(), bm.tasks.Sinusoids(batch=4), **options).losses) == 6
+
+    def test_parts_in_evaluation_mode_stay_so_or_are_missed(self, tmp_path: Path) -> None:
+        def dropping(frozen: bool) -> bm.Learner:
+            torch.manual_seed(0)
+            layers = torch.nn.Linear(1, 8), torch.nn.Dropout(0.5), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+            learner = bm.Reptile(torch.nn.Sequential(*layers), bm.likelihoods.Gaussian(), steps=2)
+            learner.network[1].train(not frozen)
+            return learner
+
+        tasks = bm.tasks.Sinusoids(batch=4)
+        options: dict[str, Any] = {"steps": 6, "progress": False}
+        whole, free = dropping(True), dropping(False)
+        expected = bm.fit(whole, tasks, **options).losses
+        assert bm.fit(free, tasks, **options).losses != expected
+        options["checkpoint"] = tmp_path
+        parts = dropping(True)
+        assert bm.fit(parts, Stopping(2, signal.SIGINT), **options).interrupted
+        assert not any(part.training for part in parts.modules())
+        with pytest.raises(ValueError, match=r"whose parts in evaluation mode is \['network\.1'\], got None"):
+            bm.fit(dropping(False), tasks, **options)
+        assert bm.fit(parts, Stopping(4, signal.SIGINT), **options).interrupted  # as in a notebook
+        assert bm.fit(dropping(True), tasks, **options).losses == expected
+        finished = dropping(True)
+        bm.fit(finished, tasks, **options)
+        assert same(whole, finished)
+
     def test_more_steps_are_as_if_asked_at_once_where_the_schedule_does_not_depend_on_them(
         self, tmp_path: Path
     ) -> None:
@@ -329,7 +374,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: 
     """SIGKILL at ten moments, half of them while a checkpoint is written; at most one interval is lost each time."""
     program = """
 import os, sys, torch, bayesmeta as bm
-from bayesmeta import checkpoint
+from bayesmeta.training import checkpoint
 torch.set_num_threads(1)
 folder, seed = sys.argv[1], int(sys.argv[2])
 kill = int(torch.randint(3, 12, (), generator=torch.Generator().manual_seed(seed)))

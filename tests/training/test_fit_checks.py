@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel
+from tests_support import Blobs
 from torch import Tensor, nn
 
 import bayesmeta as bm
@@ -152,6 +154,18 @@ NOBODY[1] = False
         (cut("support", 2), "expected as many tasks in support and query, got 2 and 4"),
         (changed("support", y=torch.zeros(4, 3, 1)), "support.y: expected shape (B, N, ...) = (4, 5, ...)"),
         (changed("query", mask=NOBODY.float()), "query.mask: expected a bool tensor (B, N)"),
+        *(
+            (
+                changed(part, y=y),
+                f"{part}.y: expected numbers of 1 dimensions a point, as in the first episode, got {got}",
+            )
+            for part, points in (("support", 5), ("query", 15))
+            for y, got in (
+                (torch.zeros(4, points, 1).long(), "labels of 1 dimensions a point, torch.int64"),
+                (torch.zeros(4, points).long(), "labels of 0 dimensions a point, torch.int64"),
+                (torch.zeros(4, points), "numbers of 0 dimensions a point, torch.float32"),
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("slices", [1, 2])
@@ -163,6 +177,23 @@ def test_a_later_episode_at_fault_is_named(tasks: list[bm.Episode], message: str
         fit(learner, tasks, optimizer=optimizers[0], slices=slices)
     fit(reference, steps=2, optimizer=optimizers[1], slices=slices)
     assert torch.equal(weights(learner), weights(reference))
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+@pytest.mark.parametrize("index", [0, 2])
+def test_numbers_are_no_labels_nor_labels_numbers_in_any_episode(part: str, index: int) -> None:
+    classes = bm.PrototypicalNetwork(nn.Linear(2, 2), classes=3)
+    dkt = bm.DKT(nn.Identity(), RBFKernel(), bm.likelihoods.Gaussian())
+    for learner, source in ((classes, Blobs()), (dkt, bm.tasks.Sinusoids(batch=4))):
+        given = [source[i] for i in range(4)]
+        points = getattr(given[index], part)
+        other = points.y.abs().long() if points.y.is_floating_point() else points.y.float()
+        given[index] = given[index]._replace(**{part: points._replace(y=other)})
+        with pytest.raises(ValueError, match=r"y: expected .*labels.*build the points|support.y: expected labels of 0"):
+            fit(learner, given)
+        if part == "query":
+            with pytest.raises(ValueError, match=r"y: expected .*build the points with points\(x, y"):
+                bm.evaluate(learner, given, episodes=4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", ["support", "query"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,3 +283,102 @@ class TestConformal:
             bm.Conformal.from_tasks(classes, tasks(labels, 100), episodes=1)(tasks(labels, 100)[0].support).interval(
                 torch.zeros(100, 1, 1)
             )  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("over", ["tasks", "points"])
+    @pytest.mark.parametrize("level", [0.5, 0.8])
+    def test_the_calibration_tasks_have_the_promise_however_often_each_comes(self, over: str, level: float) -> None:
+        """60 tasks of 4 to 200 points, the long ones in four episodes, the short ones in one."""
+        source = Often()
+        learner: Any = Scripted(overconfident)
+        given: Any = {"over": over, "episodes": 4}
+        conformal = bm.Conformal.from_tasks(learner, source, level=level, **given)  # type: ignore[arg-type]
+        found = conformal.coverage(source, episodes=4).value  # type: ignore[arg-type]
+        sizes = source[0].query.mask.sum(1)
+        assert len(source.members(1)) < len(sizes)
+        whole = 60.0 if over == "tasks" else float(sizes.sum())
+        reserve = 1.0 if over == "tasks" else float(sizes.max())
+        assert 0 <= found - level * (whole + reserve) / whole < (1 / 60 if over == "tasks" else 5 / whole)
+
+    def test_coverage_of_shared_units_has_the_interval_of_the_units(self) -> None:
+        generator, people = torch.Generator().manual_seed(0), torch.arange(80) // 10
+        x, noise = torch.rand(400, generator=generator), torch.randn(400, generator=generator)
+        source = bm.tasks_from_arrays(x, x + noise * people.repeat_interleave(5), torch.arange(400) // 5, shots=2)
+        learner: Any = Scripted(overconfident)
+        conformal = bm.Conformal(learner, 8.0)
+        alone = conformal.coverage(source, episodes=2)
+        found = conformal.coverage(source, episodes=2, clusters=lambda index: people[source.members(index)])
+        assert found.value == pytest.approx(alone.value)
+        assert found.high - found.low > 1.5 * (alone.high - alone.low)
+        one = conformal.coverage(source, episodes=2, clusters=lambda index: 0 * source.members(index))
+        assert one.low != one.low
+        with pytest.raises(TypeError, match="clusters: expected a function from an episode's index"):
+            conformal.coverage(source, episodes=2, clusters=people)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("over", ["tasks", "points"])
+    def test_it_is_saved_with_its_threshold(self, over: Any, tmp_path: Path) -> None:
+        def build(threshold: float, network: nn.Module | None = None) -> bm.Conformal:
+            return bm.Conformal(
+                bm.MAML(network or bm.networks.MLP(1, 1), bm.likelihoods.Gaussian()), threshold, over=over
+            )
+
+        conformal, path, support = build(1 / 3), tmp_path / "a", bm.points([0.0, 1.0], [0.0, 1.0])
+        low, high = conformal(support).interval([0.5])
+        bm.save(conformal, path)
+        for again in (bm.load(path), bm.load(path, build(2.0))):
+            assert (again.threshold, again.over) == (1 / 3, over)
+            assert torch.equal(again(support).interval([0.5])[0], low)
+        bm.save(conformal, path, support=support)
+        assert torch.equal(bm.load(path).interval([0.5])[1], high)
+        conformal.threshold = 2.0
+        bm.save(conformal, path)
+        assert bm.load(path).threshold == 2.0
+        own = build(0.25, nn.Sequential(nn.Linear(1, 4), Own(), nn.Linear(4, 1)))
+        bm.save(own, path)
+        again = bm.load(path, build(1.0, nn.Sequential(nn.Linear(1, 4), Own(), nn.Linear(4, 1))))
+        assert again.threshold == 0.25
+        with pytest.raises(TypeError, match="learner: expected a learner"):
+            bm.save(conformal(support), path)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("level", ["a", "0.9", None, [], 1.0, 90, torch.nan, torch.ones(2)])
+    def test_a_level_is_a_probability(self, level: Any) -> None:
+        learner, source = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian()), bm.tasks.Sinusoids(batch=3)
+        for ask in (
+            lambda: bm.Conformal.from_tasks(learner, source, level=level),
+            lambda: bm.metrics.Coverage(level),
+            lambda: bm.metrics.Width(level),
+            lambda: bm.plots.bands(learner(source[0].support), source[0].query.x, level=level),
+        ):
+            with pytest.raises(ValueError, match="level: expected a probability strictly between 0 and 1, got"):
+                ask()
+
+    def test_numbers_that_are_none_are_named(self) -> None:
+        learner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian())
+        for wrong in ("a", None, torch.ones(2)):
+            with pytest.raises(ValueError, match="threshold: expected a number, got"):
+                bm.Conformal(learner, wrong)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="temperature: expected a number above 0, got"):
+                bm.Calibrated(learner, wrong)  # type: ignore[arg-type]
+
+
+class Own(nn.Module):
+    """A layer that no file can build."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
+class Often:
+    """The tasks of `sized`, of which later episodes hold the longer half alone."""
+
+    def __init__(self) -> None:
+        (self.all,) = sized()
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Episode:
+        first = 30 * (index > 0)
+        return Episode(*(Points(*(leaf[first:] for leaf in part)) for part in self.all))
+
+    def members(self, index: int) -> Tensor:
+        return torch.arange(30 * (index > 0), 60)
