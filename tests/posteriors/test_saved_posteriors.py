@@ -97,6 +97,6 @@ def test_a_posterior_of_another_learner_is_refused(tmp_path: Path) -> None:
 def test_a_posterior_in_the_place_of_its_learner_is_refused(tmp_path: Path) -> None:
     posterior = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian())(bm.points([0.0], [0.0]))
     with pytest.raises(
-        TypeError, match="learner: expected a learner such as MAML.*save.learner, path, posterior=posterior."
+        TypeError, match=r"learner: expected a learner such as MAML.*save.learner, path, posterior=posterior."
     ):
         bm.save(posterior, tmp_path / "file")  # type: ignore[arg-type]
