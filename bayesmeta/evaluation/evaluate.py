@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from bayesmeta.border import check
 from bayesmeta.border.checks import check_episodes, check_is_episode
 from bayesmeta.data import Episode, Points, move, seen
-from bayesmeta.distributions import undefined
+from bayesmeta.distributions import kind, undefined
 from bayesmeta.evaluation.units import Clusters, Units
 from bayesmeta.likelihoods import check_targets
 from bayesmeta.metrics import Estimate, Metric, default_metrics, estimates
@@ -67,8 +67,8 @@ def evaluate(
         A dictionary from a metric's name to its `Estimate`.
 
     Raises:
-        ValueError: an episode is broken or does not fit the learner, a prediction is NaN, or clusters have another
-            shape.
+        ValueError: an episode is broken or does not fit the learner, a prediction or a metric of it is NaN, or clusters have
+            another shape.
         TypeError: a metric cannot judge predictions of this kind, or clusters are no function.
 
     Example:
@@ -115,10 +115,33 @@ def statistics(
             prediction = answers(learner, episode)
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
-                rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
+                row = metric.statistic(prediction, episode.query).cpu()
+                _check_statistic(metric, row, learner, prediction, index)
+                rows.setdefault(metric.name, []).append(row)
             units.read(index, len(episode.query.mask))
     chosen = metrics or []
     return chosen, *units.pooled([torch.cat(rows[metric.name]) for metric in chosen])
+
+
+def _check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction: Distribution, index: int) -> None:
+    """Raises a ValueError where a metric has no number for a task: one such would make the whole figure NaN."""
+    bad = row.flatten(1).isnan().any(1)
+    if bad.any():
+        name, task = getattr(learner, "__qualname__", type(learner).__name__), int(bad.int().argmax())
+        why = (
+            "it gives standard deviations of 0, for which there is no density; let it give a smallest one, or judge it by RMSE"
+            if _without_spread(prediction)
+            else "look for infinite or very large predictions, or leave the metric out"
+        )
+        raise ValueError(
+            f"learner: expected predictions of which {metric.name} is a number, got NaN for {name} at task {task} of "
+            f"episode {index}; {why}"
+        )
+
+
+def _without_spread(prediction: Distribution) -> bool:
+    """Whether a prediction of real numbers is certain of one."""
+    return kind(prediction) == "real" and bool((prediction.variance == 0).any())
 
 
 @contextmanager

@@ -110,9 +110,13 @@ def compare(
             history = fit(learner, train, steps=steps, seed=seed, progress=progress)
             seconds[name]["training"] = history.seconds
         began = time.perf_counter()
-        chosen, statistic, shared = statistics(
-            learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
-        )
+        try:
+            chosen, statistic, shared = statistics(
+                learner, tasks, episodes=episodes, metrics=metrics, clusters=clusters, seed=seed, progress=progress
+            )
+        except (ValueError, TypeError) as error:
+            error.add_note(f"of {name!r} among the learners")
+            raise
         found = estimates(chosen, statistic, shared)
         seconds[name]["evaluation"] = time.perf_counter() - began
         rows += [Row(name, metric.name, *found[metric.name], better=_better(metric)) for metric in chosen]

@@ -267,6 +267,11 @@ def _visits(learner: Learner, tasks: Dataset[Episode], episodes: int, seed: int)
                 if episode.query.mask.dim() > 2:
                     scores = scores * episode.query.mask
                 scores = scores.flatten(2).amax(-1)
+                if (scores.isnan() & mask).any():
+                    raise ValueError(
+                        "learner: expected predictions with standard deviations above 0, by which errors are divided, got 0 in "
+                        f"episode {index}; let it give a smallest one"
+                    )
             members = tasks.members(index) if hasattr(tasks, "members") else None
             names = [(index, b) for b in range(len(scores))] if members is None else members.tolist()
             rows = zip(names, scores.double().cpu(), mask.cpu(), strict=True)

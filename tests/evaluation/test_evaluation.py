@@ -73,6 +73,20 @@ def test_an_infinite_nll_of_a_sure_learner_is_a_figure() -> None:
     assert found["Accuracy"].low <= found["Accuracy"].value <= found["Accuracy"].high
 
 
+def certain(support: bm.Points) -> Any:
+    return lambda x: dist.Normal(torch.zeros_like(x), torch.zeros_like(x), validate_args=False).to_event(1)
+
+
+def test_a_density_of_no_width_is_named() -> None:
+    message = "predictions of which NLL is a number, got NaN for certain at task 0 of episode 0; .* deviations of 0"
+    with pytest.raises(ValueError, match=message):
+        bm.evaluate(certain, TASKS, episodes=2)
+    with pytest.raises(ValueError, match=message) as caught:
+        bm.compare({"exact": TASKS.oracle, "mine": certain}, TASKS, episodes=1, progress=False)
+    assert caught.value.__notes__ == ["of 'mine' among the learners"]
+    assert bm.evaluate(certain, TASKS, episodes=2, metrics=[bm.metrics.RMSE()])["RMSE"].value > 0
+
+
 def test_a_metric_of_the_wrong_kind_is_one_type_error() -> None:
     learner = bm.DKTClassifier(nn.Identity(), RBFKernel(), classes=3)
     for metric in (bm.metrics.Sharpness(), bm.metrics.EnergyScore(), bm.metrics.RMSE(), bm.metrics.Width()):
