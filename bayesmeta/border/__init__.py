@@ -2,6 +2,7 @@
 
 from bayesmeta.border.arrays import as_inputs, as_numbers, as_tensor, convert, is_whole, stack
 from bayesmeta.border.checks import check, check_count, check_positive
+from bayesmeta.border.parts import check_parts
 from bayesmeta.border.points import points
 from bayesmeta.border.values import check_bytes, check_spread, check_values, queries, readable
 
@@ -12,6 +13,7 @@ __all__ = [
     "check",
     "check_bytes",
     "check_count",
+    "check_parts",
     "check_positive",
     "check_spread",
     "check_values",
