@@ -11,13 +11,16 @@ from bayesmeta.evaluation.evaluate import (
     reading,
     statistics,
 )
+from bayesmeta.evaluation.retention import Retention, evaluate_stream
 
 __all__ = [
     "Clusters",
     "Predictor",
+    "Retention",
     "Uniformity",
     "answers",
     "evaluate",
+    "evaluate_stream",
     "evaluating",
     "pit",
     "predict",

@@ -110,7 +110,7 @@ def statistics(
     """
     rows: dict[str, list[Tensor]] = {}
     units = []
-    metrics = _metrics(metrics)
+    metrics = check_metrics(metrics)
     clusters = clusters or getattr(tasks, "clusters", None) or getattr(tasks, "members", None) or (lambda index: None)
     with reading(learner, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for index, episode in read:
@@ -118,17 +118,21 @@ def statistics(
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
                 rows.setdefault(metric.name, []).append(metric.statistic(prediction, episode.query).cpu())
-            units.append(_units(clusters(index), len(episode.query.mask)))
+            units.append(units_of(clusters(index), len(episode.query.mask)))
     chosen = metrics or []
+    return chosen, *pooled([torch.cat(rows[metric.name]) for metric in chosen], units)
+
+
+def pooled(rows: Sequence[Tensor], units: Sequence[Tensor | None]) -> tuple[list[Tensor], Tensor | None]:
+    """Statistics of all tasks, each ``(T, ...)``, and their units: added up over tasks of one unit, where each has one alone."""
     shared = _shared(units)
-    every = [torch.cat(rows[metric.name]) for metric in chosen]
     if shared is not None and shared.shape[1] == 1:
         names, place = shared[:, 0].unique(return_inverse=True)
-        return chosen, [row.new_zeros(len(names), row.shape[1]).index_add(0, place, row) for row in every], None
-    return chosen, every, shared
+        return [row.new_zeros(len(names), *row.shape[1:]).index_add(0, place, row) for row in rows], None
+    return list(rows), shared
 
 
-def _units(ids: Any, batch: int) -> Tensor | None:
+def units_of(ids: Any, batch: int) -> Tensor | None:
     """The units of an episode's tasks, ``(B, W)``."""
     if ids is None:
         return None
@@ -179,7 +183,12 @@ def reading(
         yield each()
 
 
-def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
+def check_metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
+    """A user's metrics as a list, checked.
+
+    Raises:
+        ValueError: something is no metric, or two have one name.
+    """
     if metrics is None:
         return None
     given: list[Metric] = [metrics] if isinstance(metrics, Metric) else list(metrics)

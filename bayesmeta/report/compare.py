@@ -109,7 +109,7 @@ def compare(
         )
         found = estimates(chosen, statistic, shared)
         seconds[name]["evaluation"] = time.perf_counter() - began
-        rows += [Row(name, metric.name, *found[metric.name], better=_better(metric)) for metric in chosen]
+        rows += [Row(name, metric.name, *found[metric.name], better=metric.better) for metric in chosen]
     settings = {
         "test tasks": repr(tasks),
         "episodes": episodes,
@@ -139,12 +139,6 @@ def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list
     if has_classes(prediction):
         return [NLL(), Accuracy(), Brier(), ECE(), MCE(), ClasswiseECE(), ErrorAUROC()]
     return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
-
-
-def _better(metric: Metric) -> str:
-    if isinstance(metric, Coverage):
-        return f"near {metric.level:g}"
-    return "higher" if isinstance(metric, (Accuracy, ErrorAUROC)) or metric.name == "Brier resolution" else "lower"
 
 
 def _versions() -> dict[str, str]:

@@ -21,8 +21,8 @@ class StreamSource(TaskSource):
     """``streams.parts(i)`` are the parts of episode i in time, each an `Episode`; ``streams[i]`` is all of them, joined.
 
     A part's support is what comes then, its query asks about it. A learner is told one support after the other, by
-    `Posterior.update`, and asked about the queries of all parts so far. As ``streams[i]`` is an ordinary episode, `fit`,
-    `evaluate`, plots and loaders take a stream as they take any task source.
+    `Posterior.update`, and asked about the queries of all parts so far: see `evaluate_stream`. As ``streams[i]`` is an ordinary
+    episode, `fit`, `evaluate`, plots and loaders take a stream as they take any task source.
 
     A new source implements `draw_parts`, on the CPU, with `uniform` and `normal`.
 
