@@ -6,13 +6,14 @@ W ways (classes); ``*X``, ``*Y``, ``*O`` are the event shapes of inputs, targets
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["Episode", "Points", "concatenate", "move", "observed", "seen", "split"]
+__all__ = ["Episode", "Points", "concatenate", "join", "move", "observed", "seen", "split"]
 
 T = TypeVar("T")
 
@@ -63,24 +64,36 @@ def observed(given: Points, lead: int = 2) -> Tensor:
     return mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y).flatten(lead).sum(lead)
 
 
-def concatenate(first: Points, second: Points) -> Points:
-    """All points of the same B tasks: ``(B, N, ...)`` and ``(B, M, ...)`` to ``(B, N + M, ...)``."""
-    if first.mask.dim() != second.mask.dim():  # a mask of points beside one of entries
-        first, second = (
+def concatenate(first: Points, second: Points, *others: Points) -> Points:
+    """All points of the same B tasks: ``(B, N, ...)`` and ``(B, M, ...)`` to ``(B, N + M, ...)``; and so on, of further ones."""
+    given = (first, second, *others)
+    if len({part.mask.dim() for part in given}) > 1:  # masks of points beside masks of entries
+        given = tuple(
             part._replace(mask=part.mask.reshape(part.mask.shape[:2] + (1,) * (part.y.dim() - 2)).expand_as(part.y))
             if part.mask.dim() == 2
             else part
-            for part in (first, second)
+            for part in given
         )
     try:
-        joined: Points = tree_map(lambda a, b: torch.cat([a, b], 1), first, second)
+        joined: Points = tree_map(lambda *leaves: torch.cat(leaves, 1), *given)
     except (RuntimeError, ValueError) as error:
-        shapes = (tree_map(lambda leaf: tuple(leaf.shape), tuple(part)) for part in (first, second))
+        shapes = (tree_map(lambda leaf: tuple(leaf.shape), tuple(part)) for part in given[:2])
         raise ValueError(
             "points: expected the same tasks, inputs and event shapes in both parts, such as support and query, got {} and {} "
             "({}); build both in the same way".format(*shapes, error)
         ) from error
     return joined
+
+
+def join(parts: Sequence[Episode]) -> Episode:
+    """The episode that parts in time make: all that they teach, and all that they ask.
+
+    Args:
+        parts: at least one, of the same B tasks.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return Episode(concatenate(*(part.support for part in parts)), concatenate(*(part.query for part in parts)))
 
 
 def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Generator) -> Episode:

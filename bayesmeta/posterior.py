@@ -167,8 +167,8 @@ class Posterior(ABC):
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.
 
-        - Exact in any order and division, and of a size that does not grow: `ALPaCA`, `PrototypicalNetwork`, and neural processes
-          and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
+        - Exact in any order and division, and of a size that does not grow: `ALPaCA`, `PrototypicalNetwork`, `GeMCL`, and neural
+          processes and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
         - The posterior becomes the prior: `ABML`. Sequential: near what all points at once would give, and of constant size.

@@ -144,6 +144,7 @@ LEARNERS: dict[str, Make] = {
         network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
+    "GeMCL": lambda network, _: bm.GeMCL(network.features, size=8, classes=W),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network.features, network.head, likelihood),
     "LaplaceHead, ELBO": lambda network, likelihood: bm.LaplaceHead(
@@ -177,7 +178,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
-CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical"))]
+CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL"))]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS

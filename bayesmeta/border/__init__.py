@@ -2,6 +2,7 @@
 
 from bayesmeta.border.arrays import as_inputs, as_numbers, as_tensor, convert, is_whole, stack
 from bayesmeta.border.checks import check, check_count, check_positive, check_probability
+from bayesmeta.border.parts import check_parts
 from bayesmeta.border.points import points
 from bayesmeta.border.values import (
     check_bytes,
@@ -22,6 +23,7 @@ __all__ = [
     "check_count",
     "check_form",
     "check_lengths",
+    "check_parts",
     "check_positive",
     "check_probability",
     "check_spread",

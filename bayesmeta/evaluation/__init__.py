@@ -10,15 +10,18 @@ from bayesmeta.evaluation.evaluate import (
     reading,
     statistics,
 )
+from bayesmeta.evaluation.retention import Retention, evaluate_stream
 from bayesmeta.evaluation.units import Clusters, Units
 
 __all__ = [
     "Clusters",
     "Predictor",
+    "Retention",
     "Uniformity",
     "Units",
     "answers",
     "evaluate",
+    "evaluate_stream",
     "evaluating",
     "pit",
     "predict",

@@ -109,7 +109,7 @@ def statistics(
     """
     rows: dict[str, list[Tensor]] = {}
     units = Units(tasks, clusters)
-    metrics = _metrics(metrics)
+    metrics = check_metrics(metrics)
     with reading(learner, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for index, episode in read:
             prediction = answers(learner, episode)
@@ -174,7 +174,12 @@ def reading(
         yield each()
 
 
-def _metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
+def check_metrics(metrics: Sequence[Metric] | None) -> list[Metric] | None:
+    """A user's metrics as a list, checked.
+
+    Raises:
+        ValueError: something is no metric, or two have one name.
+    """
     if metrics is None:
         return None
     given: list[Metric] = [metrics] if isinstance(metrics, Metric) else list(metrics)

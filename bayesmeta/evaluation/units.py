@@ -68,7 +68,7 @@ class Units:
         self._known.append(self.of(index, batch))
 
     def pooled(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-        """Statistics of all tasks that were read, each ``(T, K)``, summed by unit; and ``(T, W)``, where a task has several.
+        """Statistics of all tasks that were read, each ``(T, ..., K)``, summed by unit; and ``(T, W)``, where a task has several.
 
         Raises:
             ValueError: tasks have different numbers of units.
@@ -86,4 +86,4 @@ class Units:
         if shared.shape[1] > 1:
             return list(rows), shared
         names, place = shared[:, 0].unique(return_inverse=True)
-        return [row.new_zeros(len(names), row.shape[1]).index_add(0, place, row) for row in rows], None
+        return [row.new_zeros(len(names), *row.shape[1:]).index_add(0, place, row) for row in rows], None

@@ -7,6 +7,7 @@ from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
 from bayesmeta.methods.bmaml import BMAML
 from bayesmeta.methods.dkt import DKT, DKTClassifier
+from bayesmeta.methods.gemcl import GeMCL
 from bayesmeta.methods.implicit_maml import ImplicitMAML
 from bayesmeta.methods.laplace_gp import LaplaceGP
 from bayesmeta.methods.laplace_head import LaplaceHead
@@ -39,6 +40,7 @@ __all__ = [
     "ConditionalNeuralProcess",
     "DKTClassifier",
     "FirstOrderMAML",
+    "GeMCL",
     "ImplicitMAML",
     "LaplaceGP",
     "LaplaceHead",

@@ -49,6 +49,12 @@ class Brier(Metric):
     def name(self) -> str:
         return "Brier" if self.part == "score" else f"Brier {self.part}"
 
+    @property
+    def better(self) -> str:
+        if self.part == "uncertainty":
+            return ""  # it is the tasks', whoever predicts
+        return "higher" if self.part == "resolution" else "lower"
+
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         p, labels, given = probabilities(distribution, given)
         happened = torch.nn.functional.one_hot(labels, p.shape[-1]).to(p)

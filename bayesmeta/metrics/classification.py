@@ -68,6 +68,10 @@ def bin_parts(sums: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
 class Accuracy(Metric):
     """The share of points, or of labels where a point has several, whose most probable class is the right one; pooled."""
 
+    @property
+    def better(self) -> str:
+        return "higher"
+
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _, right, mask = top(distribution, given)
         return total(right, mask)
@@ -91,6 +95,10 @@ class ErrorAUROC(Metric):
     @property
     def name(self) -> str:
         return "error AUROC"
+
+    @property
+    def better(self) -> str:
+        return "higher"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         return binned(*top(distribution, given), FINE)

@@ -40,6 +40,17 @@ class Metric(ABC):
     def name(self) -> str:
         return type(self).__name__
 
+    @property
+    def better(self) -> str:
+        """Which values are better: ``"lower"``, if not overridden, ``"higher"``, those ``"near 0.9"``, or ``""``: none."""
+        return "lower"
+
+    def merit(self, values: Tensor) -> Tensor:
+        """Values of the figure as numbers of which the higher are better, whose differences are those of the figure."""
+        if self.better.startswith("near"):
+            return -(values - float(self.better.split()[1])).abs()
+        return values if self.better == "higher" else -values
+
     @abstractmethod
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         """Sums over each task's observed points, ``(B, K)``, of predictions of batch ``(B, M)``."""

@@ -42,8 +42,7 @@ class RMSE(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
-        square = (distribution.mean - given.y).square()
-        return _entries(square, given)
+        return _entries((distribution.mean - given.y).square(), given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums).sqrt()
@@ -104,7 +103,7 @@ class Coverage(Metric):
     """The share of targets inside the central interval of the given level; a calibrated predictive's is the level.
 
     A count at an end of the interval is inside in part, as much as makes the interval's probability the level: see `ranks`.
-    Points of all tasks and entries of y are pooled: tasks of many points weigh more (`Conformal.coverage` weighs tasks alike).
+    Points of all tasks and entries of y are pooled (`Conformal.coverage` weighs tasks alike).
 
     Args:
         level: the probability that the interval has under the predictive, 0.9 for 90 %.
@@ -121,6 +120,10 @@ class Coverage(Metric):
     @property
     def name(self) -> str:
         return f"{100 * self.level:g}% coverage"
+
+    @property
+    def better(self) -> str:
+        return f"near {self.level:g}"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         steps = _steps(distribution, given.y)
@@ -152,6 +155,8 @@ class Width(Metric):
     def name(self) -> str:
         return f"{100 * self.level:g}% width"
 
+    better = ""  # a narrow forecast need not be a good one
+
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
         single = marginals(distribution)
@@ -167,6 +172,8 @@ class Width(Metric):
 class Sharpness(Metric):
     """The root of the mean predictive variance, in y's unit: comparable with `RMSE`, to which it is equal if calibrated."""
 
+    better = ""  # a narrow forecast need not be a good one
+
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         _check_numbers(distribution, given.y)
         return _entries(distribution.variance, given)
@@ -180,8 +187,7 @@ class Sharpness(Metric):
 class QuantileCalibrationError(Metric):
     """The mean absolute difference between a level p and the share of targets below the predictive's quantile p.
 
-    Over p = 1/K, ..., (K - 1)/K (Kuleshov, Fenner & Ermon 2018, https://arxiv.org/abs/1807.00263, section 3.5, with absolute
-    differences); points of all tasks and entries of y are pooled.
+    Over p = 1/K, ..., (K - 1)/K (Kuleshov et al. 2018, https://arxiv.org/abs/1807.00263, section 3.5, by absolute differences).
 
     Args:
         levels: K, one more than the number of levels.
@@ -212,9 +218,7 @@ class QuantileCalibrationError(Metric):
 @final
 @dataclass(frozen=True)
 class PIT(Metric):
-    """How far the ranks of targets are from uniform: the largest difference of their shares and the levels, over bins.
-
-    It is the Kolmogorov-Smirnov distance of the probability integral transform at the edges of the bins.
+    """How far ranks of targets are from uniform: their Kolmogorov-Smirnov distance from it at the edges of bins.
 
     Args:
         bins: the number of bins of ranks.

@@ -33,7 +33,6 @@ from bayesmeta.metrics import (
     Metric,
     QuantileCalibrationError,
     Sharpness,
-    Width,
     estimates,
 )
 from bayesmeta.plots.axes import figure
@@ -119,7 +118,7 @@ def compare(
             raise
         found = estimates(chosen, statistic, shared)
         seconds[name]["evaluation"] = time.perf_counter() - began
-        rows += [Row(name, metric.name, *found[metric.name], better=_better(metric)) for metric in chosen]
+        rows += [Row(name, metric.name, *found[metric.name], better=metric.better) for metric in chosen]
     settings = {
         "test tasks": repr(tasks),
         "episodes": episodes,
@@ -154,14 +153,6 @@ def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list
         except TypeError:  # a user's own family
             return [NLL(), RMSE(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
         return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
-
-
-def _better(metric: Metric) -> str:
-    if isinstance(metric, Coverage):
-        return f"near {metric.level:g}"
-    if isinstance(metric, (Sharpness, Width)) or metric.name == "Brier uncertainty":
-        return ""  # a narrow forecast need not be a good one; and that part is the tasks', whoever predicts
-    return "higher" if isinstance(metric, (Accuracy, ErrorAUROC)) or metric.name == "Brier resolution" else "lower"
 
 
 def _versions() -> dict[str, str]:

@@ -9,9 +9,11 @@ from bayesmeta.tasks.longitudinal import Longitudinal
 from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
+from bayesmeta.tasks.streams import ClassStreams, StreamSource
 
 __all__ = [
     "ArrayTasks",
+    "ClassStreams",
     "ClassTasks",
     "GaussianProcessTasks",
     "ImageTasks",
@@ -19,6 +21,7 @@ __all__ = [
     "Longitudinal",
     "Omniglot",
     "Sinusoids",
+    "StreamSource",
     "SyntheticTasks",
     "TaskSource",
     "image_folder",

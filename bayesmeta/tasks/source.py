@@ -6,8 +6,8 @@ import inspect
 import operator
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from bayesmeta.data import Episode, Points
 from bayesmeta.posterior import Posterior
 
 __all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "normal", "shots_per_task", "uniform"]
+
+T = TypeVar("T")
 
 
 class TaskSource(Dataset[Episode], ABC):
@@ -50,10 +52,14 @@ class TaskSource(Dataset[Episode], ABC):
         return self.length
 
     def __getitem__(self, index: int) -> Episode:
+        return self._seeded(index, self.draw)
+
+    def _seeded(self, index: int, draw: Callable[[torch.Generator], T]) -> T:
+        """What is drawn of an index."""
         if not 0 <= index < self.length:
             raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}; raise the source's length")
         with torch.device("cpu"):  # whatever torch's default device is
-            return self.draw(self._generator(index))
+            return draw(self._generator(index))
 
     def _generator(self, index: int) -> torch.Generator:
         # One place for each 32 bits of index and seed, whose rest comes last: no two pairs are spelled alike.

@@ -69,6 +69,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "labels of another number of dimensions": (lambda: labeller((3,))(tagged((4, 5)).support), r"support\.y: expected labels of 1 dimensions.*got 2"),
     "one label for a likelihood of several": (lambda: labeller((3,))(tagged(()).support), r"support\.y: expected labels of 1 dimensions.*got 0"),
     "several labels for prototypes": (lambda: bm.PrototypicalNetwork(nn.Identity(), classes=3)(tagged((3,)).support), r"support\.y: expected labels of 0.*use a learner of a network and Categorical\(event_dims=1\)"),
+    "several labels for class Gaussians": (lambda: bm.GeMCL(nn.Identity(), 2, classes=3)(tagged((3,)).support), r"support\.y: expected labels of 0.*use a learner of a network and Categorical\(event_dims=1\)"),
     "a mask of another shape": (lambda: bm.points([0.0, 1.0], [0.0, 1.0], mask=[True]), r"mask: expected true or false.*shape \[\(2,\)\].*got .* of \[\(1,\)\]"),
     "a mask of numbers": (lambda: bm.points([0.0, 1.0], [0.0, 1.0], mask=[1.0, 0.0]), "mask: expected true or false"),
     "a hand-made mask of another shape": (

@@ -45,6 +45,7 @@ def builds() -> dict[str, Callable[[Network], bm.Learner]]:
         "ADKF": lambda n: bm.ADKF(n.features, process(), gaussian()),
         "PACOH": lambda n: bm.PACOH(n.features, process(), gaussian(), tasks=B),
         "PrototypicalNetwork": lambda n: bm.PrototypicalNetwork(n.features, classes=W),
+        "GeMCL": lambda n: bm.GeMCL(n.features, size=8, classes=W),
         "DKTClassifier": lambda n: bm.DKTClassifier(n.features, process(), classes=W),
         "LaplaceGP": lambda n: bm.LaplaceGP(n.features, process(), classes=W),
         "PolyaGammaGP": lambda n: bm.PolyaGammaGP(n.features, process(), classes=W),
@@ -55,7 +56,7 @@ def builds() -> dict[str, Callable[[Network], bm.Learner]]:
     }  # fmt: skip
 
 
-CLASSES = ("PrototypicalNetwork", "DKTClassifier", "LaplaceGP", "PolyaGammaGP")
+CLASSES = ("PrototypicalNetwork", "GeMCL", "DKTClassifier", "LaplaceGP", "PolyaGammaGP")
 
 
 @pytest.mark.parametrize("kind", ["tokens", "tree"])

@@ -44,11 +44,12 @@ NETWORKS: dict[str, Make] = {
         bm.encoders.DeepSet(1, 1, features=network), bm.networks.MLP(65, 1), RBFKernel(), likelihood
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network, 2),
+    "GeMCL": lambda network, _: bm.GeMCL(network, 1, 2),
     "DKTClassifier": lambda network, _: bm.DKTClassifier(network, RBFKernel(), classes=2),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network, RBFKernel(), classes=2),
     "PolyaGammaGP": lambda network, _: bm.PolyaGammaGP(network, RBFKernel(), classes=2),
 }
-WITHOUT_LIKELIHOOD = ("PrototypicalNetwork", "DKTClassifier", "LaplaceGP", "PolyaGammaGP")
+WITHOUT_LIKELIHOOD = ("PrototypicalNetwork", "GeMCL", "DKTClassifier", "LaplaceGP", "PolyaGammaGP")
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in WITHOUT_LIKELIHOOD])
@@ -98,7 +99,7 @@ def test_inner_steps_and_rates_out_of_range(name: str, settings: dict[str, Any])
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learners_repr_says_its_settings(name: str) -> None:
-    likelihood = "classes" if name.startswith(("DKTC", "Polya", "Laplace", "Prototypical")) else "gaussian"
+    likelihood = "classes" if name.startswith(("DKTC", "Polya", "Laplace", "Prototypical", "GeMCL")) else "gaussian"
     learner = build(name, likelihood)
     said = repr(learner)
     for attribute, value in vars(learner).items():

@@ -45,6 +45,7 @@ WRAPPED: dict[str, Callable[[str], Learner]] = {
 CONSTANT = {
     "ALPaCA",
     "PrototypicalNetwork",
+    "GeMCL",
     "CNP",
     "NP",
     "NP, classwise",

@@ -1,0 +1,123 @@
+"""The questions to a learner of one stream: about every part, as parts come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from pyro.distributions import Categorical
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
+
+from bayesmeta.data import Episode, Points
+from bayesmeta.evaluation.evaluate import Predictor, answers
+from bayesmeta.metrics import Metric, default_metrics
+
+__all__ = ["Asked", "LabelSpace"]
+
+LabelSpace: TypeAlias = Literal["all", "seen", "own"]
+"""Among which labels a prediction chooses: all, those that have come so far, or those of the part that is asked about."""
+Row: TypeAlias = list[list[Tensor] | None]
+"""Of each part the statistics of its queries, one a metric; None where it was not asked about."""
+
+
+class Asked:
+    """What one learner says as the parts of streams come.
+
+    Args:
+        learner: see `evaluate_stream`.
+        metrics: what to measure; as the first prediction asks for if None.
+        labels: among which labels a prediction chooses.
+    """
+
+    def __init__(self, learner: Predictor, metrics: list[Metric] | None, labels: LabelSpace) -> None:
+        self.learner, self.metrics, self.labels = learner, metrics, labels
+
+    def stream(
+        self, parts: Sequence[Episode], whole: Episode, times: Sequence[int], together: bool
+    ) -> list[list[Tensor]]:
+        """The statistics of all kinds, in the order of `Retention`: of each kind one tensor a metric."""
+        nothing = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(parts[0].support)))
+        posterior: Any = self.learner(parts[0].support)
+        if not callable(getattr(posterior, "update", None)):
+            raise TypeError(
+                "learner: expected one whose posteriors can be told further points, got answers by "
+                f"{type(posterior).__name__}, without `update`; wrap it, Rehearsal(learner), or use evaluate"
+            )
+        _check_capacity(posterior, whole)
+        fresh, before, untaught, at_once = rows = [list[list[Tensor] | None]([None] * len(parts)) for _ in range(4)]
+        later: list[Row] = []
+        width = 0 if whole.query.y.is_floating_point() else 1 + max(int(given.y.max()) for given in whole)
+        come = _labels(parts[0].support, width)
+        for t, part in enumerate(parts):
+            if t:
+                if not (_labels(part.query, width) & ~come).any():
+                    before[t] = self.ask(posterior, part, come)
+                    untaught[t] = self.ask(self.learner(nothing), part, come)
+                posterior = posterior.update(part.support)
+                come = come | _labels(part.support, width)
+            fresh[t] = self.ask(posterior, part, come)
+            if t in times:
+                past = [self.ask(posterior, each, come) for each in parts[:t]]
+                later.append([*past, fresh[t], *[None] * (len(parts) - t - 1)])
+        if together:
+            known = self.learner(whole.support)
+            at_once[:] = [self.ask(known, each, come) for each in parts]
+        each_time = zip(*(_stacked(row, fresh) for row in later), strict=True)
+        return [[torch.stack(every, 1) for every in each_time], *(_stacked(row, fresh) for row in rows[: 3 + together])]
+
+    def ask(self, posterior: Any, part: Episode, come: Tensor) -> list[Tensor]:
+        """Statistics of a part's queries, one a metric ``(B, K)``."""
+        prediction = answers(lambda support: posterior, part)
+        if self.labels != "all":
+            among = (
+                come if self.labels == "seen" else _labels(part.support, len(come.T)) | _labels(part.query, len(come.T))
+            )
+            prediction = _among(prediction, among)
+        self.metrics = self.metrics or default_metrics(prediction)
+        return [metric.statistic(prediction, part.query).double().cpu() for metric in self.metrics]
+
+
+def _stacked(row: Row, like: Row) -> list[Tensor]:
+    """Of each metric the statistics of all parts, ``(B, P, K)``; zeros where a part was not asked about."""
+    first = next(each for each in like if each is not None)
+    asked = [[torch.zeros_like(one) for one in first] if each is None else each for each in row]
+    return [torch.stack(every, 1) for every in zip(*asked, strict=True)]
+
+
+def _labels(given: Points, width: int) -> Tensor:
+    """Which labels observed points have, ``(B, width)``; of real targets there are none."""
+    y, mask = given.y, given.mask
+    if width == 0:
+        return torch.zeros(len(mask), 0, dtype=torch.bool, device=mask.device)
+    mask = mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y).flatten(1)
+    found = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
+    return found.scatter_add(1, y.flatten(1).long(), mask.long()) > 0
+
+
+def _among(prediction: Distribution, labels: Tensor) -> Distribution:
+    """A prediction of labels given that it is one of these, ``(B, W)``."""
+    if not isinstance(prediction, torch.distributions.Categorical):
+        raise TypeError(
+            f"labels: expected predictions of one label a point to choose among some, got {type(prediction).__name__}; use "
+            "labels='all'"
+        )
+    allowed = labels.new_zeros(len(labels), prediction.logits.shape[-1])
+    allowed[:, : labels.shape[1]] = labels
+    return Categorical(logits=prediction.logits.masked_fill(~allowed[:, None], -torch.inf), validate_args=False)
+
+
+def _check_capacity(posterior: Any, whole: Episode) -> None:
+    """Raises a ValueError if predictions have no place for a stream's largest label, before any time is spent on it."""
+    y = whole.query.y
+    if y.is_floating_point():
+        return
+    largest = torch.cat([given.y.flatten(1) for given in whole], 1).amax(1)
+    largest = largest.reshape(-1, *[1] * (y.dim() - 1)).expand_as(y[:, :1])
+    first = tree_map(lambda leaf: leaf[:, :1], whole.query.x)
+    answers(
+        lambda support: posterior,
+        whole._replace(query=Points(first, largest, torch.ones_like(largest, dtype=torch.bool))),
+    )
