@@ -351,6 +351,14 @@ class TestConformal:
             with pytest.raises(ValueError, match="level: expected a probability strictly between 0 and 1, got"):
                 ask()
 
+    def test_errors_are_divided_by_no_deviation_of_zero(self) -> None:
+        given: Any = tasks(lambda x, generator: torch.zeros_like(x), 100)
+        learner: Any = Scripted(lambda x: dist.Normal(0 * x, 0 * x, validate_args=False).to_event(1))
+        with pytest.raises(
+            ValueError, match=r"learner: expected predictions with standard deviations above 0, .* in episode 0"
+        ):
+            bm.Conformal.from_tasks(learner, given, episodes=1)
+
     def test_numbers_that_are_none_are_named(self) -> None:
         learner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian())
         for wrong in ("a", None, torch.ones(2)):
