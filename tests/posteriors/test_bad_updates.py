@@ -116,8 +116,6 @@ def test_files_refuse_what_is_no_learner_or_another_one(tmp_path: Path) -> None:
     posterior = learner(bm.points([0.0, 1.0], [0.0, 1.0]))
     with pytest.raises(TypeError, match=r"learner: expected a learner.*posterior=posterior"):
         bm.save(posterior, tmp_path / "a")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"learner: expected a learner.*got Conformal"):
-        bm.save(bm.Conformal(learner, 1.0), tmp_path / "a")  # type: ignore[arg-type]
     other = bm.ALPaCA(bm.networks.MLP(1, 5), nn.Linear(5, 1), bm.likelihoods.Gaussian())
     for wrong in (other, other.double()):
         with pytest.raises(ValueError, match="posterior: expected one of this learner as it is now"):
