@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bayesmeta.border import check, readable
-from bayesmeta.border.checks import check_shapes, check_whole
+from bayesmeta.border.checks import ADAPTING, check_shapes, check_whole
 from bayesmeta.border.explained import explained
 from bayesmeta.data import Episode, Points, move, seen
 from bayesmeta.functional import Mapped
@@ -27,7 +27,7 @@ def check_entries(learner: nn.Module, given: Points, name: str) -> None:
     for part in learner.modules():
         wraps = any(isinstance(other, Learner) and other is not part for other in part.modules())
         if isinstance(part, Learner) and not wraps and not part.masks_entries:
-            check_whole(given, name, type(part).__name__)
+            check_whole(given, name, type(part).__name__, also=ADAPTING)
 
 
 class Learner(Mapped, ABC):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.answers import Decomposition, Functions, Joint, refuse_update
 from bayesmeta.border import as_tensor, check, check_count, check_form, check_lengths, convert, queries, readable
-from bayesmeta.border.checks import check_further, check_whole
+from bayesmeta.border.checks import ADAPTING, check_further, check_whole
 from bayesmeta.border.explained import explained
 from bayesmeta.data import Points
 from bayesmeta.distributions import mixture, uncertainty
@@ -214,7 +214,7 @@ class Posterior(ABC):
         for part in within:
             part._admit(points)
         if not within and not self._entries and type(self)._updated is not Posterior._updated:
-            check_whole(points, "points", f"a {type(self).__name__}")
+            check_whole(points, "points", f"a {type(self).__name__}", also=ADAPTING)
 
     def _updated(self, points: Points) -> Posterior:
         """The posterior after further points, which are checked already."""

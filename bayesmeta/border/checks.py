@@ -94,13 +94,16 @@ def check_shapes(given: Points, name: str = "points") -> None:
                 )
 
 
-def check_whole(given: Points, name: str, what: str) -> None:
+ADAPTING = ", or use a learner that adapts a network's weights, such as MAML or PLATIPUS"
+"""What else helps where a learner cannot leave out entries."""
+
+
+def check_whole(given: Points, name: str, what: str, also: str = "") -> None:
     """Raises a ValueError where points have a mask of entries, and what they are for knows targets as a whole alone."""
     if given.mask.dim() > 2:
         raise ValueError(
             f"{name}.mask: expected a mask of points (B, N), as {what} takes or leaves a target as a whole, got one of its "
-            f"entries, {tuple(given.mask.shape)}; leave out points that are seen in part, or use a learner that adapts a "
-            "network's weights, such as MAML or PLATIPUS"
+            f"entries, {tuple(given.mask.shape)}; leave out points that are seen in part{also}"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bayesmeta.border import check_count
+from bayesmeta.border.checks import check_whole
 from bayesmeta.data import Episode, Points, move
 from bayesmeta.distributions import sample, uniform
 from bayesmeta.evaluation.evaluate import answers, check_defined, evaluating, reading
@@ -71,6 +72,7 @@ def sbc(
     values = []
     with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for _, (support, query) in read:
+            check_whole(query, "query", "sbc")
             functions = inference(support).draws(query.x, draws)
             check_defined(functions, query)
             drawn = sample(functions, 1)[0]
@@ -112,6 +114,7 @@ def pit(
     values = []
     with reading(inference, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for _, episode in read:
+            check_whole(episode.query, "query", "pit")
             rank = ranks(answers(inference, episode), episode.query.y).flatten(2)[..., 0]
             chosen = uniform(rank.shape, rank).masked_fill(~episode.query.mask, -1.0).argmax(1)
             values.append(rank.gather(1, chosen[:, None])[:, 0])
@@ -153,6 +156,8 @@ def to_arviz(inference: Inference, episode: Episode, *, draws: int = 500, seed: 
     import arviz
 
     check_count("draws", draws)
+    for name, part in zip(Episode._fields, episode, strict=True):
+        check_whole(part, name, "to_arviz")
     module = inference if isinstance(inference, nn.Module) else None
     with evaluating(module), seeded(seed), torch.no_grad():
         support, query = episode if module is None else move(episode, module)

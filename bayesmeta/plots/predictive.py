@@ -79,6 +79,8 @@ def bands(
     ax.plot(at, mean[order], color=COLOURS[0], linewidth=1.8, label="mean")
     support = posterior.support
     seen = support.mask[task].cpu()
+    if seen.dim() > 1:  # of entries
+        seen = seen.flatten(1)[:, target]
     known = support.x[task, :, 0].cpu()[seen], support.y[task].flatten(1)[:, target].cpu()[seen]
     ax.plot(*known, "o", color="black", markersize=5, label="known", zorder=3)
     ax.set(xlabel="x", ylabel="y")

@@ -14,7 +14,7 @@ import torch
 from gpytorch.kernels import RBFKernel
 
 import bayesmeta as bm
-from bayesmeta import Points
+from bayesmeta import Episode, Points
 from bayesmeta.answers import repeated
 from bayesmeta.wrappers import Tempered
 
@@ -155,3 +155,19 @@ class TestArviZ:
     def test_the_seed_decides(self) -> None:
         first, second = self.data(5), self.data(5)
         np.testing.assert_array_equal(first.posterior["f"].values, second.posterior["f"].values)
+
+
+@pytest.mark.parametrize("judge", ["sbc", "pit", "to_arviz"])
+def test_targets_that_are_seen_in_part_are_refused(judge: str) -> None:
+    y = torch.zeros(1, 3, 2)
+    seen = torch.tensor([[[True, True], [True, False], [False, True]]])
+    whole = Points(torch.zeros(1, 3, 1), y, torch.ones(1, 3, dtype=torch.bool))
+    episode = Episode(whole, whole._replace(mask=seen))
+    learner = bm.ABML(bm.networks.MLP(1, 2), bm.likelihoods.Gaussian(), steps=1)
+    ask = {
+        "sbc": lambda: bm.evaluation.sbc(learner, [episode], episodes=1),
+        "pit": lambda: bm.evaluation.pit(learner, [episode], episodes=1),
+        "to_arviz": lambda: bm.evaluation.to_arviz(learner, episode),
+    }[judge]
+    with pytest.raises(ValueError, match=rf"query\.mask: expected a mask of points.*as {judge} takes or leaves"):
+        ask()

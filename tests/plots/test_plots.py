@@ -99,3 +99,13 @@ def test_errors() -> None:
         bm.plots.bands(bm.tasks.LinearGaussian(inputs=3).oracle(wide), torch.zeros(1, 4, 3))
     with pytest.raises(ValueError, match="as many values"):
         bm.plots.ranks({"a": [1.0], "b": [1.0, 2.0]})
+
+
+def test_bands_show_the_entries_that_were_seen() -> None:
+    y = torch.tensor([[1.0, 2.0], [0.5, torch.nan]])
+    support = bm.points([0.0, 1.0], y, mask=~y.isnan())
+    posterior = bm.ABML(bm.networks.MLP(1, 2), bm.likelihoods.Gaussian(), steps=1)(support)
+    for target, known in ((0, [1.0, 0.5]), (1, [2.0])):
+        ax = bm.plots.bands(posterior, torch.linspace(-1, 2, 7), target=target)
+        (dots,) = [line for line in ax.lines if line.get_label() == "known"]
+        assert dots.get_ydata().tolist() == known
