@@ -1,6 +1,6 @@
 """Gaussian processes over tasks: kernels, exact and approximate posteriors."""
 
-from bayesmeta.gaussian_process.class_process import Sites, normal_numbers
+from bayesmeta.gaussian_process.class_process import Sites
 from bayesmeta.gaussian_process.classifier import GPClassifier, check_classes, signs
 from bayesmeta.gaussian_process.kernels import check_kernel, covariance, log_prior, priors
 from bayesmeta.gaussian_process.learner import KernelLearner
@@ -19,7 +19,6 @@ __all__ = [
     "cholesky",
     "covariance",
     "log_prior",
-    "normal_numbers",
     "priors",
     "signs",
     "start_kernels",

@@ -17,20 +17,19 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.quasirandom import SobolEngine
 
 from bayesmeta.answers import Functions
 from bayesmeta.data import Points
-from bayesmeta.distributions import apart, mixture, uncertainty
+from bayesmeta.distributions import apart
 from bayesmeta.functional import Frozen
 from bayesmeta.gaussian_process.functions import Paths, each
 from bayesmeta.gaussian_process.kernels import check_inputs
 from bayesmeta.gaussian_process.process import cholesky
 from bayesmeta.likelihoods import Likelihood
-from bayesmeta.posterior import Posterior
+from bayesmeta.posteriors import MarginallyDrawn, normal_numbers
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["ClassProcess", "Sites", "normal_numbers"]
+__all__ = ["ClassProcess", "Sites"]
 
 
 class Sites(NamedTuple):
@@ -42,7 +41,7 @@ class Sites(NamedTuple):
     """S ``(C, B, N, W, J)``."""
 
 
-class ClassProcess(Posterior):
+class ClassProcess(MarginallyDrawn):
     """The posterior of W latent functions under Gaussian sites; with C of them, their equal mixture.
 
     Predictions average the likelihood over f(x): deterministic, by 128 fixed quasi-random numbers in all, unless the call
@@ -120,14 +119,6 @@ class ClassProcess(Posterior):
         values = mean + torch.einsum("cbmvw,scw->scbmv", root, numbers)
         return self._likelihood(values.flatten(0, 1))
 
-    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        return mixture(self._marginal_draws(x, samples or self._samples))
-
-    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        draws = self._marginal_draws(x, samples)
-        aleatoric = uncertainty(draws).mean(0)
-        return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
-
     def _functions(self, samples: int) -> Functions:
         # Matheron's rule: functions of the prior, and their correction by what the sites say of them.
         factor, weights = self.sites.factor, self.sites.weights
@@ -171,9 +162,3 @@ def _kron(kernel: Tensor, ways: int) -> Tensor:
     batch, rows, columns = kernel.shape
     identity = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
     return torch.einsum("bnm,vw->bnvmw", kernel, identity).reshape(batch, rows * ways, columns * ways)
-
-
-def normal_numbers(count: int, dimensions: int) -> Tensor:
-    """Normal numbers ``(S, W)`` that fill the space evenly: the same at each call."""
-    uniform = SobolEngine(dimensions, scramble=True, seed=0).draw(count, dtype=torch.float64)
-    return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))

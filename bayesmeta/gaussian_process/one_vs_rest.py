@@ -12,11 +12,11 @@ from torch.distributions import Distribution
 from bayesmeta.answers import Functions
 from bayesmeta.data import Points
 from bayesmeta.distributions import uncertainty
-from bayesmeta.gaussian_process.class_process import normal_numbers
 from bayesmeta.gaussian_process.classifier import check_classes, signs
 from bayesmeta.gaussian_process.process import GaussianProcess
 from bayesmeta.likelihoods import Categorical, at_once
 from bayesmeta.posterior import Posterior
+from bayesmeta.posteriors import normal_numbers
 
 __all__ = ["OneVsRest", "largest"]
 

@@ -22,7 +22,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import BayesianLinear, on_features
+from bayesmeta.posteriors import BayesianLinear, linear_prior, on_features
 
 __all__ = ["ALPaCA"]
 
@@ -65,10 +65,7 @@ class ALPaCA(Learner):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """W₀ ``(F + 1, Y)``, and L ``(F + 1, F + 1)``, lower triangular."""
-        bias = self.head.bias if self.head.bias is not None else self.head.weight.new_zeros(self.head.out_features)
-        mean = torch.cat([self.head.weight, bias[:, None]], 1).mT
-        diagonal = self.root.diagonal().clamp(-9.0, 9.0).exp().diag()
-        return mean, self.prior_scale * (self.root.tril(-1) + diagonal)
+        return linear_prior(self.head, self.root, self.prior_scale)
 
     def forward(self, support: Points) -> Posterior:
         check_event(torch.Size([self.head.out_features]), support.y.shape[2:])

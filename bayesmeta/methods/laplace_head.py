@@ -22,9 +22,8 @@ from torch.distributions import Distribution
 from bayesmeta.answers import Functions
 from bayesmeta.border import check_positive
 from bayesmeta.data import Episode, Points, concatenate
-from bayesmeta.distributions import has_labels, mixture, uncertainty
+from bayesmeta.distributions import has_labels
 from bayesmeta.functional import Frozen, with_bias
-from bayesmeta.gaussian_process import normal_numbers
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import (
     HeteroscedasticGaussian,
@@ -39,7 +38,7 @@ from bayesmeta.likelihoods import (
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive, check_objective
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import heads, on_features
+from bayesmeta.posteriors import MarginallyDrawn, heads, linear_prior, normal_numbers, on_features
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["LaplaceHead"]
@@ -114,10 +113,7 @@ class LaplaceHead(Learner):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """W₀ ``(F + 1, O)``, and L ``(F + 1, F + 1)``, lower triangular."""
-        bias = self.head.bias if self.head.bias is not None else self.head.weight.new_zeros(self.head.out_features)
-        mean = torch.cat([self.head.weight, bias[:, None]], 1).mT
-        diagonal = self.root.diagonal().clamp(-9.0, 9.0).exp().diag()
-        return mean, self.prior_scale * (self.root.tril(-1) + diagonal)
+        return linear_prior(self.head, self.root, self.prior_scale)
 
     def _posterior(self, points: Points, features: Frozen) -> _Mode:
         mean, root = self.prior()
@@ -137,7 +133,7 @@ class LaplaceHead(Learner):
         return (-found.evidence / points.mask.sum(1).clamp(min=1)).mean().to(found.dtype)
 
 
-class _Mode(Posterior):
+class _Mode(MarginallyDrawn):
     """q(W) on features: the mode ``(B, F + 1, O)``, the Cholesky factor of Λ ``(B, P, P)``, and log p(y) ``(B,)``, in float64.
 
     Args:
@@ -239,14 +235,6 @@ class _Mode(Posterior):
         values = phi @ self.mean + torch.einsum("bmvw,sw->sbmv", root, numbers)
         distribution: Distribution = self.likelihood(values.to(self.dtype))
         return distribution
-
-    def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        return mixture(self._marginal_draws(x, samples or self._samples))
-
-    def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        draws = self._marginal_draws(x, samples)
-        aleatoric = uncertainty(draws).mean(0)
-        return aleatoric, (uncertainty(mixture(draws)) - aleatoric).clamp(min=0)
 
     def _functions(self, samples: int) -> Functions:
         noise = standard_normal(samples, 1, self.cholesky.shape[-1], 1, like=self.mean)  # shared by the tasks

@@ -1,7 +1,8 @@
 """What a support taught: the posteriors that methods share."""
 
 from bayesmeta.posteriors.encoded import Encoded, told
-from bayesmeta.posteriors.linear import BayesianLinear
+from bayesmeta.posteriors.linear import BayesianLinear, linear_prior
+from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
 from bayesmeta.posteriors.particles import Particles
 from bayesmeta.posteriors.point_estimate import PointEstimate, adapt, check_inner_loop
 from bayesmeta.posteriors.sampled import Outputs, Sampled, heads, networks
@@ -10,6 +11,7 @@ from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_fe
 __all__ = [
     "BayesianLinear",
     "Encoded",
+    "MarginallyDrawn",
     "Outputs",
     "Particles",
     "PointEstimate",
@@ -19,7 +21,9 @@ __all__ = [
     "check_inner_loop",
     "check_pointwise",
     "heads",
+    "linear_prior",
     "networks",
+    "normal_numbers",
     "on_features",
     "told",
 ]

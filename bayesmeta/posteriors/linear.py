@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import Normal
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.answers import Functions, Joint
@@ -16,7 +16,7 @@ from bayesmeta.distributions import apart
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["BayesianLinear"]
+__all__ = ["BayesianLinear", "linear_prior"]
 
 
 class BayesianLinear(Posterior):
@@ -98,3 +98,16 @@ class BayesianLinear(Posterior):
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype
         return Normal(mean.to(dtype), scale.expand_as(mean).to(dtype), validate_args=False).to_event(1)
+
+
+def linear_prior(head: nn.Linear, root: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A learned prior of a linear layer's weights, the bias last: its mean ``(F + 1, Y)``, and its root L ``(F + 1, F + 1)``.
+
+    Args:
+        head: the layer that holds the mean.
+        root: what L is made of, ``(F + 1, F + 1)``: below the diagonal as it is, on it by its exponential.
+        scale: the factor of L.
+    """
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.out_features)
+    mean = torch.cat([head.weight, bias[:, None]], 1).mT
+    return mean, scale * (root.tril(-1) + root.diagonal().clamp(-9.0, 9.0).exp().diag())
