@@ -68,10 +68,15 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+"""Layers that may drop some of their values at random."""
+
+
 def _drops(module: nn.Module) -> bool:
     """Whether a module drops some of its values at random, now."""
-    share = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
-    share = module.dropout if isinstance(module, nn.MultiheadAttention) else share
+    if not isinstance(module, _RANDOM):
+        return False
+    share = module.dropout if isinstance(module, nn.MultiheadAttention) else module.p
     return module.training and share > 0
 
 
@@ -82,10 +87,11 @@ def chosen_strategy(network: nn.Module) -> tuple[Strategy, str]:
         >>> chosen_strategy(nn.Linear(1, 1))
         ('vmap', 'it has no convolutions')
     """
-    kinds = [type(module) for module in network.modules()]
+    inside = list(network.modules())
+    kinds = {type(module) for module in inside}
     if any(issubclass(kind, (nn.RNNBase, nn.RNNCellBase)) for kind in kinds):
         return "loop", "torch has no batched call of recurrent layers with other weights for each task"
-    if any(map(_drops, network.modules())):
+    if any(issubclass(kind, _RANDOM) for kind in kinds) and any(map(_drops, inside)):
         return "loop", "random numbers, as dropout's, are not drawn within vmap"
     if not any(issubclass(kind, nn.modules.conv._ConvNd) for kind in kinds):
         return "vmap", "it has no convolutions"

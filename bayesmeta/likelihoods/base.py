@@ -133,7 +133,7 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    likelihoods = [part for part in parts(module) if isinstance(part, Likelihood)]
+    likelihoods = parts(module, Likelihood)  # type: ignore[type-abstract]
     dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"

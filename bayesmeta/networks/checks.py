@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -53,15 +56,27 @@ def check_network(network: nn.Module, name: str = "network") -> None:
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether what a network says of a point depends on the points beside it."""
-    return any(isinstance(part, (BatchNorm, nn.modules.batchnorm._BatchNorm)) for part in parts(network))
+    return bool(parts(network, BatchNorm, nn.modules.batchnorm._BatchNorm))
 
 
-def parts(module: nn.Module) -> list[nn.Module]:
-    """A module and all within it, as ``module.modules()`` gives them, in a fifth of the time: learners ask at each call."""
-    found = [module]
+_Kind = TypeVar("_Kind", bound=nn.Module)
+
+
+def parts(module: nn.Module, *kinds: type[_Kind]) -> list[_Kind]:
+    """Of a module and all within it those of some kinds, in a fifth of the time of ``module.modules()``.
+
+    Learners ask at each call.
+    """
+    found: list[Any] = [module]
     for part in found:  # which grows meanwhile
-        found.extend(child for child in part._modules.values() if child is not None)
-    return found
+        if part._modules:
+            found += [child for child in part._modules.values() if child is not None]
+    return [part for part in found if _is(type(part), kinds)]  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=10_000)  # abstract classes take long to say
+def _is(kind: type, kinds: tuple[type, ...]) -> bool:
+    return issubclass(kind, kinds)
 
 
 def check_padding(network: nn.Module, mask: Tensor, name: str) -> None:
