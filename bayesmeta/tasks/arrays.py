@@ -224,6 +224,7 @@ def tasks_from_frame(
     x: Sequence[str] | str,
     y: Sequence[str] | str,
     classes: int | None = None,
+    whole: bool = False,
     dtype: torch.dtype | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
@@ -244,6 +245,7 @@ def tasks_from_frame(
         x: the columns of inputs.
         y: the column of targets, or several.
         classes: see `tasks_from_arrays`.
+        whole: see `tasks_from_arrays`.
         dtype: see `tasks_from_arrays`.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
@@ -287,6 +289,7 @@ def tasks_from_frame(
         numeric[targets[0]] if len(targets) == 1 else stack([numeric[name] for name in targets], "y"),
         np.asarray(frame[task]),
         classes=classes,
+        whole=whole,
         dtype=dtype,
         **division,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
@@ -100,3 +101,14 @@ def test_standardizing_leaves_whole_numbers_alone() -> None:
         bm.MAML(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(-2), nn.Linear(4, 1)), bm.likelihoods.Gaussian()), source
     )
     assert 99 < learner(source[0].support)(source[0].query.x).mean.mean() < 102
+
+
+def test_a_frame_keeps_whole_columns_when_asked() -> None:
+    frame = pd.DataFrame(
+        {"id": [0, 0, 1, 1], "token": [5, 2**40 + 1, 7, 0], "place": [0, 1, 0, 1], "y": [0.0, 1.0, 2.0, 3.0]}
+    )
+    tasks = bm.tasks_from_frame(frame, task="id", x=["token", "place"], y="y", shots=1, whole=True)
+    x = torch.cat([part.x for part in tasks[0]], 1)
+    assert x.dtype == torch.long
+    assert sorted(x.flatten(0, 1).tolist()) == sorted([[5, 0], [2**40 + 1, 1], [7, 0], [0, 1]])
+    assert bm.tasks_from_frame(frame, task="id", x="place", y="y", shots=1)[0].support.x.is_floating_point()
