@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpytorch.kernels import ConstantKernel, Kernel, LinearKernel, MaternKernel, RBFKernel, ScaleKernel
-from gpytorch.means import LinearMean
+from gpytorch.means import LinearMean, Mean
 from torch import Tensor, nn
 
 import bayesmeta as bm
 
 
-class MeanNetwork(nn.Module):
+class MeanNetwork(Mean):
     """A prior mean ``(B, N, D)`` to ``(B, N)`` as gpytorch has them."""
 
     def __init__(self, inputs: int) -> None:
@@ -55,7 +55,7 @@ def pacoh(inputs: int, tasks: int) -> bm.Learner:
 
 
 def process(inputs: int, smooth: type[Kernel]) -> bm.Learner:
-    return bm.DKT(nn.Identity(), kernel(inputs, smooth), bm.likelihoods.Gaussian(), mean=MeanNetwork(inputs))  # type: ignore[arg-type]
+    return bm.DKT(nn.Identity(), kernel(inputs, smooth), bm.likelihoods.Gaussian(), mean=MeanNetwork(inputs))
 
 
 # The learner of so many inputs, for so many training tasks; its meta-updates a round, and Adam's first rate.
