@@ -119,6 +119,16 @@ class Retention(NamedTuple):
         )
 
     @property
+    def ahead(self) -> dict[str, Estimate] | None:
+        """Right before each part came, pooled over the queries of all parts but the first: how well the next part is foretold.
+
+        Of parts whose labels had not come by then nothing is asked. None if that is all of them.
+        """
+        if not any(before.any() for before in self.before):
+            return None
+        return estimates(self.metrics, [before.sum(1) for before in self.before], self.shared)
+
+    @property
     def gap(self) -> dict[str, Estimate]:
         """By how much the last answers are worse than those of the learner that was told all points at once.
 
