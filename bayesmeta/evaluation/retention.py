@@ -244,13 +244,29 @@ def _parts(streams: Streams, index: int, episode: Episode, module: nn.Module | N
     given = streams.parts(index)
     check_parts(given)
     parts = [part if module is None else move(part, module) for part in given]
-    ours, theirs = tree_leaves(join(parts)), tree_leaves(episode)
-    if len(ours) != len(theirs) or not all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+    if not _join_to(parts, episode):
         raise ValueError(
             f"streams: expected parts that join to their episode, got others than streams[{index}] holds; build the episode from "
             "the parts, join(parts), and both from (seed, index) alone"
         )
     return parts
+
+
+def _join_to(parts: Sequence[Episode], episode: Episode) -> bool:
+    """Whether parts join to their episode: of inputs, which may be large, no joined copy is made."""
+    told = join([Episode(*(given._replace(x=()) for given in part)) for part in parts])
+    for side, (ours, theirs) in enumerate(zip(told, episode, strict=True)):
+        if not torch.equal(ours.y, theirs.y) or not torch.equal(ours.mask, theirs.mask):
+            return False
+        whole, start = tree_leaves(theirs.x), 0
+        for part in parts:
+            leaves, stop = tree_leaves(part[side].x), start + part[side].mask.shape[1]
+            if len(leaves) != len(whole) or any(leaf.shape[1] < stop for leaf in whole):
+                return False
+            if not all(torch.equal(a, b[:, start:stop]) for a, b in zip(leaves, whole, strict=True)):
+                return False
+            start = stop
+    return True
 
 
 def _times(at: Sequence[int] | None, parts: int) -> list[int]:

@@ -135,7 +135,7 @@ class Runs(Posterior):
         kept = weights.topk(count, 1).indices.sort(1).values
         chosen, whole = weights.gather(1, kept), weights.logsumexp(1)
         excess = whole - chosen.logsumexp(1)
-        return kept, chosen + excess[:, None], 1 - (-excess.detach()).exp()
+        return kept, chosen + excess[:, None], (1 - (-excess.detach()).exp()).clamp(min=0)
 
     def _log_evidence(self, points: Points) -> Tensor:
         """log p of a part under each run, ``(B, K)``."""
