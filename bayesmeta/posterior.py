@@ -175,6 +175,7 @@ class Posterior(ABC):
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
+          `Changepoints` allows for a change of the task before each update.
         - All others refuse: `Rehearsal` keeps the points and adapts again.
 
         Exact means: as if all points had been known at once. The result is differentiable as the posterior itself. It keeps no

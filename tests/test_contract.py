@@ -164,6 +164,14 @@ LEARNERS: dict[str, Make] = {
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.tasks.LinearGaussian(inputs=D)
     ),
+    "ALPaCA, changing": lambda network, likelihood: bm.Changepoints(
+        bm.ALPaCA(network.features, network.head, likelihood),
+        hazard=0.2,
+        capacity=2,  # type: ignore[arg-type]
+    ),
+    "GeMCL, changing": lambda network, _: bm.Changepoints(
+        bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
+    ),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")

@@ -119,6 +119,16 @@ class Retention(NamedTuple):
         )
 
     @property
+    def ahead(self) -> dict[str, Estimate] | None:
+        """Right before each part came, pooled over the queries of all parts but the first: how well the next part is foretold.
+
+        Of parts whose labels had not come by then nothing is asked. None if that is all of them.
+        """
+        if not any(before.any() for before in self.before):
+            return None
+        return estimates(self.metrics, [before.sum(1) for before in self.before], self.shared)
+
+    @property
     def gap(self) -> dict[str, Estimate]:
         """By how much the last answers are worse than those of the learner that was told all points at once.
 
@@ -234,13 +244,29 @@ def _parts(streams: Streams, index: int, episode: Episode, module: nn.Module | N
     given = streams.parts(index)
     check_parts(given)
     parts = [part if module is None else move(part, module) for part in given]
-    ours, theirs = tree_leaves(join(parts)), tree_leaves(episode)
-    if len(ours) != len(theirs) or not all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+    if not _join_to(parts, episode):
         raise ValueError(
             f"streams: expected parts that join to their episode, got others than streams[{index}] holds; build the episode from "
             "the parts, join(parts), and both from (seed, index) alone"
         )
     return parts
+
+
+def _join_to(parts: Sequence[Episode], episode: Episode) -> bool:
+    """Whether parts join to their episode: of inputs, which may be large, no joined copy is made."""
+    told = join([Episode(*(given._replace(x=()) for given in part)) for part in parts])
+    for side, (ours, theirs) in enumerate(zip(told, episode, strict=True)):
+        if not torch.equal(ours.y, theirs.y) or not torch.equal(ours.mask, theirs.mask):
+            return False
+        whole, start = tree_leaves(theirs.x), 0
+        for part in parts:
+            leaves, stop = tree_leaves(part[side].x), start + part[side].mask.shape[1]
+            if len(leaves) != len(whole) or any(leaf.shape[1] < stop for leaf in whole):
+                return False
+            if not all(torch.equal(a, b[:, start:stop]) for a, b in zip(leaves, whole, strict=True)):
+                return False
+            start = stop
+    return True
 
 
 def _times(at: Sequence[int] | None, parts: int) -> list[int]:

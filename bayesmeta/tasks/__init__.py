@@ -2,6 +2,8 @@
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.classes import ClassTasks
+from bayesmeta.tasks.domains import DomainStreams
+from bayesmeta.tasks.drifting import DriftingSinusoids
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -10,11 +12,14 @@ from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
+from bayesmeta.tasks.switching import Switching
 
 __all__ = [
     "ArrayTasks",
     "ClassStreams",
     "ClassTasks",
+    "DomainStreams",
+    "DriftingSinusoids",
     "GaussianProcessTasks",
     "ImageTasks",
     "LinearGaussian",
@@ -22,6 +27,7 @@ __all__ = [
     "Omniglot",
     "Sinusoids",
     "StreamSource",
+    "Switching",
     "SyntheticTasks",
     "TaskSource",
     "image_folder",

@@ -54,6 +54,7 @@ def builds() -> dict[str, Callable[[Network], bm.Learner]]:
         "Calibrated": lambda n: bm.Calibrated(bm.ABML(n, gaussian(), steps=2), 1.5),
         "Standardized": lambda n: bm.Standardized(bm.MAML(n, gaussian()), x_loc=0.1, x_scale=2.0, y_loc=1.0, y_scale=2.0),
         "Rehearsal": lambda n: bm.Rehearsal(bm.PLATIPUS(n, gaussian(), steps=2), capacity=5),
+        "Changepoints": lambda n: bm.Changepoints(bm.ABML(n, gaussian(), steps=2), 0.1, capacity=3),
     }  # fmt: skip
 
 

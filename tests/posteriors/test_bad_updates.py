@@ -25,6 +25,7 @@ COUNTS: dict[str, Callable[[bm.likelihoods.Likelihood], Learner]] = {
         bm.MAML(bm.networks.MLP(1, 1), likelihood), x_loc=0.0, x_scale=2.0
     ),
     "Ensemble": lambda likelihood: bm.Ensemble([bm.MAML(bm.networks.MLP(1, 1), likelihood)] * 2),
+    "Changepoints": lambda likelihood: bm.Changepoints(bm.MAML(bm.networks.MLP(1, 1), likelihood), 0.1),
     "Rehearsal": lambda likelihood: bm.Rehearsal(bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), likelihood)),
 }
 
@@ -51,6 +52,7 @@ WHOLE: dict[str, Callable[[], Learner]] = {
     "Standardized": lambda: bm.Standardized(WHOLE["DKT"](), x_loc=0.0, x_scale=2.0),
     "Ensemble": lambda: bm.Ensemble([COUNTS["MAML"](bm.likelihoods.Gaussian()), WHOLE["ALPaCA"]()]),
     "Rehearsal": lambda: bm.Rehearsal(WHOLE["DKT"]()),
+    "Changepoints": lambda: bm.Changepoints(WHOLE["ALPaCA"](), 0.1),
 }
 
 
