@@ -164,6 +164,11 @@ LEARNERS: dict[str, Make] = {
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.tasks.LinearGaussian(inputs=D)
     ),
+    "VCL": lambda network, likelihood: bm.VCL(network, likelihood, epochs=2, rate=0.01),
+    "VCL, predictive": lambda network, likelihood: bm.VCL(
+        network, likelihood, epochs=2, rate=0.01, objective=bm.Predictive()
+    ),
+    "OnlineLaplace": lambda network, likelihood: bm.OnlineLaplace(network, likelihood, epochs=2, rate=0.01),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")
