@@ -59,6 +59,11 @@ LEARNERS: dict[str, Make] = {
     "ABML, amortised": lambda network, likelihood: bm.ABML(
         network, likelihood, steps=2, rate=0.1, encoder=bm.encoders.DeepSet(D, targets(likelihood), 6)
     ),
+    "VCL": lambda network, likelihood: bm.VCL(network, likelihood, epochs=2, rate=0.01),
+    "VCL, predictive": lambda network, likelihood: bm.VCL(
+        network, likelihood, epochs=2, rate=0.01, objective=bm.Predictive()
+    ),
+    "OnlineLaplace": lambda network, likelihood: bm.OnlineLaplace(network, likelihood, epochs=2, rate=0.01),
     "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
     "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(
         network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=1)
@@ -164,11 +169,14 @@ LEARNERS: dict[str, Make] = {
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.tasks.LinearGaussian(inputs=D)
     ),
-    "VCL": lambda network, likelihood: bm.VCL(network, likelihood, epochs=2, rate=0.01),
-    "VCL, predictive": lambda network, likelihood: bm.VCL(
-        network, likelihood, epochs=2, rate=0.01, objective=bm.Predictive()
+    "ALPaCA, changing": lambda network, likelihood: bm.Changepoints(
+        bm.ALPaCA(network.features, network.head, likelihood),
+        hazard=0.2,
+        capacity=2,  # type: ignore[arg-type]
     ),
-    "OnlineLaplace": lambda network, likelihood: bm.OnlineLaplace(network, likelihood, epochs=2, rate=0.01),
+    "GeMCL, changing": lambda network, _: bm.Changepoints(
+        bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
+    ),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")

@@ -7,6 +7,7 @@ from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
 from bayesmeta.posteriors.minibatches import Minibatches
 from bayesmeta.posteriors.particles import Particles
 from bayesmeta.posteriors.point_estimate import PointEstimate, adapt, check_inner_loop
+from bayesmeta.posteriors.runs import Runs
 from bayesmeta.posteriors.sampled import Outputs, Sampled, heads, networks
 from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_features
 
@@ -19,6 +20,7 @@ __all__ = [
     "Outputs",
     "Particles",
     "PointEstimate",
+    "Runs",
     "Sampled",
     "Transformed",
     "Weights",

@@ -2,6 +2,7 @@
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.classes import ClassTasks
+from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -15,6 +16,7 @@ __all__ = [
     "ArrayTasks",
     "ClassStreams",
     "ClassTasks",
+    "DomainStreams",
     "GaussianProcessTasks",
     "ImageTasks",
     "LinearGaussian",

@@ -59,16 +59,7 @@ class ImageTasks(ClassTasks):
     _rows = "images"
 
     def __init__(self, images: Any, labels: Labels, *, rotations: bool = False, **shape: Unpack[EpisodeShape]) -> None:
-        images = _tensor("images", images, "torch.stack a list of images of one size")
-        if images.dim() == 3:
-            images = images[:, None]
-        given = read_labels("labels", labels)
-        if images.dim() != 4 or given.shape != images.shape[:1]:
-            raise ValueError(
-                f"images and labels: expected (n, C, H, H) or (n, H, H) and (n,), got {tuple(images.shape)} and "
-                f"{tuple(given.shape)}; give every image one label; for vectors use ClassTasks"
-            )
-        _check_images(images)
+        images, given = read_images(images, labels)
         if rotations and images.shape[2] != images.shape[3]:
             raise ValueError(
                 f"rotations: expected square images, got {tuple(images.shape[2:])}; crop them, or rotations=False"
@@ -89,6 +80,21 @@ class ImageTasks(ClassTasks):
         return x
 
 
+def read_images(images: Any, labels: Any, name: str = "images") -> tuple[Tensor, np.ndarray[Any, Any]]:
+    """Pictures ``(n, C, H, H)`` of bytes or floating-point numbers, and the label of each."""
+    images = _tensor(name, images, "torch.stack a list of images of one size")
+    if images.dim() == 3:
+        images = images[:, None]
+    given = read_labels("labels", labels)
+    if images.dim() != 4 or given.shape != images.shape[:1]:
+        raise ValueError(
+            f"{name} and labels: expected (n, C, H, H) or (n, H, H) and (n,), got {tuple(images.shape)} and "
+            f"{tuple(given.shape)}; give every image one label; for vectors use ClassTasks"
+        )
+    _check_images(images, name)
+    return images, given
+
+
 def _tensor(name: str, value: Any, remedy: str) -> Tensor:
     try:
         if isinstance(value, (list, tuple)) and any(isinstance(one, Tensor) for one in value):
@@ -101,15 +107,15 @@ def _tensor(name: str, value: Any, remedy: str) -> Tensor:
         ) from error
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, name: str) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(
-            f"images: expected bytes (torch.uint8) or floating-point numbers, got {images.dtype}; convert them to torch.uint8, "
+            f"{name}: expected bytes (torch.uint8) or floating-point numbers, got {images.dtype}; convert them to torch.uint8, "
             "or to floating point and scale them, e.g. to [0, 1]"
         )
     if images.shape[3] in (1, 3, 4) and images.shape[1] == images.shape[2] > 4:
         raise ValueError(
-            f"images: expected channels before rows and columns, (n, C, H, H), got {tuple(images.shape)}; turn them with "
+            f"{name}: expected channels before rows and columns, (n, C, H, H), got {tuple(images.shape)}; turn them with "
             "np.moveaxis(images, -1, 1), or images.movedim(-1, 1) for a tensor"
         )
     if images.is_floating_point():
@@ -117,7 +123,7 @@ def _check_images(images: Tensor) -> None:
         bad = (~finite).nonzero()[:, 0].tolist()
         if bad:
             raise ValueError(
-                f"images: expected finite numbers, got NaN or infinity in {len(bad)} of {len(images)} images, first in image "
+                f"{name}: expected finite numbers, got NaN or infinity in {len(bad)} of {len(images)} images, first in image "
                 f"{bad[0]}; fill them in, or leave these images and their labels out"
             )
 
