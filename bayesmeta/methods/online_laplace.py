@@ -11,7 +11,8 @@ https://arxiv.org/abs/1805.06370 (section 4). From θ₀ = 0 and Λ₀ = 1/s²,
 with J_n the slope of the network's outputs f_n: the diagonal of the generalised Gauss-Newton matrix, which is the Fisher
 information where the outputs are natural parameters (logits, the mean of a Gaussian). It sums the squares of J_nᵀ H_n^½ z
 over the axes z; of parts that are larger than a minibatch, each point gives one of random signs z, which is right on average.
-After each part the weights are N(θ_t, 1/Λ_t).
+After each part the weights are N(θ_t, 1/Λ_t), and functions of them f(x; θ_t) + J(x) (θ - θ_t), the model whose posterior that is
+(Immer, Korzepa & Bauer 2021, https://arxiv.org/abs/2008.08171): networks with weights that far from θ_t are no longer good ones.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from bayesmeta.answers import Functions
 from bayesmeta.border import check_positive, check_probability
 from bayesmeta.data import Points, seen
-from bayesmeta.distributions import log_prob
+from bayesmeta.distributions import apart, log_prob
 from bayesmeta.functional import Frozen, Params, adaptable, ravel
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood
@@ -180,3 +182,25 @@ class _Posterior(GaussianWeights):
 
     def _learn(self, points: Points) -> None:
         self.weights = self.estimate(points, self.weights, self.told)
+
+    def _functions(self, samples: int) -> Functions:
+        mean, log_scale = self.weights
+        away = log_scale.exp() * standard_normal(samples, 1, mean.shape[1], like=mean)  # shared by the tasks
+        network = self.network
+
+        def of_task(x: Any, mean: Tensor, away: Tensor) -> Tensor:
+            values, pull = torch.func.vjp(lambda weights: network(x, weights=weights), mean)
+            # What a direction changes, by the slope of the slope: forward mode is not for several threads.
+            push = torch.func.vjp(lambda along: pull(along)[0], torch.zeros_like(values))[1]
+            changes: Tensor = network.map(lambda direction: push(direction)[0], away)
+            return values + changes
+
+        def outputs(x: Any, own: bool) -> Tensor:
+            if not own:
+                found: Tensor = network.map(of_task, x, mean, away.movedim(0, 1))
+                return found.movedim(1, 0)
+            each = tree_map(lambda leaf: apart(leaf, samples).flatten(0, 1), x)  # as many tasks of M points
+            found = network.map(of_task, each, mean.repeat(samples, 1), away.flatten(0, 1)[:, None])
+            return found[:, 0].unflatten(0, (samples, -1))
+
+        return lambda x, own: self.likelihood(outputs(x, own))
