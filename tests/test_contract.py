@@ -59,6 +59,11 @@ LEARNERS: dict[str, Make] = {
     "ABML, amortised": lambda network, likelihood: bm.ABML(
         network, likelihood, steps=2, rate=0.1, encoder=bm.encoders.DeepSet(D, targets(likelihood), 6)
     ),
+    "VCL": lambda network, likelihood: bm.VCL(network, likelihood, epochs=2, rate=0.01),
+    "VCL, predictive": lambda network, likelihood: bm.VCL(
+        network, likelihood, epochs=2, rate=0.01, objective=bm.Predictive()
+    ),
+    "OnlineLaplace": lambda network, likelihood: bm.OnlineLaplace(network, likelihood, epochs=2, rate=0.01),
     "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
     "PLATIPUS, one draw": lambda network, likelihood: bm.PLATIPUS(
         network, likelihood, steps=2, rate=0.1, objective=bm.ELBO(draws=1)

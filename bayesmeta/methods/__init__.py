@@ -15,12 +15,14 @@ from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
 from bayesmeta.methods.meta_sgd import MetaSGD
 from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralProcess
+from bayesmeta.methods.online_laplace import OnlineLaplace
 from bayesmeta.methods.pacoh import PACOH
 from bayesmeta.methods.pacoh_nn import PACOHNN
 from bayesmeta.methods.platipus import PLATIPUS
 from bayesmeta.methods.polya_gamma_gp import PolyaGammaGP
 from bayesmeta.methods.prototypical_network import PrototypicalNetwork
 from bayesmeta.methods.reptile import Reptile
+from bayesmeta.methods.vcl import VCL
 from bayesmeta.methods.versa import VERSA
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "PACOH",
     "PACOHNN",
     "PLATIPUS",
+    "VCL",
     "VERSA",
     "ALPaCA",
     "ConditionalNeuralProcess",
@@ -46,6 +49,7 @@ __all__ = [
     "LaplaceHead",
     "MetaSGD",
     "NeuralProcess",
+    "OnlineLaplace",
     "PolyaGammaGP",
     "PrototypicalNetwork",
     "Reptile",

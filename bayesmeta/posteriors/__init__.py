@@ -1,8 +1,10 @@
 """What a support taught: the posteriors that methods share."""
 
 from bayesmeta.posteriors.encoded import Encoded, told
+from bayesmeta.posteriors.gaussian_weights import GaussianWeights, Weights
 from bayesmeta.posteriors.linear import BayesianLinear, linear_prior
 from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
+from bayesmeta.posteriors.minibatches import Minibatches
 from bayesmeta.posteriors.particles import Particles
 from bayesmeta.posteriors.point_estimate import PointEstimate, adapt, check_inner_loop
 from bayesmeta.posteriors.runs import Runs
@@ -12,13 +14,16 @@ from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_fe
 __all__ = [
     "BayesianLinear",
     "Encoded",
+    "GaussianWeights",
     "MarginallyDrawn",
+    "Minibatches",
     "Outputs",
     "Particles",
     "PointEstimate",
     "Runs",
     "Sampled",
     "Transformed",
+    "Weights",
     "adapt",
     "check_inner_loop",
     "check_pointwise",
