@@ -5,6 +5,17 @@ from bayesmeta.posteriors.linear import BayesianLinear, linear_prior
 from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
 from bayesmeta.posteriors.particles import Particles
 from bayesmeta.posteriors.point_estimate import PointEstimate, adapt, check_inner_loop
+from bayesmeta.posteriors.replayed import (
+    Memory,
+    Replay,
+    Step,
+    check_replay,
+    in_turn,
+    joined,
+    recall,
+    remember,
+    replayed,
+)
 from bayesmeta.posteriors.sampled import Outputs, Sampled, heads, networks
 from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_features
 
@@ -12,18 +23,27 @@ __all__ = [
     "BayesianLinear",
     "Encoded",
     "MarginallyDrawn",
+    "Memory",
     "Outputs",
     "Particles",
     "PointEstimate",
+    "Replay",
     "Sampled",
+    "Step",
     "Transformed",
     "adapt",
     "check_inner_loop",
     "check_pointwise",
+    "check_replay",
     "heads",
+    "in_turn",
+    "joined",
     "linear_prior",
     "networks",
     "normal_numbers",
     "on_features",
+    "recall",
+    "remember",
+    "replayed",
     "told",
 ]
