@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "generator", "rewound", "seeded", "set_stream_state", "standard_normal", "stream_state", "uniform"]
+__all__ = [
+    "Stream",
+    "generator",
+    "hashed",
+    "rewound",
+    "seeded",
+    "set_stream_state",
+    "standard_normal",
+    "stream_state",
+    "uniform",
+]
 
 
 class Stream:
@@ -128,6 +138,45 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     """Uniform numbers on [0, 1), of the device and floating type of `like`, from `generator`."""
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     return torch.rand(tuple(shape), device=like.device, dtype=dtype, generator=generator(like.device))
+
+
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def hashed(seed: int, stream: int | Tensor, numbers: Tensor) -> Tensor:
+    """Uniform numbers on [0, 1), float64, each of which depends on whole numbers alone: drawing them moves no generator.
+
+    So they are the same in whatever order, batch or process they are asked for, and may be asked for within ``vmap``. They are
+    SplitMix64's (Steele, Lea & Flood 2014, https://doi.org/10.1145/2660193.2660195), mixed once for each number.
+
+    Args:
+        seed: at least 0.
+        stream: which of the seed's sequences, a whole number.
+        numbers: whole numbers, the places in the sequence.
+
+    Example:
+        >>> hashed(0, 0, torch.arange(3))
+        tensor([0.2031, 0.3381, 0.2691], dtype=torch.float64)
+    """
+    start = numbers.new_full((), _signed((seed + 1) * _GOLDEN))
+    word = _mixed(_mixed(_mixed(start) + stream * _signed(_GOLDEN)) + numbers * _signed(_GOLDEN))
+    return _shifted(word, 11).double() * 2.0**-53
+
+
+def _signed(word: int) -> int:
+    """The 64 bits of a whole number as torch has them."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def _shifted(word: Tensor, bits: int) -> Tensor:
+    """Bits moved to the right, zeros for them."""
+    return (word >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _mixed(word: Tensor) -> Tensor:
+    word = (word ^ _shifted(word, 30)) * _signed(_FIRST)
+    word = (word ^ _shifted(word, 27)) * _signed(_SECOND)
+    return word ^ _shifted(word, 31)
 
 
 @torch.library.custom_op(  # else the compiler would draw from a generator of its own, and may drop or merge draws

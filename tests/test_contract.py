@@ -51,6 +51,24 @@ LEARNERS: dict[str, Make] = {
     "ANIL": lambda network, likelihood: bm.ANIL(network.features, network.head, likelihood, steps=2, rate=0.1),
     "MetaSGD": lambda network, likelihood: bm.MetaSGD(network, likelihood, steps=2, rate=0.1),
     "Reptile": lambda network, likelihood: bm.Reptile(network, likelihood, steps=2, rate=0.1),
+    "OML": lambda network, likelihood: bm.OML(network.features, network.head, likelihood, rate=0.1),
+    "OML, two points a step": lambda network, likelihood: bm.OML(
+        network.features, nn.Sequential(network.head, nn.Tanh()), likelihood, points=2, rate=0.1
+    ),
+    "OML, classes": lambda network, _: bm.OML(
+        network.features, nn.Linear(8, 1), bm.likelihoods.OneVsRest(), classes=W, rate=0.1
+    ),
+    "ANML": lambda network, likelihood: bm.OML(
+        network.features,
+        network.head,
+        likelihood,
+        gate=bm.networks.MLP(D, 8, hidden=(4,), activation=nn.Tanh),
+        rate=0.1,
+    ),
+    "LaMAML": lambda network, likelihood: bm.LaMAML(network, likelihood, points=2, memory=4, replay=3),
+    "MER": lambda network, likelihood: bm.MER(network, likelihood, memory=4, replay=3),
+    "ExperienceReplay": lambda network, likelihood: bm.ExperienceReplay(network, likelihood, points=2, memory=4),
+    "fine-tuning": lambda network, likelihood: bm.ExperienceReplay(network, likelihood, points=1, memory=0),
     "ImplicitMAML": lambda network, likelihood: bm.ImplicitMAML(network, likelihood, steps=4, rate=0.1),
     "ABML": lambda network, likelihood: bm.ABML(network, likelihood, steps=2, rate=0.1),
     "ABML, ELBO": lambda network, likelihood: bm.ABML(
@@ -179,6 +197,8 @@ LEARNERS: dict[str, Make] = {
     ),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
+ORDERED = ("OML", "ANML", "LaMAML", "MER", "ExperienceReplay", "fine-tuning")
+"""Which learn from points in the order in which they stand."""
 EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")
 """Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
@@ -191,7 +211,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
-CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL"))]
+CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL", "OML, c"))]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS
@@ -295,7 +315,7 @@ class TestLearner:
     def test_order_and_padding_of_the_support_do_not_matter(self, name: str, likelihood: str) -> None:
         learner, given = build(name, likelihood), episode(likelihood)
         expected = describe(learner, given.support, given.query.x, given.query.y)
-        order = torch.tensor([2, 0, 3, 1])
+        order = torch.arange(N) if name.startswith(ORDERED) else torch.tensor([2, 0, 3, 1])
         shuffled = Points(*(leaf[:, order] for leaf in given.support))
         torch.testing.assert_close(describe(learner, shuffled, given.query.x, given.query.y), expected)
         padded = Points(

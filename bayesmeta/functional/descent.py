@@ -21,17 +21,15 @@ Gradient: TypeAlias = Callable[[Objective], Callable[[Params], Params]]
 def second_order(objective: Objective) -> Callable[[Params], Params]:
     """The gradient of an objective, differentiable in its turn: ``torch.func.grad``.
 
-    Where no other transform is at work, as in a loop over tasks, and the parameters are being trained, it is taken by
-    ``torch.autograd.grad``: each operation under ``torch.func`` costs some more microseconds of a CPU.
+    Where no other transform is at work, as in a loop over tasks, and the parameters are being trained, or nothing is, it is taken
+    by ``torch.autograd.grad``: each operation under ``torch.func`` costs some more microseconds of a CPU.
     """
 
     def differentiable(params: Params) -> Params:
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-            or not torch.is_grad_enabled()
-            or not all(value.requires_grad for value in params.values())
-        ):
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if not (transformed or torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+            return _constant(objective, params)
+        if transformed or not (torch.is_grad_enabled() and all(value.requires_grad for value in params.values())):
             slope: Params = grad(objective)(params)
             return slope
         views = {name: value.view_as(value) for name, value in params.items()}  # the objective may hold params besides
@@ -43,6 +41,17 @@ def second_order(objective: Objective) -> Callable[[Params], Params]:
         return dict(zip(views, slopes, strict=True))
 
     return differentiable
+
+
+def _constant(objective: Objective, params: Params) -> Params:
+    """The gradient, where nothing outside is differentiated."""
+    with torch.enable_grad():
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        value = objective(leaves)
+        if not (params and value.requires_grad):
+            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        slopes = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, slopes, strict=True))
 
 
 def descend(

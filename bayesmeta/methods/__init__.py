@@ -7,14 +7,18 @@ from bayesmeta.methods.alpaca import ALPaCA
 from bayesmeta.methods.anil import ANIL
 from bayesmeta.methods.bmaml import BMAML
 from bayesmeta.methods.dkt import DKT, DKTClassifier
+from bayesmeta.methods.experience_replay import ExperienceReplay
 from bayesmeta.methods.gemcl import GeMCL
 from bayesmeta.methods.implicit_maml import ImplicitMAML
+from bayesmeta.methods.la_maml import LaMAML
 from bayesmeta.methods.laplace_gp import LaplaceGP
 from bayesmeta.methods.laplace_head import LaplaceHead
 from bayesmeta.methods.leo import LEO
 from bayesmeta.methods.maml import MAML, FirstOrderMAML
+from bayesmeta.methods.mer import MER
 from bayesmeta.methods.meta_sgd import MetaSGD
 from bayesmeta.methods.neural_process import ConditionalNeuralProcess, NeuralProcess
+from bayesmeta.methods.oml import OML
 from bayesmeta.methods.online_laplace import OnlineLaplace
 from bayesmeta.methods.pacoh import PACOH
 from bayesmeta.methods.pacoh_nn import PACOHNN
@@ -34,6 +38,8 @@ __all__ = [
     "DKT",
     "LEO",
     "MAML",
+    "MER",
+    "OML",
     "PACOH",
     "PACOHNN",
     "PLATIPUS",
@@ -42,9 +48,11 @@ __all__ = [
     "ALPaCA",
     "ConditionalNeuralProcess",
     "DKTClassifier",
+    "ExperienceReplay",
     "FirstOrderMAML",
     "GeMCL",
     "ImplicitMAML",
+    "LaMAML",
     "LaplaceGP",
     "LaplaceHead",
     "MetaSGD",

@@ -7,6 +7,17 @@ from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
 from bayesmeta.posteriors.minibatches import Minibatches
 from bayesmeta.posteriors.particles import Particles
 from bayesmeta.posteriors.point_estimate import PointEstimate, adapt, check_inner_loop
+from bayesmeta.posteriors.replayed import (
+    Memory,
+    Replay,
+    Step,
+    check_replay,
+    in_turn,
+    joined,
+    recall,
+    remember,
+    replayed,
+)
 from bayesmeta.posteriors.runs import Runs
 from bayesmeta.posteriors.sampled import Outputs, Sampled, heads, networks
 from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_features
@@ -16,21 +27,30 @@ __all__ = [
     "Encoded",
     "GaussianWeights",
     "MarginallyDrawn",
+    "Memory",
     "Minibatches",
     "Outputs",
     "Particles",
     "PointEstimate",
+    "Replay",
     "Runs",
     "Sampled",
+    "Step",
     "Transformed",
     "Weights",
     "adapt",
     "check_inner_loop",
     "check_pointwise",
+    "check_replay",
     "heads",
+    "in_turn",
+    "joined",
     "linear_prior",
     "networks",
     "normal_numbers",
     "on_features",
+    "recall",
+    "remember",
+    "replayed",
     "told",
 ]
