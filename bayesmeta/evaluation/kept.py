@@ -91,12 +91,15 @@ class Kept:
             )
 
 
-def settings_of(learner: Any, metrics: Sequence[Metric] | None, **settings: Any) -> dict[str, Any]:
+def settings_of(learner: Any, metrics: Sequence[Metric], **settings: Any) -> dict[str, Any]:
     """What decides the figures of an evaluation, as numbers and texts by name. Functions are described by their names alone."""
     described: dict[str, Any] = {"learner": getattr(learner, "__qualname__", type(learner).__name__)}
     if isinstance(learner, nn.Module):
         described = describe(learner) | {"checksum of the weights": digest(learner.state_dict())}
         described.pop(MODES, None)  # evaluations are in evaluation mode
-    for metric in metrics or ():
+    described["metrics"] = ", ".join(metric.name for metric in metrics)
+    for metric in metrics:
         described |= {f"metric {metric.name}": type(metric).__name__} | plain(f"metric {metric.name}", vars(metric))
-    return described | plain("argument", settings)
+    for name, value in settings.items():
+        described |= plain(name, value)
+    return described
