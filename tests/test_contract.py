@@ -211,7 +211,9 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
-CLASSES = [name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL", "OML, c"))]
+CLASSES = [
+    name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL", "OML, c"))
+]
 CASES = [
     pytest.param(learner, likelihood, id=f"{learner}-{likelihood}")
     for learner in LEARNERS

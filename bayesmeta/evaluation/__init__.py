@@ -10,7 +10,8 @@ from bayesmeta.evaluation.evaluate import (
     reading,
     statistics,
 )
-from bayesmeta.evaluation.retention import Retention, evaluate_stream
+from bayesmeta.evaluation.retention import Retention
+from bayesmeta.evaluation.streaming import evaluate_stream
 from bayesmeta.evaluation.units import Clusters, Units
 
 __all__ = [

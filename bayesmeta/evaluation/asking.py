@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, join
 from bayesmeta.evaluation.evaluate import Predictor, answers
-from bayesmeta.metrics import Metric, default_metrics
+from bayesmeta.metrics import Metric
 
-__all__ = ["Asked", "LabelSpace"]
+__all__ = ["Asked", "LabelSpace", "first_answer"]
 
 LabelSpace: TypeAlias = Literal["all", "seen", "own"]
 """Among which labels a prediction chooses: all, those that have come so far, or those of the part that is asked about."""
@@ -28,26 +28,21 @@ class Asked:
 
     Args:
         learner: see `evaluate_stream`.
-        metrics: what to measure; as the first prediction asks for if None.
+        metrics: what to measure.
         labels: among which labels a prediction chooses.
     """
 
-    def __init__(self, learner: Predictor, metrics: list[Metric] | None, labels: LabelSpace) -> None:
+    def __init__(self, learner: Predictor, metrics: Sequence[Metric], labels: LabelSpace) -> None:
         self.learner, self.metrics, self.labels = learner, metrics, labels
 
-    def stream(
-        self, parts: Sequence[Episode], whole: Episode, times: Sequence[int], together: bool
-    ) -> list[list[Tensor]]:
+    def stream(self, parts: Sequence[Episode], times: Sequence[int], together: bool) -> list[list[Tensor]]:
         """The statistics of all kinds, in the order of `Retention`: of each kind one tensor a metric."""
         nothing = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(parts[0].support)))
+        whole = join(parts)
         posterior: Any = self.learner(parts[0].support)
-        if not callable(getattr(posterior, "update", None)):
-            raise TypeError(
-                "learner: expected one whose posteriors can be told further points, got answers by "
-                f"{type(posterior).__name__}, without `update`; wrap it, Rehearsal(learner), or use evaluate"
-            )
-        _check_capacity(posterior, whole)
-        fresh, before, untaught, at_once = rows = [list[list[Tensor] | None]([None] * len(parts)) for _ in range(4)]
+        fresh, before, untaught, alone, at_once = rows = [
+            list[list[Tensor] | None]([None] * len(parts)) for _ in range(5)
+        ]
         later: list[Row] = []
         width = 0 if whole.query.y.is_floating_point() else 1 + max(int(given.y.max()) for given in whole)
         come = _labels(parts[0].support, width)
@@ -59,6 +54,7 @@ class Asked:
                 posterior = posterior.update(part.support)
                 come = come | _labels(part.support, width)
             fresh[t] = self.ask(posterior, part, come)
+            alone[t] = self.ask(self.learner(part.support), part, _labels(part.support, width)) if t else fresh[t]
             if t in times:
                 past = [self.ask(posterior, each, come) for each in parts[:t]]
                 later.append([*past, fresh[t], *[None] * (len(parts) - t - 1)])
@@ -66,7 +62,7 @@ class Asked:
             known = self.learner(whole.support)
             at_once[:] = [self.ask(known, each, come) for each in parts]
         each_time = zip(*(_stacked(row, fresh) for row in later), strict=True)
-        return [[torch.stack(every, 1) for every in each_time], *(_stacked(row, fresh) for row in rows[: 3 + together])]
+        return [[torch.stack(every, 1) for every in each_time], *(_stacked(row, fresh) for row in rows[: 4 + together])]
 
     def ask(self, posterior: Any, part: Episode, come: Tensor) -> list[Tensor]:
         """Statistics of a part's queries, one a metric ``(B, K)``."""
@@ -76,7 +72,6 @@ class Asked:
                 come if self.labels == "seen" else _labels(part.support, len(come.T)) | _labels(part.query, len(come.T))
             )
             prediction = _among(prediction, among)
-        self.metrics = self.metrics or default_metrics(prediction)
         return [metric.statistic(prediction, part.query).double().cpu() for metric in self.metrics]
 
 
@@ -109,15 +104,25 @@ def _among(prediction: Distribution, labels: Tensor) -> Distribution:
     return Categorical(logits=prediction.logits.masked_fill(~allowed[:, None], -torch.inf), validate_args=False)
 
 
-def _check_capacity(posterior: Any, whole: Episode) -> None:
-    """Raises a ValueError if predictions have no place for a stream's largest label, before any time is spent on it."""
-    y = whole.query.y
-    if y.is_floating_point():
-        return
-    largest = torch.cat([given.y.flatten(1) for given in whole], 1).amax(1)
-    largest = largest.reshape(-1, *[1] * (y.dim() - 1)).expand_as(y[:, :1])
-    first = tree_map(lambda leaf: leaf[:, :1], whole.query.x)
-    answers(
-        lambda support: posterior,
-        whole._replace(query=Points(first, largest, torch.ones_like(largest, dtype=torch.bool))),
-    )
+def first_answer(learner: Predictor, part: Episode, largest: int) -> Distribution:
+    """What a learner says of the first part, checked before any time is spent on the others.
+
+    Args:
+        learner: see `evaluate_stream`.
+        part: the first of the first stream.
+        largest: of all labels that are to come.
+
+    Raises:
+        TypeError: the learner's posteriors cannot be told more.
+        ValueError: its predictions have no place for the largest label.
+    """
+    posterior: Any = learner(part.support)
+    if not callable(getattr(posterior, "update", None)):
+        raise TypeError(
+            "learner: expected one whose posteriors can be told further points, got answers by "
+            f"{type(posterior).__name__}, without `update`; wrap it, Rehearsal(learner), or use evaluate"
+        )
+    query = part.query
+    if not query.y.is_floating_point():
+        query = query._replace(y=torch.full_like(query.y, largest))
+    return answers(lambda support: posterior, part._replace(query=query))

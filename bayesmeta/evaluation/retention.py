@@ -1,33 +1,16 @@
-"""What a learner keeps of a stream: every part's queries asked again as further parts come."""
+"""What a learner keeps of a stream: figures of every part's queries, asked again as further parts came."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
 
-from bayesmeta.border import check_count, check_parts
-from bayesmeta.data import Episode, join, move
-from bayesmeta.evaluation.asking import Asked, LabelSpace
-from bayesmeta.evaluation.evaluate import Predictor, check_metrics, reading
-from bayesmeta.evaluation.units import Units
 from bayesmeta.metrics import Estimate, Metric, estimates, interval
 
-__all__ = ["Retention", "Streams", "evaluate_stream"]
-
-
-class Streams(Protocol):
-    """A `StreamSource`, or whatever else has episodes in parts."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Episode: ...
-
-    def parts(self, index: int, /) -> Sequence[Episode]:
-        """The parts of an episode in their order in time."""
+__all__ = ["Retention"]
 
 
 class Retention(NamedTuple):
@@ -50,6 +33,8 @@ class Retention(NamedTuple):
     """Right before it came, where its labels were known by then; else zeros."""
     untaught: list[Tensor]
     """Of a learner that was told nothing, where `before` is there."""
+    alone: list[Tensor]
+    """Of one that was told nothing but the part itself, ``(T, P, K)``."""
     together: list[Tensor]
     """Of one that was told all points at once; empty if not asked for."""
     shared: Tensor | None
@@ -57,12 +42,29 @@ class Retention(NamedTuple):
 
     def matrix(self, name: str) -> Tensor:
         """A metric's figure after part ``times[a]`` on the queries of part j, ``(A, P)``; NaN where j was still to come."""
+        at = self._place(name)
+        found = self.metrics[at].reduce(self.later[at].sum(0))
+        return found.masked_fill(~self._come(), torch.nan)
+
+    def costs(self, name: str) -> Tensor:
+        """By how much part j is worse after part ``times[a]`` than when it was asked about the last time before, ``(A, P)``.
+
+        Before all others it is asked of a learner that was told part j alone. So the first number of a column is what the parts
+        before j cost it, with those that came between it and that time; each further number is what the parts since the time
+        before cost it. A column adds up to what all other parts cost, whose mean over parts is `interference`. NaN where j was
+        still to come.
+        """
+        at = self._place(name)
+        merit = self.metrics[at].merit(self.matrix(name))
+        alone = self.metrics[at].merit(self.metrics[at].reduce(self.alone[at].sum(0)))
+        last = torch.cat([torch.full_like(merit[:1], torch.nan), merit[:-1]])
+        return torch.where(last.isnan(), alone, last) - merit
+
+    def _place(self, name: str) -> int:
         names = [metric.name for metric in self.metrics]
         if name not in names:
             raise ValueError(f"name: expected one of {', '.join(names)}, got {name!r}; ask for it by metrics=")
-        at = names.index(name)
-        found = self.metrics[at].reduce(self.later[at].sum(0))
-        return found.masked_fill(~self._come(), torch.nan)
+        return names.index(name)
 
     def _come(self) -> Tensor:
         """Which parts had come at each time, ``(A, P)``."""
@@ -72,6 +74,15 @@ class Retention(NamedTuple):
     def final(self) -> dict[str, Estimate]:
         """After the last part, pooled over the queries of all parts: as `evaluate` would say of ``streams[i]``."""
         return estimates(self.metrics, [later[:, -1].sum(1) for later in self.later], self.shared)
+
+    @property
+    def so_far(self) -> dict[str, list[Estimate]]:
+        """After each of `times`, pooled over the queries of all parts so far."""
+        at_each = [
+            estimates(self.metrics, [later[:, a].sum(1) for later in self.later], self.shared)
+            for a in range(len(self.times))
+        ]
+        return {metric.name: [found[metric.name] for found in at_each] for metric in self.metrics}
 
     @property
     def forgetting(self) -> dict[str, Estimate]:
@@ -129,6 +140,19 @@ class Retention(NamedTuple):
         return estimates(self.metrics, [before.sum(1) for before in self.before], self.shared)
 
     @property
+    def interference(self) -> dict[str, Estimate]:
+        """By how much parts are worse after the last part than by a learner that was told that part alone; the mean over parts.
+
+        What tasks cost each other, if it is above 0 (Riemer et al. 2019, https://arxiv.org/abs/1810.11910, say it of their
+        gradients), and what they gave each other below: negative transfer, and transfer. `costs` says which cost which.
+        """
+        return self._figures(
+            lambda merit, last, alone: (merit(alone) - merit(last)).nanmean(-1),
+            [later[:, -1] for later in self.later],
+            self.alone,
+        )
+
+    @property
     def gap(self) -> dict[str, Estimate]:
         """By how much the last answers are worse than those of the learner that was told all points at once.
 
@@ -163,117 +187,3 @@ class Retention(NamedTuple):
             parts = interval(reduce, rows, self.shared, resamples=resamples)
             found[metric.name] = Estimate(*(part.item() for part in parts))
         return found
-
-
-def evaluate_stream(
-    learner: Predictor,
-    streams: Streams,
-    *,
-    episodes: int,
-    metrics: Sequence[Metric] | None = None,
-    at: Sequence[int] | None = None,
-    labels: LabelSpace = "all",
-    together: bool = True,
-    seed: int = 0,
-    progress: bool = True,
-) -> Retention:
-    """Tells a learner the parts of streams one after the other, and asks about all parts so far after each.
-
-    The first part's support goes to ``learner(support)``, every further one to the posterior's `update`.
-
-    Args:
-        learner: one whose posteriors can be told further points (`Posterior.update` says which); `Rehearsal` makes one of any.
-        streams: a `StreamSource`.
-        episodes: how many of its episodes to read, all of as many parts.
-        metrics: what to measure; as `evaluate` does if None.
-        at: after which parts, from 0, to ask about all parts so far: for P parts P² / 2 questions if None, after each. After the
-            last they are asked in any case, and every part right after it came.
-        labels: among which labels predictions choose. With "all" or "seen" later parts bring rivals, so that accuracy falls
-            though nothing is forgotten; with "own" a part is asked as if it were alone.
-        together: whether to tell the learner all points at once too, for `Retention.gap`.
-        seed: of random predictions; torch's global generator is not touched.
-        progress: shows a bar.
-
-    Raises:
-        ValueError: parts are broken or do not join to their episode, streams differ in their number of parts, a label has no
-            place in the predictions, or a prediction is NaN.
-        TypeError: streams have no parts, posteriors no `update`, or labels are to be chosen among but predictions are no labels.
-        NotImplementedError: the posteriors cannot be told further points.
-
-    Example:
-        >>> tasks = ClassTasks(torch.rand(60, 2), torch.arange(60) % 6, ways=4, shots=5, queries=5)
-        >>> learner = PrototypicalNetwork(nn.Linear(2, 2), classes=4)
-        >>> kept = evaluate_stream(learner, ClassStreams(tasks), episodes=2, progress=False)
-        >>> kept.matrix("Accuracy").shape, abs(kept.gap["NLL"].value) < 1e-6
-        (torch.Size([4, 4]), True)
-    """
-    if labels not in ("all", "seen", "own"):
-        raise ValueError(f"labels: expected 'all', 'seen' or 'own', got {labels!r}")
-    if not callable(getattr(streams, "parts", None)):
-        raise TypeError(
-            "streams: expected a source of streams, whose episodes have parts, got "
-            f"{type(streams).__name__}; e.g. ClassStreams(tasks)"
-        )
-    module, chosen = learner if isinstance(learner, nn.Module) else None, check_metrics(metrics)
-    times: list[int] = []
-    tables: list[list[list[Tensor]]] = []  # by episode, kind and metric
-    units = Units(streams, None)  # type: ignore[arg-type]
-    with reading(learner, streams, episodes=episodes, seed=seed, progress=progress) as read:  # type: ignore[arg-type]
-        for index, episode in read:
-            parts = _parts(streams, index, episode, module)
-            if tables and len(parts) != tables[0][1][0].shape[1]:
-                raise ValueError(
-                    f"streams: expected as many parts in each, got {tables[0][1][0].shape[1]} in episode 0 and {len(parts)} in "
-                    f"episode {index}; evaluate streams of different lengths apart"
-                )
-            times = times or _times(at, len(parts))
-            asked = Asked(learner, chosen, labels)
-            tables.append(asked.stream(parts, episode, times, together))
-            chosen = asked.metrics
-            units.read(index, len(episode.query.mask))
-    flat = [torch.cat(rows) for kind in zip(*tables, strict=True) for rows in zip(*kind, strict=True)]
-    rows, shared = units.pooled(flat)
-    assert chosen is not None
-    kinds = [rows[first : first + len(chosen)] for first in range(0, len(rows), len(chosen))]
-    later, fresh, before, untaught, *at_once = kinds
-    return Retention(chosen, times, later, fresh, before, untaught, [row for kind in at_once for row in kind], shared)
-
-
-def _parts(streams: Streams, index: int, episode: Episode, module: nn.Module | None) -> list[Episode]:
-    """An episode's parts, checked, where the learner is."""
-    given = streams.parts(index)
-    check_parts(given)
-    parts = [part if module is None else move(part, module) for part in given]
-    if not _join_to(parts, episode):
-        raise ValueError(
-            f"streams: expected parts that join to their episode, got others than streams[{index}] holds; build the episode from "
-            "the parts, join(parts), and both from (seed, index) alone"
-        )
-    return parts
-
-
-def _join_to(parts: Sequence[Episode], episode: Episode) -> bool:
-    """Whether parts join to their episode: of inputs, which may be large, no joined copy is made."""
-    told = join([Episode(*(given._replace(x=()) for given in part)) for part in parts])
-    for side, (ours, theirs) in enumerate(zip(told, episode, strict=True)):
-        if not torch.equal(ours.y, theirs.y) or not torch.equal(ours.mask, theirs.mask):
-            return False
-        whole, start = tree_leaves(theirs.x), 0
-        for part in parts:
-            leaves, stop = tree_leaves(part[side].x), start + part[side].mask.shape[1]
-            if len(leaves) != len(whole) or any(leaf.shape[1] < stop for leaf in whole):
-                return False
-            if not all(torch.equal(a, b[:, start:stop]) for a, b in zip(leaves, whole, strict=True)):
-                return False
-            start = stop
-    return True
-
-
-def _times(at: Sequence[int] | None, parts: int) -> list[int]:
-    """After which parts to ask, in order."""
-    given = list(range(parts)) if at is None else list(at)
-    for time in given:
-        check_count("at", time, least=0)
-        if time >= parts:
-            raise ValueError(f"at: expected numbers of parts, 0 to {parts - 1}, got {time}; the last is {parts - 1}")
-    return sorted({*map(int, given), parts - 1})

@@ -6,7 +6,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.distributions import has_classes
 from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
-from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC
+from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
@@ -39,6 +39,7 @@ __all__ = [
     "ErrorAUROC",
     "Estimate",
     "Metric",
+    "OutsideAUROC",
     "QuantileCalibrationError",
     "Sharpness",
     "Width",

@@ -15,7 +15,7 @@ from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 from bayesmeta.metrics.ranking import auroc_of_bins, risk_coverage_of_bins
 
-__all__ = ["AURC", "Accuracy", "ErrorAUROC", "probabilities", "top"]
+__all__ = ["AURC", "Accuracy", "ErrorAUROC", "OutsideAUROC", "probabilities", "top"]
 
 
 def each_label(distribution: Distribution, given: Points) -> tuple[Distribution, Points]:
@@ -122,3 +122,33 @@ class AURC(Metric):
     def reduce(self, sums: Tensor) -> Tensor:
         count, _, correct = bin_parts(sums, FINE)
         return risk_coverage_of_bins(correct, count - correct)
+
+
+@final
+@dataclass(frozen=True)
+class OutsideAUROC(Metric):
+    """Does the probability of the last label tell points of that label from all others? The probability that one has more of it.
+
+    In tasks with queries from outside (``ClassTasks(..., outside=q)``) the last of W + 1 labels is that of no class of the task:
+    a new class, or what is out of scope. Over 256 bins of its log-odds, ties counting half. NaN where no query has that label.
+    """
+
+    @property
+    def name(self) -> str:
+        return "outside AUROC"
+
+    @property
+    def better(self) -> str:
+        return "higher"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        p, labels, given = probabilities(distribution, given)
+        place = (
+            ((p[..., -1].logit(1e-12) / 4).sigmoid() * FINE).long().clamp(0, FINE - 1)
+        )  # finest where it is near 0 and 1
+        outside, empty = labels == p.shape[-1] - 1, p.new_zeros(len(p), FINE)
+        counts = [empty.scatter_add(1, place, (kind & given.mask).double()) for kind in (outside, ~outside)]
+        return torch.cat(counts, 1)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return auroc_of_bins(*sums.chunk(2, -1))

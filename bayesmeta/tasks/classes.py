@@ -149,7 +149,10 @@ class ClassTasks(TaskSource):
         return self._at(self._table[one].gather(-1, lots.topk(count).indices), turns)
 
     def draw(self, generator: torch.Generator) -> Episode:
-        chosen = self._chosen(generator)
+        return self.of_classes(self._chosen(generator), generator)
+
+    def of_classes(self, chosen: Tensor, generator: torch.Generator) -> Episode:
+        """Tasks of these classes, ``(B, W)`` numbers of `names`, and of those outside after them; their rows are drawn."""
         x = self._drawn(chosen[:, : self.ways], self.shots + self.queries, generator)
         device = tree_leaves(x)[0].device
         y = torch.arange(self.ways, device=device)[:, None].expand(self.batch, -1, self.shots + self.queries)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesmeta.border import check_count, check_parts
 from bayesmeta.data import Episode, Points, join
-from bayesmeta.tasks.classes import ClassTasks
+from bayesmeta.tasks.classes import ClassTasks, Labels, read_labels
 from bayesmeta.tasks.source import TaskSource
 
 __all__ = ["ClassStreams", "StreamSource"]
@@ -62,11 +64,14 @@ class ClassStreams(StreamSource):
     Args:
         tasks: a source of W-way tasks, such as `ClassTasks`, `ImageTasks` or `Omniglot`, without `outside`: W is the number of
             classes of a stream, shots and queries are of each.
-        classes: c, how many classes come at once, where W is no multiple of it fewer at last; or how many in each part in turn.
+        classes: c, how many classes come at once, where W is no multiple of it fewer at last; or how many in each part in turn;
+            or which, a list of the tasks' labels for each part: then all streams are of these classes in this order, and only
+            which of their rows teach and ask is drawn.
 
     Raises:
         TypeError: tasks are no `ClassTasks`.
-        ValueError: tasks with queries from outside, all classes at once, or classes of parts that do not add up to W.
+        ValueError: tasks with queries from outside, all classes at once, classes of parts that do not add up to W, or labels that
+            the tasks have not, or that would be announced twice.
 
     Example:
         >>> tasks = ClassTasks(torch.rand(60, 2), torch.arange(60) % 6, ways=5, shots=2, queries=3)
@@ -75,9 +80,12 @@ class ClassStreams(StreamSource):
         [[0, 0, 1, 1], [2, 2, 3, 3], [4, 4]]
         >>> streams[0].query.x.shape
         torch.Size([4, 15, 2])
+        >>> ordered = ClassStreams(tasks, classes=[[5, 1], [0], [3, 2]])  # classes 5 and 1 of the data come first
+        >>> [part.support.y[0].tolist() for part in ordered.parts(0)]
+        [[0, 0, 1, 1], [2, 2], [3, 3, 4, 4]]
     """
 
-    def __init__(self, tasks: ClassTasks, *, classes: int | Sequence[int] = 1) -> None:
+    def __init__(self, tasks: ClassTasks, *, classes: int | Sequence[int] | Sequence[Labels] = 1) -> None:
         if not isinstance(tasks, ClassTasks):
             raise TypeError(
                 f"tasks: expected a source of classes, such as ClassTasks(x, labels, ways=20), got {type(tasks).__name__}"
@@ -87,31 +95,41 @@ class ClassStreams(StreamSource):
             raise ValueError(
                 f"tasks: expected outside=0, got {tasks.outside}; what a stream's learner has not seen are the classes to come"
             )
-        each = list(classes) if isinstance(classes, Sequence) else [classes]
-        for count in each:
+        self._named = None
+        if isinstance(classes, Sequence) and not all(
+            hasattr(part, "__index__") or isinstance(part, float) for part in classes
+        ):
+            self._named = _numbers(tasks, classes)
+            counts = [len(part) for part in classes]
+        else:
+            counts = list(classes) if isinstance(classes, Sequence) else [classes]
+        for count in counts:
             check_count("classes", count)
         if not isinstance(classes, Sequence):
-            each = [min(classes, tasks.ways - first) for first in range(0, tasks.ways, classes)]
-        if sum(each) != tasks.ways:
+            counts = [min(classes, tasks.ways - first) for first in range(0, tasks.ways, classes)]
+        if sum(counts) != tasks.ways:
             raise ValueError(
-                f"classes: expected the {tasks.ways} classes of a task in parts, got {each}, in all {sum(each)}; change the "
+                f"classes: expected the {tasks.ways} classes of a task in parts, got {counts}, in all {sum(counts)}; change the "
                 "last, or the tasks' ways"
             )
-        if len(each) < 2:
+        if len(counts) < 2:
             raise ValueError(
                 f"classes: expected at least two parts, got all {tasks.ways} classes at once; ask for fewer at once, "
                 "or for more ways"
             )
-        self.tasks, self.classes, self._each = tasks, classes, each
+        self.tasks, self.classes, self._each = tasks, classes, counts
 
     def members(self, index: int) -> Tensor | None:
         return self.tasks.members(index)
 
     def clusters(self, index: int) -> Tensor | None:
-        return self.tasks.clusters(index)
+        return self.tasks.clusters(index) if self._named is None else None  # else all streams have the same
 
     def draw_parts(self, generator: torch.Generator) -> list[Episode]:
-        support, query = self.tasks.draw(generator)
+        if self._named is None:
+            support, query = self.tasks.draw(generator)
+        else:
+            support, query = self.tasks.of_classes(self._named.expand(self.tasks.batch, -1), generator)
         return [
             Episode(*part)
             for part in zip(
@@ -126,3 +144,28 @@ class ClassStreams(StreamSource):
             part = slice(first, first := first + classes * rows)
             parts.append(Points(*tree_map(lambda leaf, part=part: leaf[:, part], tuple(given))))
         return parts
+
+
+def _numbers(tasks: ClassTasks, classes: Sequence[Labels]) -> Tensor:
+    """The numbers of named classes among the tasks', in the order in which they come."""
+    if tasks.classes != len(tasks.names):
+        raise ValueError(
+            "classes: expected numbers of classes where turned ones are classes too, got labels, which are of four each; use "
+            "tasks with rotations=False"
+        )
+    parts = [read_labels(f"classes[{t}]", part).tolist() for t, part in enumerate(classes)]
+    first: dict[Any, int] = {}
+    for t, part in enumerate(parts):
+        for name in part:
+            if name in first:
+                raise ValueError(
+                    f"classes: expected each label in one part, got {name!r} in parts {first[name]} and {t}, where it would mean "
+                    "two classes; name it once: its rows come with that part"
+                )
+            first[name] = t
+    unknown = [name for name in first if name not in tasks.names]
+    if unknown:
+        raise ValueError(
+            f"classes: expected labels of the tasks, got {unknown[0]!r}, which they have not; see tasks.names"
+        )
+    return torch.from_numpy(np.searchsorted(tasks.names, np.array(list(first))))

@@ -18,10 +18,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from bayesmeta.data import Episode
+from bayesmeta.files import describe, digest, generator_states
 from bayesmeta.gaussian_process import start_kernels
 from bayesmeta.learner import Learner
 from bayesmeta.randomness import seeded
-from bayesmeta.training.checkpoint import Checkpoint, describe, digest, generator_states
+from bayesmeta.training.checkpoint import Checkpoint
 from bayesmeta.training.checks import check_arguments, explain_update, preflight
 from bayesmeta.training.gradient import MetaGradient, explain_strategy
 from bayesmeta.training.interruption import Interruption

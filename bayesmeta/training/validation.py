@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from bayesmeta.data import Episode
 from bayesmeta.evaluation import predict, reading
+from bayesmeta.files import digest
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL
-from bayesmeta.training.checkpoint import digest
 from bayesmeta.training.processes import Processes
 
 __all__ = ["EPISODES", "Validation", "lowest"]

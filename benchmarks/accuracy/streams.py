@@ -1,13 +1,17 @@
-"""Learning handwritten characters in one pass: Omniglot's unseen classes, one after the other, 15 drawings each.
+"""Learning handwritten characters in one pass: Omniglot's unseen classes, one after the other.
 
-    BAYESMETA_DATA=... python benchmarks/accuracy/streams.py            # about ten minutes of one core
+    BAYESMETA_DATA=... python benchmarks/accuracy/streams.py            # about ten minutes of one core a learner
+    BAYESMETA_DATA=... python benchmarks/accuracy/streams.py NAME ...   # some of the learners
     BAYESMETA_DATA=... python benchmarks/accuracy/streams.py --table    # prints what is there
 
-Learners are trained on episodes of 20 of the background alphabets' classes, turned ones among them, 5 drawings each, on the same
-network: three blocks of 32 channels on 28 x 28 pixels, 288 features. Streams are of 100 of the evaluation alphabets' 659 classes,
-one class at a time; 5 further drawings of each are asked, among all 100 labels. Intervals draw streams and classes anew.
-Settings were chosen beforehand, none on the evaluation alphabets. Finished runs are kept in results/streams.json; training goes
-on where it was interrupted.
+Learners are trained on the background alphabets' classes, turned ones among them, on the same network: three blocks of 32
+channels on 28 x 28 pixels, 288 features. Streams are of 600, 200 or 100 of the evaluation alphabets' 659 classes, one class at a
+time, 15 drawings each, and of 600 with a single drawing each; 5 further drawings of each are asked, among all labels. Intervals
+draw streams and classes anew. Seen or new: 5 further drawings of each of 20 or 200 classes that were taught, and 100 or 400
+drawings of others.
+
+Settings were chosen on six of the background alphabets, held out, at a quarter of the steps; then all thirty trained. Finished
+runs are kept in results/streams.json; what was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,22 +20,43 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import bayesmeta as bm
 from bayesmeta.evaluation import evaluate_stream
+from bayesmeta.metrics import Estimate, OutsideAUROC
 from bayesmeta.networks import GroupNorm
 from bayesmeta.networks.conv4 import Block, FirstBlock
 from benchmarks.store import keep, load
 
 HERE = Path(__file__).parents[1]
 RESULTS, WEIGHTS = HERE / "results" / "streams.json", HERE / "weights" / "streams"
-WIDTH, FEATURES, STEPS, RATE = 32, 288, 2500, 2e-3
-CLASSES, SHOTS, QUERIES, STREAMS = 100, 15, 5, 10
-TIMES = (9, 19, 49, 99)
+WIDTH, FEATURES, RATE = 32, 288, 5e-3
+QUERIES = 5
+
+
+class Protocol(NamedTuple):
+    """Streams of so many classes and drawings, and after how many classes all so far are asked about."""
+
+    classes: int
+    shots: int
+    streams: int
+    times: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.classes} x {self.shots}"
+
+
+PROTOCOLS = (
+    Protocol(600, 15, 3, (10, 20, 50, 100, 200, 600)),
+    Protocol(200, 15, 6, (200,)),
+    Protocol(100, 15, 10, (100,)),
+    Protocol(600, 1, 3, (10, 20, 50, 100, 200, 600)),
+)
 
 
 def body() -> nn.Module:
@@ -52,82 +77,132 @@ class Scaled(nn.Module):
         return scaled
 
 
-LEARNERS: dict[str, Callable[[], Any]] = {
-    "class Gaussians": lambda: bm.GeMCL(body(), size=FEATURES, classes=20),
-    "prototypes": lambda: bm.PrototypicalNetwork(Scaled(body()), classes=20),
+class Training(NamedTuple):
+    """A learner before its training, and what that is."""
+
+    learner: Any
+    tasks: Any
+    steps: int
+
+
+def background(**shape: Any) -> Any:
+    return bm.tasks.Omniglot(split="background", batch=1, **shape)
+
+
+LEARNERS: dict[str, Callable[[], Training]] = {
+    "class Gaussians": lambda: Training(
+        bm.GeMCL(body(), size=FEATURES, classes=101), background(ways=100, shots=2, queries=1, outside=20), 3800
+    ),
+    "prototypes": lambda: Training(
+        bm.PrototypicalNetwork(Scaled(body()), classes=100), background(ways=100, shots=2, queries=1), 3800
+    ),
 }
 
 
-def trained(name: str) -> tuple[Any, float]:
-    """The learner, and the seconds that its training took."""
+def trained(name: str) -> Any:
+    """The learner after its training, which is noted among the results when it ends."""
     torch.manual_seed(0)
-    learner = LEARNERS[name]()
-    tasks = bm.tasks.Omniglot(split="background", ways=20, shots=5, queries=5, batch=1)
+    learner, tasks, steps = LEARNERS[name]()
     optimizer = torch.optim.Adam(learner.parameters(), lr=RATE)
+    began = time.process_time()
     history = bm.fit(
         learner,
         tasks,
-        steps=STEPS,
+        steps=steps,
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
+        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.02, cycle_momentum=False),
         seed=0,
         checkpoint=WEIGHTS / name,
+        progress=False,
     )
     if history.interrupted:
         raise KeyboardInterrupt
-    return learner, history.seconds
+    if f"{name}: training" not in load(RESULTS):
+        spent = {"seconds": history.seconds, "CPU seconds of the last run": time.process_time() - began}
+        keep(RESULTS, f"{name}: training", {**spent, "steps": steps, "torch": torch.__version__})
+    return learner
 
 
-def measured(name: str) -> dict[str, Any]:
-    learner, seconds = trained(name)
-    learner.classes = CLASSES
-    tasks = bm.tasks.Omniglot(
-        split="evaluation", ways=CLASSES, shots=SHOTS, queries=QUERIES, batch=1, rotations=False, seed=1
-    )
+def evaluation(**shape: Any) -> Any:
+    return bm.tasks.Omniglot(split="evaluation", queries=QUERIES, batch=1, rotations=False, seed=1, **shape)
+
+
+def in_one_pass(name: str, learner: Any, protocol: Protocol) -> dict[str, Any]:
+    learner.classes = protocol.classes
+    streams = bm.tasks.ClassStreams(evaluation(ways=protocol.classes, shots=protocol.shots))
     began = time.process_time()
-    kept = evaluate_stream(learner, bm.tasks.ClassStreams(tasks), episodes=STREAMS, at=TIMES)
-    spent = time.process_time() - began
-    growth = {}
-    for row, time_ in enumerate(TIMES):
-        asked = [later[:, row, : time_ + 1].sum((0, 1)) for later in kept.later]
-        growth[str(time_ + 1)] = {
-            metric.name: metric.reduce(sums).item() for metric, sums in zip(kept.metrics, asked, strict=True)
-        }
+    kept = evaluate_stream(
+        learner,
+        streams,
+        episodes=protocol.streams,
+        at=[time - 1 for time in protocol.times],
+        checkpoint=WEIGHTS / name / protocol.name,
+        progress=False,
+    )
     return {
         "final": {metric: list(found) for metric, found in kept.final.items()},
         "forgetting": {metric: list(found) for metric, found in kept.forgetting.items()},
-        "backward": {metric: list(found) for metric, found in kept.backward.items()},
+        "interference": {metric: list(found) for metric, found in kept.interference.items()},
         "gap": {metric: found.value for metric, found in kept.gap.items()},
-        "after classes": growth,
-        "training seconds": seconds,
-        "evaluation CPU seconds": spent,
-        "steps": STEPS,
-        "torch": torch.__version__,
+        "after classes": {
+            str(time): {metric: list(found[place]) for metric, found in kept.so_far.items()}
+            for place, time in enumerate(protocol.times)
+        },
+        "CPU seconds": time.process_time() - began,
     }
 
 
+def seen_or_new(learner: Any) -> dict[str, Any]:
+    """How well the probability of the last label, which nothing was taught of, tells further drawings from those of others."""
+    found = {}
+    for seen, others, episodes in ((20, 100, 10), (200, 400, 3)):
+        learner.classes = seen + 1
+        tasks = evaluation(ways=seen, shots=15, outside=others)
+        (auroc,) = bm.evaluate(learner, tasks, episodes=episodes, metrics=[OutsideAUROC()]).values()
+        found[str(seen)] = list(auroc)
+    return found
+
+
 def table(results: dict[str, Any]) -> str:
-    lines = [
-        f"| {CLASSES} classes x {SHOTS} in one pass | accuracy | NLL | ECE | accuracy forgotten "
-        "| gap of the NLL to all at once | training |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, run in results.items():
-        final = [bm.metrics.Estimate(*run["final"][metric]) for metric in ("Accuracy", "NLL", "ECE")]
-        lost = bm.metrics.Estimate(*run["forgetting"]["Accuracy"])
-        cells = [*map(str, final), str(lost), f"{run['gap']['NLL']:.0e}", f"{run['training seconds']:.0f} s"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines = []
+    for protocol in PROTOCOLS:
+        lines += [
+            f"| {protocol.classes} classes x {protocol.shots} in one pass | accuracy | NLL | ECE | accuracy forgotten "
+            "| gap of the NLL to all at once |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name in LEARNERS:
+            run = results.get(f"{name}: {protocol.name}")
+            if run is not None:
+                final = [Estimate(*run["final"][metric]) for metric in ("Accuracy", "NLL", "ECE")]
+                cells = [*map(str, final), str(Estimate(*run["forgetting"]["Accuracy"])), f"{run['gap']['NLL']:.0e}"]
+                lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
+    for name in LEARNERS:
+        if (run := results.get(f"{name}: seen or new")) is not None:
+            cells = [f"{Estimate(*auroc)} at {seen}" for seen, auroc in run.items()]
+            lines.append(f"Seen or new, AUROC of {name}: {', '.join(cells)} classes")
+        if (run := results.get(f"{name}: training")) is not None:
+            lines.append(
+                f"Training of {name}: {run['CPU seconds of the last run']:.0f} CPU seconds, {run['steps']} steps"
+            )
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(LEARNERS), help="of learners; all if there are none")
     parser.add_argument("--table", action="store_true", help="print the runs that are there")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
-    for name in () if given.table else LEARNERS:
-        if name not in load(RESULTS):
-            keep(RESULTS, name, measured(name))
+    for name in () if given.table else given.names:
+        learner = trained(name)
+        for protocol in PROTOCOLS:
+            if f"{name}: {protocol.name}" not in load(RESULTS):
+                keep(RESULTS, f"{name}: {protocol.name}", in_one_pass(name, learner, protocol))
+        outside = getattr(LEARNERS[name]().tasks, "outside", 0)  # of others, nothing says what they do not know
+        if outside and f"{name}: seen or new" not in load(RESULTS):
+            keep(RESULTS, f"{name}: seen or new", seen_or_new(learner))
     print(table(load(RESULTS)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from gpytorch.kernels import RBFKernel
 from pyro.distributions import Categorical
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
 
 import bayesmeta as bm
 from bayesmeta import Episode, Points
@@ -85,6 +87,44 @@ def test_figures_are_the_papers_formulas() -> None:
     # All at once: every label is of age 0.
     near(kept.gap["NLL"], log[0] + kept.final["NLL"].value)
     assert kept.forward is None  # labels to come are no question
+
+
+def test_what_parts_cost_each_other_beside_each_alone() -> None:
+    kept = evaluate_stream(Fading, Labelled(), episodes=2, progress=False, metrics=[NLL()])
+    log = [math.log(p) for p in TRUST]
+    # Alone every part is of age 0: its past costs nothing, and each part that comes makes it one part older.
+    expected = torch.full((4, 4), torch.nan, dtype=torch.float64)
+    for j in range(4):
+        for t in range(j, 4):
+            expected[t, j] = log[max(t - j - 1, 0)] - log[t - j]
+    torch.testing.assert_close(kept.costs("NLL"), expected, equal_nan=True, rtol=1e-6, atol=1e-6)
+    near(kept.interference["NLL"], sum(log[0] - log[age] for age in range(4)) / 4)
+    assert kept.costs("NLL").nansum(0).mean().item() == pytest.approx(kept.interference["NLL"].value)
+    some = evaluate_stream(Fading, Labelled(), episodes=2, progress=False, metrics=[NLL()], at=[1], together=False)
+    torch.testing.assert_close(some.costs("NLL")[0, :2], torch.tensor([log[0] - log[1], 0.0], dtype=torch.float64))
+    assert some.costs("NLL").nansum(0).mean().item() == pytest.approx(kept.interference["NLL"].value)
+
+
+def test_what_the_past_costs_a_part_is_told_by_a_learner_of_that_part_alone() -> None:
+    learner, streams = gaussians(), ClassStreams(classes(), classes=2)
+    kept = evaluate_stream(learner, streams, episodes=2, progress=False, metrics=[NLL()])
+    expected = torch.zeros(3, dtype=torch.float64)
+    for index in range(2):
+        for j, part in enumerate(streams.parts(index)):
+            with torch.no_grad():
+                expected[j] -= learner(part.support)(part.query.x).log_prob(part.query.y).mean() / 2
+    matrix, costs = kept.matrix("NLL"), kept.costs("NLL")
+    torch.testing.assert_close(costs.diagonal(), matrix.diagonal() - expected)
+    torch.testing.assert_close(kept.interference["NLL"].value, (matrix[-1] - expected).mean().item())
+
+
+def test_the_course_over_time_is_pooled_over_the_parts_so_far() -> None:
+    kept = evaluate_stream(Fading, Labelled(), episodes=2, progress=False, at=[0, 2])
+    log = [math.log(p) for p in TRUST]
+    # Parts are of one, two, one and two classes.
+    near(kept.so_far["NLL"][0], -log[0])
+    near(kept.so_far["NLL"][1], -(log[2] + 2 * log[1] + log[0]) / 4)
+    assert kept.so_far["NLL"][2] == kept.final["NLL"]
 
 
 def near(found: Estimate, expected: float) -> None:
@@ -222,6 +262,77 @@ def test_any_learner_by_rehearsal() -> None:
             episodes=1,
             progress=False,
         )
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Stops(Lines):
+    """Streams whose reading fails once: when the learner is to be told the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 5  # three streams are checked, and the first looked at, before that
+
+    def parts(self, index: int) -> list[Episode]:
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return super().parts(index)
+
+
+def drawing() -> bm.ABML:
+    """A learner whose predictions are random."""
+    torch.manual_seed(0)
+    return bm.ABML(bm.networks.MLP(2, 1), bm.likelihoods.Gaussian(), steps=1)
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"episodes": 3, "at": [0], "progress": False}
+    expected = evaluate_stream(drawing(), Lines(), **given)
+    with pytest.raises(Interrupted):
+        evaluate_stream(drawing(), Stops(), checkpoint=tmp_path, **given)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "stream-0.bayesmeta"]
+    kept = tmp_path / "stream-0.bayesmeta"
+    written = kept.stat().st_mtime_ns
+    for _ in range(2):  # and again when all is there
+        found = evaluate_stream(drawing(), Lines(), checkpoint=tmp_path, **given)
+        for ours, theirs in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+            assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+    assert kept.stat().st_mtime_ns == written
+    more = evaluate_stream(drawing(), Lines(), checkpoint=tmp_path, **{**given, "episodes": 4})
+    assert torch.equal(more.later[0][:15], expected.later[0])  # five tasks a stream
+
+
+def test_a_checkpoint_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"learner": gaussians(), "streams": ClassStreams(classes(), classes=2)}
+    given |= {"episodes": 1, "progress": False, "metrics": [NLL()], "checkpoint": tmp_path}
+    evaluate_stream(**given)
+    other = gaussians()
+    with torch.no_grad():
+        other.log_new += 1
+    wider = gaussians()
+    wider.classes = 8
+    for change, message in (
+        ({"learner": other}, "whose checksum of the weights is"),
+        ({"learner": wider}, "whose learner.classes is 6, got 8"),
+        ({"learner": Fading}, "whose learner is 'GeMCL', got 'Fading'"),
+        ({"metrics": [Accuracy()]}, "whose metrics is 'NLL', got 'Accuracy'"),
+        ({"metrics": None}, "whose metrics is 'NLL', got 'NLL, Accuracy, ECE'"),
+        ({"at": [0]}, r"whose times\[1\] is 1, got 2"),
+        ({"labels": "own"}, "whose labels is 'all', got 'own'"),
+        ({"seed": 1}, "whose seed is 0, got 1"),
+        ({"together": False}, "whose together is True, got False"),
+        ({"streams": ClassStreams(classes(), classes=1)}, r"whose times\[3\] is None, got 3"),
+        ({"streams": ClassStreams(classes(batch=3), classes=2)}, "streams of .* whose number 0 differs"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoint: expected the .*{message}"):
+            evaluate_stream(**{**given, **change})
+    file = tmp_path / "stream-0.bayesmeta"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="the file is truncated or changed"):
+        evaluate_stream(**given)
 
 
 class Broken(Labelled):

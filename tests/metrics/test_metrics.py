@@ -30,9 +30,11 @@ from bayesmeta.metrics import (
     EnergyScore,
     ErrorAUROC,
     Estimate,
+    OutsideAUROC,
     QuantileCalibrationError,
     Sharpness,
     Width,
+    auroc,
     bootstrap,
     default_metrics,
     ranks,
@@ -353,6 +355,18 @@ def test_the_interval_narrows_with_tasks_and_the_seed_matters():
     # The width goes as 1/sqrt(n): a tenth, with a relative error of a tenth. A quarter is 15 deviations off.
     assert many.high - many.low < (few.high - few.low) / 4
     assert bootstrap(NLL(), sums(normal(50, seed=1)), seed=1) != few
+
+
+def test_the_last_label_is_told_from_all_others_by_its_probability():
+    logits, y = classes()
+    d = dist.Categorical(logits=logits)
+    score, outside = d.probs[..., 2][MASK], y[MASK] == 2
+    assert figure(OutsideAUROC(), d, observe(y)) == pytest.approx(auroc(score, outside).item(), abs=0.01)  # of 256 bins
+    sure = dist.Categorical(logits=torch.tensor([[[0.0, -30.0], [0.0, -20.0], [0.0, 12.0], [0.0, 14.0]]], dtype=D))
+    points = observe(torch.tensor([[0, 1, 0, 1]]), torch.ones(1, 4, dtype=torch.bool))
+    assert figure(OutsideAUROC(), sure, points) == 0.75  # probabilities near 0 and 1 have an order too
+    nobody = observe(torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool))
+    assert math.isnan(figure(OutsideAUROC(), sure, nobody))
 
 
 def test_no_tasks_is_a_clear_error():

@@ -85,6 +85,23 @@ def test_pictures_and_trees_come_in_parts() -> None:
     assert set(streams.parts(1)[0].support.x) == {"a", "b"}
 
 
+def test_named_classes_come_in_the_order_in_which_they_are_named() -> None:
+    order = [[4, 0], [5], [2, 1]]
+    streams = ClassStreams(tasks(), classes=order)
+    for index in (0, 1):
+        label = 0
+        for part, names in zip(streams.parts(index), order, strict=True):
+            for name in names:
+                for given in part:
+                    assert (given.x[given.y == label] % CLASSES == name).all()
+                label += 1
+        assert equal(join(streams.parts(index)), streams[index])
+    assert not equal(streams[0].support.x, streams[1].support.x)  # rows are drawn
+    assert streams.clusters(0) is None  # classes are not
+    texts = ClassTasks(torch.rand(30, 2), ["law", "art", "war"] * 10, ways=3, queries=2)
+    assert len(ClassStreams(texts, classes=[["war"], ["art", "law"]]).parts(0)) == 2
+
+
 def test_a_learner_trains_on_streams_and_is_evaluated_as_on_tasks() -> None:
     source = ClassTasks(torch.randn(60, 2), torch.arange(60) % 6, ways=3, queries=3)
     learner = bm.PrototypicalNetwork(nn.Linear(2, 2), classes=3)
@@ -172,6 +189,15 @@ def test_bad_parts(parts: Any, message: str) -> None:
         ({"classes": [2, 2]}, r"classes: expected the 5 classes of a task in parts, got \[2, 2\], in all 4"),
         ({"classes": [5, 0]}, "classes: expected a whole number of at least 1, got 0"),
         ({"classes": 1.5}, "classes: expected a whole number of at least 1, got 1.5"),
+        (
+            {"classes": [[1, 2], [3, 1, 4]]},
+            "classes: expected each label in one part, got 1 in parts 0 and 1, where it would",
+        ),
+        ({"classes": [[1, 2, 2], [3, 4]]}, "classes: expected each label in one part, got 2 in parts 0 and 0"),
+        ({"classes": [[1, 2], [3, 4, 6]]}, "classes: expected labels of the tasks, got 6"),
+        ({"classes": [[1, 2], [3, 4]]}, r"classes: expected the 5 classes of a task in parts, got \[2, 2\]"),
+        ({"classes": [[1, 2, 3, 4, 5], []]}, r"classes\[1\]: expected|classes: expected a whole number of at least 1"),
+        ({"classes": [["a"], [1, 2, 3, 4]]}, "classes: expected labels of the tasks, got 'a'"),
         ({"tasks": tasks(outside=1)}, "tasks: expected outside=0, got 1"),
     ],
 )
