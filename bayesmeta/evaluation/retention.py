@@ -16,7 +16,7 @@ from bayesmeta.evaluation.evaluate import Predictor, check_metrics, reading
 from bayesmeta.evaluation.units import Units
 from bayesmeta.metrics import Estimate, Metric, estimates, interval
 
-__all__ = ["Retention", "Streams", "evaluate_stream"]
+__all__ = ["Retention", "Streams", "check_streams", "evaluate_stream"]
 
 
 class Streams(Protocol):
@@ -209,11 +209,7 @@ def evaluate_stream(
     """
     if labels not in ("all", "seen", "own"):
         raise ValueError(f"labels: expected 'all', 'seen' or 'own', got {labels!r}")
-    if not callable(getattr(streams, "parts", None)):
-        raise TypeError(
-            "streams: expected a source of streams, whose episodes have parts, got "
-            f"{type(streams).__name__}; e.g. ClassStreams(tasks)"
-        )
+    check_streams(streams)
     module, chosen = learner if isinstance(learner, nn.Module) else None, check_metrics(metrics)
     times: list[int] = []
     tables: list[list[list[Tensor]]] = []  # by episode, kind and metric
@@ -237,6 +233,15 @@ def evaluate_stream(
     kinds = [rows[first : first + len(chosen)] for first in range(0, len(rows), len(chosen))]
     later, fresh, before, untaught, *at_once = kinds
     return Retention(chosen, times, later, fresh, before, untaught, [row for kind in at_once for row in kind], shared)
+
+
+def check_streams(streams: Any) -> None:
+    """Raises a TypeError where a source's episodes have no parts."""
+    if not callable(getattr(streams, "parts", None)):
+        raise TypeError(
+            "streams: expected a source of streams, whose episodes have parts, got "
+            f"{type(streams).__name__}; e.g. ClassStreams(tasks)"
+        )
 
 
 def _parts(streams: Streams, index: int, episode: Episode, module: nn.Module | None) -> list[Episode]:
