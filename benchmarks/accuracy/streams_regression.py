@@ -9,7 +9,7 @@ switch: y = a sin(u) + b cos(u) + ε, 100 parts of one point, a new task before 
     are trained on tasks of 0 to 20 points; what counts is how well the next point is foretold.
 
 σ = 0.1, a and b are N(0, 1). One network for all, tanh 40-40; one seed. Settings were chosen beforehand, but for hazards, by
-the NLL of the next part on validation streams. Finished runs are kept in results/streams_regression.json; training goes on where
+the evidence of validation streams. Finished runs are kept in results/streams_regression.json; training goes on where
 it was interrupted. "All at once": the same learner told the whole stream in one go.
 """
 
@@ -41,7 +41,6 @@ HERE = Path(__file__).parents[1]
 RESULTS, WEIGHTS = HERE / "results" / "streams_regression.json", HERE / "weights" / "streams_regression"
 METRICS = [NLL(), RMSE(), Coverage(0.9), QuantileCalibrationError()]
 EPISODES, RATE = 4, 3e-3
-HAZARDS = (0.01, 0.05, 0.2, 0.5)
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """Seeds of sources."""
 
@@ -117,16 +116,17 @@ TRAINED: dict[str, tuple[int, Callable[[int], bm.Learner]]] = {
     "ABML": (600, lambda inputs: bm.ABML(network(inputs), bm.likelihoods.Gaussian(0.5))),
 }
 """Steps, and the learner for so many inputs."""
-LEARNERS: dict[str, tuple[str, Callable[..., bm.Learner], Sequence[dict[str, Any]]]] = {
-    **{name: (name, lambda learner: learner, [{}]) for name in TRAINED},
-    "MAML, rehearsed": ("MAML", bm.Rehearsal, [{}]),
+LEARNERS: dict[str, tuple[str, Callable[[bm.Learner, Family], bm.Learner]]] = {
+    **{name: (name, lambda learner, family: learner) for name in TRAINED},
+    "MAML, rehearsed": ("MAML", lambda learner, family: bm.Rehearsal(learner)),
     "ALPaCA, with changes": (
         "ALPaCA",
-        partial(bm.Changepoints, capacity=20),
-        [{"hazard": hazard} for hazard in HAZARDS],
+        lambda learner, family: bm.Changepoints.from_streams(
+            learner, family.streams(VALIDATION), capacity=20, episodes=1
+        ),
     ),
 }
-"""Whose training, what is made of it, and the settings that validation streams choose among."""
+"""Whose training, and what is made of it."""
 
 
 def trained(family: str, name: str) -> tuple[bm.Learner, float]:
@@ -152,24 +152,12 @@ def trained(family: str, name: str) -> tuple[bm.Learner, float]:
 
 
 def measured(family: str, name: str) -> dict[str, Any]:
-    whose, made, choices = LEARNERS[name]
+    whose, make = LEARNERS[name]
     inner, seconds = trained(family, whose)
-    found = [ahead(family, made(inner, **choice)) if len(choices) > 1 else 0.0 for choice in choices]
-    chosen = choices[found.index(min(found))]
-    streams = FAMILIES[family].streams(TEST)
-    return {**judged(family, made(inner, **chosen), streams), "chosen": chosen, "training CPU seconds": seconds}
-
-
-@torch.no_grad()
-def ahead(family: str, learner: bm.Learner) -> float:
-    """The NLL of the next part on validation streams."""
-    streams = FAMILIES[family].streams(VALIDATION)
-    last = len(streams.parts(0)) - 1
-    kept = evaluate_stream(
-        learner, streams, episodes=1, metrics=[NLL()], at=[last], together=False, progress=False
-    ).ahead
-    assert kept is not None
-    return kept["NLL"].value
+    learner = make(inner, FAMILIES[family])
+    found = judged(family, learner, FAMILIES[family].streams(TEST))
+    found |= {"training CPU seconds": seconds} if whose == name else {}
+    return found | ({"hazard": learner.hazard} if isinstance(learner, bm.Changepoints) else {})
 
 
 @torch.no_grad()
@@ -228,7 +216,8 @@ def table(results: dict[str, Any]) -> str:
                 cells += [f"{run['at once']['NLL']:.3f}"]
             cells += [f"{run[key]:.{digits}f}" if key in run else "" for key, digits in
                       (("CPU milliseconds an update of 25 streams", 1), ("bytes a stream", 0))]  # fmt: skip
-            cells += [f"{run['training CPU seconds']:.0f} s" if "training CPU seconds" in run else ""]
+            whose = rows.get(LEARNERS[name][0], {}) if name in LEARNERS else {}
+            cells += [f"{whose['training CPU seconds']:.0f} s" if whose else ""]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
 
