@@ -23,7 +23,7 @@ from bayesmeta.files import digest
 from bayesmeta.metrics import Metric, default_metrics
 from bayesmeta.randomness import seeded
 
-__all__ = ["Streams", "evaluate_stream"]
+__all__ = ["Streams", "check_streams", "evaluate_stream"]
 
 
 class Streams(Protocol):
@@ -85,11 +85,7 @@ def evaluate_stream(
     """
     if labels not in ("all", "seen", "own"):
         raise ValueError(f"labels: expected 'all', 'seen' or 'own', got {labels!r}")
-    if not callable(getattr(streams, "parts", None)):
-        raise TypeError(
-            "streams: expected a source of streams, whose episodes have parts, got "
-            f"{type(streams).__name__}; e.g. ClassStreams(tasks)"
-        )
+    check_streams(streams)
     chosen = check_metrics(metrics)
     read = _read(learner, streams, episodes)
     times = _times(at, read.count)
@@ -121,6 +117,15 @@ def evaluate_stream(
     later, fresh, before, untaught, alone, *at_once = kinds
     together_rows = at_once[0] if at_once else []
     return Retention(chosen, times, later, fresh, before, untaught, alone, together_rows, shared)
+
+
+def check_streams(streams: Any) -> None:
+    """Raises a TypeError where a source's episodes have no parts."""
+    if not callable(getattr(streams, "parts", None)):
+        raise TypeError(
+            "streams: expected a source of streams, whose episodes have parts, got "
+            f"{type(streams).__name__}; e.g. ClassStreams(tasks)"
+        )
 
 
 class _Read(NamedTuple):

@@ -7,6 +7,7 @@ parts that the present task may have. `bayesmeta.posteriors.Runs` has the equati
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bayesmeta.border import check_count, check_probability
-from bayesmeta.data import Episode, Points
+from bayesmeta.data import Episode, Points, move
+from bayesmeta.evaluation import reading
+from bayesmeta.evaluation.streaming import Streams, check_streams
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Runs
@@ -43,6 +46,7 @@ class Changepoints(Learner):
     Args:
         learner: one whose posteriors can be told further points (`Posterior.update` says which).
         hazard: the probability of a change before a part, between 0 and 1: one over the mean number of parts of a task.
+            ``Changepoints.from_streams(learner, streams)`` finds it.
         capacity: how many runs are kept of each task, those of the largest weight; None for all.
 
     Raises:
@@ -69,6 +73,56 @@ class Changepoints(Learner):
         self.learner = learner
         self.hazard = float(hazard)
         self.capacity = capacity
+
+    @classmethod
+    def from_streams(
+        cls, learner: Learner, streams: Streams, *, capacity: int | None = None, episodes: int = 2, seed: int = 0
+    ) -> Changepoints:
+        """The hazard under which training streams are likeliest, to a factor of √2, between 1/1448 and 1/√2.
+
+        Nobody needs to know where their tasks change.
+
+        Args:
+            learner: the learner to wrap, trained already.
+            streams: a `StreamSource` of training or validation streams, not those of a test.
+            capacity: how many runs are kept of each task; None for all.
+            episodes: how many of their episodes to read, about fifteen times each.
+            seed: of random predictions; torch's global generator is not touched.
+
+        Raises:
+            TypeError: the learner is no learner, or streams have no parts.
+            ValueError: there are not so many episodes, or the streams are infinitely unlikely.
+            NotImplementedError: the learner's posteriors cannot be told further points.
+
+        Example:
+            >>> streams = Switching(LinearGaussian(shots=1, queries=1), hazard=0.1, steps=30)
+            >>> line = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian(0.1), prior_scale=1.0)
+            >>> 0.05 < Changepoints.from_streams(line, streams, episodes=1).hazard < 0.2
+            True
+        """
+        check_streams(streams)
+        cls(learner, 0.5, capacity)
+        with reading(learner, streams, episodes=episodes, seed=seed) as read:  # type: ignore[arg-type]
+            told = [[move(part.support, learner) for part in streams.parts(index)] for index, _ in read]
+
+            def evidence(hazard: float) -> float:
+                found = 0.0
+                for first, *others in told:
+                    posterior = cls(learner, hazard, capacity)(first)
+                    for part in others:
+                        posterior = posterior.update(part)
+                    assert isinstance(posterior, Runs)
+                    found += float(posterior.evidence.sum())
+                return found if math.isfinite(found) else -math.inf
+
+            scores = {hazard: evidence(hazard) for hazard in (2.0**-k for k in range(1, 11))}
+            best = max(scores, key=lambda hazard: scores[hazard])
+            scores |= {hazard: evidence(hazard) for hazard in (best * 2**0.5, best / 2**0.5)}
+        if max(scores.values()) == -math.inf:
+            raise ValueError(
+                "learner: expected predictions that allow for the streams' points, got log p of -inf; train it first"
+            )
+        return cls(learner, max(scores, key=lambda hazard: scores[hazard]), capacity)
 
     def forward(self, support: Points) -> Posterior:
         nothing = Points(*tree_map(lambda leaf: torch.zeros_like(leaf[:, :1]), tuple(support)))

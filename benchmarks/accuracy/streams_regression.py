@@ -9,7 +9,7 @@ switch: y = a sin(u) + b cos(u) + ε, 100 parts of one point, a new task before 
     are trained on tasks of 0 to 20 points; what counts is how well the next point is foretold.
 
 σ = 0.1, a and b are N(0, 1). One network for all, tanh 40-40; one seed. Settings were chosen beforehand, but for hazards, by
-the NLL of the next part on validation streams. Finished runs are kept in results/streams_regression.json; training goes on where
+the evidence of validation streams. Finished runs are kept in results/streams_regression.json; training goes on where
 it was interrupted. "All at once": the same learner told the whole stream in one go.
 """
 
@@ -33,7 +33,7 @@ from bayesmeta import Episode, Points
 from bayesmeta.data import concatenate, join
 from bayesmeta.evaluation import evaluate_stream
 from bayesmeta.files.posterior_state import posterior_state
-from bayesmeta.metrics import NLL, RMSE, Coverage, Estimate, QuantileCalibrationError
+from bayesmeta.metrics import NLL, RMSE, Coverage, Estimate, QuantileCalibrationError, estimates
 from bayesmeta.tasks import DriftingSinusoids, GaussianProcessTasks, StreamSource, Switching, TaskSource
 from benchmarks.store import keep, load
 
@@ -41,7 +41,6 @@ HERE = Path(__file__).parents[1]
 RESULTS, WEIGHTS = HERE / "results" / "streams_regression.json", HERE / "weights" / "streams_regression"
 METRICS = [NLL(), RMSE(), Coverage(0.9), QuantileCalibrationError()]
 EPISODES, RATE = 4, 3e-3
-HAZARDS = (0.01, 0.05, 0.2, 0.5)
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """Seeds of sources."""
 
@@ -117,16 +116,17 @@ TRAINED: dict[str, tuple[int, Callable[[int], bm.Learner]]] = {
     "ABML": (600, lambda inputs: bm.ABML(network(inputs), bm.likelihoods.Gaussian(0.5))),
 }
 """Steps, and the learner for so many inputs."""
-LEARNERS: dict[str, tuple[str, Callable[..., bm.Learner], Sequence[dict[str, Any]]]] = {
-    **{name: (name, lambda learner: learner, [{}]) for name in TRAINED},
-    "MAML, rehearsed": ("MAML", bm.Rehearsal, [{}]),
+LEARNERS: dict[str, tuple[str, Callable[[bm.Learner, Family], bm.Learner]]] = {
+    **{name: (name, lambda learner, family: learner) for name in TRAINED},
+    "MAML, rehearsed": ("MAML", lambda learner, family: bm.Rehearsal(learner)),
     "ALPaCA, with changes": (
         "ALPaCA",
-        partial(bm.Changepoints, capacity=20),
-        [{"hazard": hazard} for hazard in HAZARDS],
+        lambda learner, family: bm.Changepoints.from_streams(
+            learner, family.streams(VALIDATION), capacity=20, episodes=1
+        ),
     ),
 }
-"""Whose training, what is made of it, and the settings that validation streams choose among."""
+"""Whose training, and what is made of it."""
 
 
 def trained(family: str, name: str) -> tuple[bm.Learner, float]:
@@ -152,24 +152,12 @@ def trained(family: str, name: str) -> tuple[bm.Learner, float]:
 
 
 def measured(family: str, name: str) -> dict[str, Any]:
-    whose, made, choices = LEARNERS[name]
+    whose, make = LEARNERS[name]
     inner, seconds = trained(family, whose)
-    found = [ahead(family, made(inner, **choice)) if len(choices) > 1 else 0.0 for choice in choices]
-    chosen = choices[found.index(min(found))]
-    streams = FAMILIES[family].streams(TEST)
-    return {**judged(family, made(inner, **chosen), streams), "chosen": chosen, "training CPU seconds": seconds}
-
-
-@torch.no_grad()
-def ahead(family: str, learner: bm.Learner) -> float:
-    """The NLL of the next part on validation streams."""
-    streams = FAMILIES[family].streams(VALIDATION)
-    last = len(streams.parts(0)) - 1
-    kept = evaluate_stream(
-        learner, streams, episodes=1, metrics=[NLL()], at=[last], together=False, progress=False
-    ).ahead
-    assert kept is not None
-    return kept["NLL"].value
+    learner = make(inner, FAMILIES[family])
+    found = judged(family, learner, FAMILIES[family].streams(TEST))
+    found |= {"training CPU seconds": seconds} if whose == name else {}
+    return found | ({"hazard": learner.hazard} if isinstance(learner, bm.Changepoints) else {})
 
 
 @torch.no_grad()
@@ -206,38 +194,31 @@ def informed() -> dict[str, Any]:
     streams = FAMILIES["switch"].streams(TEST)
     rows: list[list[Tensor]] = [[] for _ in METRICS]
     for index in range(EPISODES):
-        for posterior, part in list(zip(streams.informed(index), streams.parts(index), strict=True))[1:]:
-            prediction = posterior(part.query.x)
-            for row, metric in zip(rows, METRICS, strict=True):
-                row.append(metric.statistic(prediction, part.query))
-    return {
-        "ahead": {m.name: [m.reduce(torch.cat(row).sum(0)).item()] * 3 for m, row in zip(METRICS, rows, strict=True)},
-        "torch": torch.__version__,
-    }
+        pairs = list(zip(streams.informed(index), streams.parts(index), strict=True))[1:]
+        for row, metric in zip(rows, METRICS, strict=True):
+            asked = [metric.statistic(posterior(part.query.x), part.query).double() for posterior, part in pairs]
+            row.append(torch.stack(asked).sum(0))
+    found = estimates(METRICS, [torch.cat(row) for row in rows], None)
+    return {"ahead": {metric: list(each) for metric, each in found.items()}, "torch": torch.__version__}
 
 
 def table(results: dict[str, Any]) -> str:
     lines = []
-    for family in FAMILIES:
-        lines += [
-            "",
-            f"| {family} | NLL of the next part | RMSE | 90 % coverage | NLL of all parts at the end | forgotten (NLL) "
-            "| all at once (NLL) | ms an update | bytes | training |",
-            "|---" * 10 + "|",
-        ]
+    for family, (_, _, _, times) in FAMILIES.items():
+        past = ["NLL of all parts at the end", "forgotten (NLL)", "all at once (NLL)"] if times is None else []
+        heads = ["NLL of the next part", "RMSE of it", "90 % coverage", *past, "ms an update", "bytes", "training"]
+        lines += ["", f"| {family} | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
         rows = {key.split(": ")[1]: run for key, run in results.items() if key.startswith(f"{family}: ")}
         for name, run in sorted(rows.items(), key=lambda row: row[1]["ahead"]["NLL"][0]):
-            of = {
-                part: {metric: Estimate(*each) for metric, each in run.get(part, {}).items()}
-                for part in ("ahead", "final", "forgetting")
-            }
-            cells = [*(of["ahead"][metric] for metric in ("NLL", "RMSE", "90% coverage"))]
-            cells += [of[part].get("NLL", "") for part in ("final", "forgetting")]
-            cells += [f"{run['at once']['NLL']:.3f}" if "at once" in run else ""]
+            cells = [str(Estimate(*run["ahead"][metric])) for metric in ("NLL", "RMSE", "90% coverage")]
+            if past:
+                cells += [str(Estimate(*run[part]["NLL"])) for part in ("final", "forgetting")]
+                cells += [f"{run['at once']['NLL']:.3f}"]
             cells += [f"{run[key]:.{digits}f}" if key in run else "" for key, digits in
                       (("CPU milliseconds an update of 25 streams", 1), ("bytes a stream", 0))]  # fmt: skip
-            cells += [f"{run['training CPU seconds']:.0f} s" if "training CPU seconds" in run else ""]
-            lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+            whose = rows.get(LEARNERS[name][0], {}) if name in LEARNERS else {}
+            cells += [f"{whose['training CPU seconds']:.0f} s" if whose else ""]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
 
 

@@ -87,6 +87,7 @@ def test_figures_are_the_papers_formulas() -> None:
     # All at once: every label is of age 0.
     near(kept.gap["NLL"], log[0] + kept.final["NLL"].value)
     assert kept.forward is None  # labels to come are no question
+    assert kept.ahead is None
 
 
 def test_what_parts_cost_each_other_beside_each_alone() -> None:
@@ -209,7 +210,7 @@ class Lines(StreamSource):
 def test_forward_transfer_of_real_targets_is_what_the_past_says_beside_nothing() -> None:
     streams, learner = Lines(), bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.likelihoods.Gaussian())
     kept = evaluate_stream(learner, streams, episodes=2, metrics=[NLL(), Coverage(0.9)], progress=False)
-    gains = []
+    gains, foretold = [], []
     for t in (1, 2):
         past = untaught = 0.0
         for index in range(2):
@@ -221,9 +222,12 @@ def test_forward_transfer_of_real_targets_is_what_the_past_says_beside_nothing()
                     mean = learner(given)(parts[t].query.x).log_prob(parts[t].query.y).mean().item() / 2
                 past, untaught = past + mean * (sign > 0), untaught + mean * (sign < 0)
         gains.append(past - untaught)
+        foretold.append(-past)
     assert kept.forward is not None
     assert kept.forward["NLL"].value == pytest.approx(sum(gains) / 2, rel=1e-5)
     assert kept.forward["NLL"].low < kept.forward["NLL"].value < kept.forward["NLL"].high
+    assert kept.ahead is not None
+    assert kept.ahead["NLL"].value == pytest.approx(sum(foretold) / 2, rel=1e-5)  # parts have equally many queries
     assert abs(kept.gap["NLL"].value) < 1e-5
     # Coverage is the better the nearer to 0.9: its differences are of distances.
     last, fresh = (table[1].sum(0) for table in (kept.later, kept.fresh))

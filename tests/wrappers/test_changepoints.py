@@ -239,12 +239,37 @@ def test_gradients_flow_through_weights_and_predictions() -> None:
         torch.testing.assert_close((slope * way).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("hazard", [0.02, 0.3])
+def test_the_hazard_of_streams_is_found_to_a_factor_of_two(hazard: float) -> None:
+    """Without knowing where tasks change; and by capacity too."""
+    line = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian(0.1), prior_scale=1.0)
+    with torch.no_grad():
+        for parameter in (line.head.weight, line.head.bias):
+            parameter.zero_()
+    streams = Switching(LinearGaussian(shots=1, queries=1, batch=20, noise=0.1), hazard=hazard, steps=40, seed=6)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    found = Changepoints.from_streams(line, streams, capacity=8, episodes=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert hazard / 2 < found.hazard < hazard * 2
+    assert found.capacity == 8
+    assert found.learner is line
+
+
 def test_bad_settings() -> None:
     with pytest.raises(TypeError, match=r"learner: expected a learner such as ALPaCA\(...\), got Linear"):
         Changepoints(nn.Linear(1, 1), 0.1)  # type: ignore[arg-type]
     for hazard in (0.0, 1.0, -0.1, "often", torch.nan):
         with pytest.raises(ValueError, match="hazard: expected a probability strictly between 0 and 1"):
             Changepoints(alpaca(), hazard)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match="streams: expected a source of streams, whose episodes have parts, got LinearG"
+    ):
+        Changepoints.from_streams(alpaca(), LinearGaussian())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="learner: expected a learner"):
+        Changepoints.from_streams(nn.Linear(1, 1), Switching(LinearGaussian()))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="episodes: expected 1 to"):
+        Changepoints.from_streams(alpaca(), Switching(LinearGaussian()), episodes=0)
     with pytest.raises(ValueError, match="capacity: expected a whole number of at least 1, got 0"):
         Changepoints(alpaca(), 0.1, capacity=0)
     with pytest.raises(NotImplementedError, match=r"update: expected .* got .*Rehearsal\(learner"):
