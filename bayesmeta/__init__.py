@@ -64,7 +64,7 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
 from bayesmeta.tasks import TaskSource, tasks_from_arrays, tasks_from_frame
 from bayesmeta.training import fit
-from bayesmeta.wrappers import Calibrated, Changepoints, Conformal, Ensemble, Rehearsal, Standardized
+from bayesmeta.wrappers import Calibrated, Changepoints, Conformal, Consolidated, Ensemble, Rehearsal, Standardized
 
 __version__ = "0.1.0"
 
@@ -90,6 +90,7 @@ __all__ = [
     "Changepoints",
     "ConditionalNeuralProcess",
     "Conformal",
+    "Consolidated",
     "DKTClassifier",
     "Ensemble",
     "Episode",

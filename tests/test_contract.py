@@ -195,6 +195,7 @@ LEARNERS: dict[str, Make] = {
     "GeMCL, changing": lambda network, _: bm.Changepoints(
         bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
     ),
+    "Consolidated": lambda network, likelihood: bm.Consolidated(bm.ABML(network, likelihood, steps=2, rate=0.1)),
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 ORDERED = ("OML", "ANML", "LaMAML", "MER", "ExperienceReplay", "fine-tuning")

@@ -71,7 +71,7 @@ GROWING |= {"DKT", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | 
 }
 """Updates are exact, and the state grows."""
 PRIOR = {"ALPaCA, changing", "GeMCL, changing", "ABML", "ABML, ELBO", "ABML, amortised", "Ensemble", "Calibrated"}
-PRIOR |= {"VCL", "VCL, predictive", "OnlineLaplace"}
+PRIOR |= {"Consolidated", "VCL", "VCL, predictive", "OnlineLaplace"}
 """The posterior becomes the prior: the state does not grow."""
 FURTHER = {"MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
 """Updates go on from where the old points led."""
