@@ -23,7 +23,7 @@ from torch import nn
 
 import bayesmeta as bm
 from bayesmeta.evaluation import evaluate_stream
-from bayesmeta.networks import Gated, GroupNorm
+from bayesmeta.networks import GroupNorm
 from bayesmeta.networks.conv4 import Block, FirstBlock
 from benchmarks.store import keep, load
 
@@ -34,10 +34,10 @@ CLASSES, SHOTS, QUERIES, STREAMS = 100, 15, 5, 10
 TIMES = (9, 19, 49, 99)
 
 
-def body(width: int = WIDTH) -> nn.Module:
+def body() -> nn.Module:
     """Three blocks: a fourth would leave 32 features, too few to tell hundreds of classes apart."""
-    blocks = (Block(width, width, GroupNorm) for _ in range(2))
-    return nn.Sequential(FirstBlock(1, width, GroupNorm), *blocks, nn.Flatten())
+    blocks = (Block(WIDTH, WIDTH, GroupNorm) for _ in range(2))
+    return nn.Sequential(FirstBlock(1, WIDTH, GroupNorm), *blocks, nn.Flatten())
 
 
 class Scaled(nn.Module):
@@ -52,20 +52,9 @@ class Scaled(nn.Module):
         return scaled
 
 
-def ordered(features: nn.Module) -> bm.OML:
-    """A head that begins with nothing, on features of one length: a pass of thousands of steps stays within bounds."""
-    head = nn.Linear(FEATURES, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    even = Scaled(nn.Sequential(features, nn.LayerNorm(FEATURES)))
-    return bm.OML(even, head, bm.likelihoods.Categorical(), classes=20)
-
-
 LEARNERS: dict[str, Callable[[], Any]] = {
     "class Gaussians": lambda: bm.GeMCL(body(), size=FEATURES, classes=20),
     "prototypes": lambda: bm.PrototypicalNetwork(Scaled(body()), classes=20),
-    "OML": lambda: ordered(body()),
-    "ANML": lambda: ordered(Gated(body(), nn.Sequential(body(WIDTH // 2), nn.Linear(FEATURES // 2, FEATURES)))),
 }
 
 

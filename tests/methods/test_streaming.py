@@ -252,9 +252,9 @@ def test_every_point_of_a_stream_is_kept_and_recalled_with_the_same_probability_
                 for place in range(1, STREAM):
                     posterior = posterior.update(rows(stream, slice(place, place + 1)))
                 assert torch.equal(posterior.memory.points.x, memory.points.x)
-                assert int(posterior.memory.count) == STREAM
+                assert int(posterior.memory.told) == STREAM
         kept[memory.points.x[0, :, 0].long()] += 1
-        alone = type(memory)(Points(*(leaf[0] for leaf in memory.points)), memory.keys[0], memory.count[0])
+        alone = type(memory)(Points(*(leaf[0] for leaf in memory.points)), memory.keys[0], memory.told[0])
         recalled = recall(alone, 2, seed).x[:, 0]
         again += torch.isin(alone.points.x[:, 0], recalled)
     # Without replacement: the variance of each count is (n - k) / (n - 1) of that of independent choices.
