@@ -158,8 +158,8 @@ def hashed(seed: int, stream: int | Tensor, numbers: Tensor) -> Tensor:
         >>> hashed(0, 0, torch.arange(3))
         tensor([0.2031, 0.3381, 0.2691], dtype=torch.float64)
     """
-    start = numbers.new_full((), _signed((seed + 1) * _GOLDEN))
-    word = _mixed(_mixed(_mixed(start) + stream * _signed(_GOLDEN)) + numbers * _signed(_GOLDEN))
+    start, step = (numbers.new_full((), _signed(word)) for word in ((seed + 1) * _GOLDEN, _GOLDEN))
+    word = _mixed(_mixed(_mixed(start) + step * stream) + step * numbers)
     return _shifted(word, 11).double() * 2.0**-53
 
 

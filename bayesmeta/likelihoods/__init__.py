@@ -12,7 +12,7 @@ from bayesmeta.likelihoods.base import (
     nll,
     support_error,
 )
-from bayesmeta.likelihoods.classes import Bernoulli, Categorical, OneVsEach, OneVsRest, at_once
+from bayesmeta.likelihoods.classes import Bernoulli, Categorical, OneVsEach, at_once
 from bayesmeta.likelihoods.counts import NegativeBinomial, Poisson
 from bayesmeta.likelihoods.real import (
     Gaussian,
@@ -30,7 +30,6 @@ __all__ = [
     "Likelihood",
     "NegativeBinomial",
     "OneVsEach",
-    "OneVsRest",
     "Poisson",
     "StudentT",
     "at_once",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from bayesmeta.border import check_count
 from bayesmeta.likelihoods.base import Likelihood, check_event, check_labels
 
-__all__ = ["Bernoulli", "Categorical", "OneVsEach", "OneVsRest", "at_once"]
+__all__ = ["Bernoulli", "Categorical", "OneVsEach", "at_once"]
 
 
 class Categorical(Likelihood):
@@ -93,27 +93,6 @@ class OneVsEach(Likelihood):
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         check_labels(y)
         return -self(outputs).log_prob(y)
-
-
-class OneVsRest(Categorical):
-    """`Categorical`, whose inner error asks of each class by itself whether a point is one of it. ``*O = (W,)``, ``*Y = ()``.
-
-    The error is Σ_c BCE(σ(output_c), y = c): a step on a point leaves classes alone that are told apart from it already, and with
-    outputs well below 0 at first those that have not come yet, where a softmax lowers every output that has not come at every
-    step. Given that one class alone says yes, p(y) ∝ exp(output_y): predictions are the `Categorical`'s.
-
-    Example:
-        >>> OneVsRest().error(torch.zeros(1, 5), torch.tensor([2])) / torch.tensor(2.0).log()
-        tensor([5.])
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
-        check_labels(y)
-        # The error of "no" of all, and for the class that it is what "yes" has instead: log σ(-o) - log σ(o) = -o.
-        return F.softplus(outputs).sum(-1) - outputs.gather(-1, y[..., None]).squeeze(-1)
 
 
 class Bernoulli(Likelihood):

@@ -14,10 +14,10 @@ Meta-SGD, https://arxiv.org/abs/1707.09835.)
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_map
 
 from bayesmeta.border import check_count
@@ -47,25 +47,25 @@ class OML(Learner):
     `points` a step, or shorter streams, keep it in memory. Without gradients nothing is held.
 
     Args:
-        features: the body, any module from ``(N, *X)`` to features ``(N, F)``; not adapted.
+        features: the body, any module from ``(N, *X)`` to features ``(N, F)``; not adapted. `Gated` for ANML. For streams of
+            thousands of points let features have one length, by ``nn.LayerNorm``: where the lengths of training end, steps of
+            learned rates grow out of bounds.
         head: the module from features to outputs ``(N, *O)``; its parameters are where the pass begins. With `classes` a linear
-            layer of one output, where every class's row begins.
-        likelihood: makes the distribution p(y | x) of the head's outputs. For hundreds of classes `OneVsRest`, whose steps leave
-            classes alone that have not come.
+            layer of one output, as which every class's row begins. (A softmax does not see what all rows have in common: under
+            `Categorical` only the rates of such a head are learned.)
+        likelihood: makes the distribution p(y | x) of the head's outputs. Its `error` is descended.
         classes: W, the number of labels, for classes that keep coming; no weight depends on it, so that it may be set anew after
             training: ``learner.classes = 600``. None where the head gives all outputs.
-        gate: ANML's neuromodulatory network, any module from ``(N, *X)`` to ``(N, F)``: features are multiplied by its sigmoid.
-            None for OML.
         points: how many points a step takes, in their order. With several, parts must be multiples of it to be as good as the
             whole.
         rate: every weight's initial step size.
 
     Raises:
-        ValueError: settings out of range, with `classes` a head that is not linear of one output; at a call a gate of another
-            shape than the features, or labels of W or more.
+        ValueError: settings out of range, with `classes` a head that is not linear of one output; at a call
+            labels of W or more.
 
     Example:
-        >>> learner = OML(nn.Linear(2, 8), nn.Linear(8, 1), OneVsRest(), classes=3)
+        >>> learner = OML(nn.Linear(2, 8), nn.Linear(8, 1), Categorical(), classes=3)
         >>> posterior = learner(points(torch.rand(4, 2), [0, 0, 1, 1], classes=3))
         >>> posterior.update(points(torch.rand(2, 2), [2, 2], classes=3))(torch.rand(5, 2)).probs.shape
         torch.Size([1, 5, 3])
@@ -80,7 +80,6 @@ class OML(Learner):
         likelihood: Likelihood,
         *,
         classes: int | None = None,
-        gate: nn.Module | None = None,
         points: int = 1,
         rate: float = 0.1,
     ) -> None:
@@ -88,16 +87,15 @@ class OML(Learner):
         check_network(features, "features")
         check_inner_loop(head, likelihood, 1, rate)
         check_count("points", points)
-        if gate is not None:
-            check_network(gate, "gate")
         if classes is not None:
             check_count("classes", classes, least=2)
             if not isinstance(head, nn.Linear) or head.out_features != 1:
                 raise ValueError(
-                    f"head: expected nn.Linear(F, 1) where there are classes, whose row each of them begins with, got {head}; "
+                    f"head: expected nn.Linear(F, 1) where there are classes, whose row each of them begins with, got "
+                    f"{' '.join(str(head).split())}; "
                     "build that, or leave classes out and let the head give all outputs"
                 )
-        self.features = features if gate is None else _Gated(features, gate)
+        self.features = features
         self.head = head
         self.likelihood = likelihood
         self.classes = classes
@@ -125,21 +123,3 @@ class OML(Learner):
         embedded = support._replace(x=features.over_tasks(support.x))
         weights = head.map(lambda points: learn(points, start), embedded)
         return on_features(PointEstimate(head, likelihood, weights, embedded, learn), support, features)
-
-
-class _Gated(nn.Module):
-    """Features times the sigmoid of a gate."""
-
-    def __init__(self, features: nn.Module, gate: nn.Module) -> None:
-        super().__init__()
-        self.features, self.gate = features, gate
-
-    def forward(self, x: Any) -> Tensor:
-        features, gate = self.features(x), self.gate(x)
-        if features.shape != gate.shape:
-            raise ValueError(
-                f"gate: expected as many outputs as there are features, {tuple(features.shape[1:])} a point, got "
-                f"{tuple(gate.shape[1:])}; let it end in a layer of so many"
-            )
-        gated: Tensor = features * gate.sigmoid()
-        return gated

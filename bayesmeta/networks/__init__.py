@@ -2,7 +2,18 @@
 
 from bayesmeta.networks.checks import check_network, check_padding, has_batch_norm, parts
 from bayesmeta.networks.conv4 import Conv4
+from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
 
-__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "check_network", "check_padding", "has_batch_norm", "parts"]
+__all__ = [
+    "MLP",
+    "BatchNorm",
+    "Conv4",
+    "Gated",
+    "GroupNorm",
+    "check_network",
+    "check_padding",
+    "has_batch_norm",
+    "parts",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class PointEstimate(Posterior):
         learn: moves one task's weights to where its further points lead, for updates; None if there are none.
     """
 
-    _of_tasks = ("weights",)
+    _of_tasks: ClassVar[tuple[str, ...]] = ("weights",)
     _entries = True
 
     def __init__(

@@ -31,7 +31,7 @@ class Memory(NamedTuple):
     """C rows in the order in which they came, masked as long as there were fewer points."""
     keys: Tensor
     """Of the rows, ``(C,)``: those points are kept whose keys are the smallest."""
-    count: Tensor
+    told: Tensor
     """How many points there were, ``()``."""
 
 
@@ -94,17 +94,17 @@ def remember(memory: Memory, points: Points, seed: int) -> Memory:
     "Random sampling with a reservoir", https://doi.org/10.1145/3147.3165).
     """
     capacity, new = len(memory.keys), _observed(points)
-    numbers = memory.count + new.cumsum(0) - 1
+    numbers = memory.told + new.cumsum(0) - 1
     keys = torch.cat([memory.keys, hashed(seed, 0, numbers).masked_fill(~new, torch.inf)])
     chosen = keys.topk(capacity, largest=False).indices.sort().values
     kept = keys[chosen]
-    return Memory(_rows(joined(memory.points, points), chosen, kept.isfinite()), kept, memory.count + new.sum())
+    return Memory(_rows(joined(memory.points, points), chosen, kept.isfinite()), kept, memory.told + new.sum())
 
 
 def recall(memory: Memory, some: int, seed: int) -> Points:
     """So many of one task's kept points, each with the same probability and none twice; masked rows where there are fewer."""
     places = torch.arange(len(memory.keys), device=memory.keys.device)
-    lots = hashed(seed, 1 + memory.count, places).masked_fill(~_observed(memory.points), -1.0)
+    lots = hashed(seed, 1 + memory.told, places).masked_fill(~_observed(memory.points), -1.0)
     chosen = lots.topk(min(some, len(places)))
     return _rows(memory.points, chosen.indices, chosen.values >= 0)
 
