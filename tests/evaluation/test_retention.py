@@ -122,9 +122,9 @@ def test_the_course_over_time_is_pooled_over_the_parts_so_far() -> None:
     kept = evaluate_stream(Fading, Labelled(), episodes=2, progress=False, at=[0, 2])
     log = [math.log(p) for p in TRUST]
     # Parts are of one, two, one and two classes.
-    near(kept.so_far["NLL"][0], -log[0])
-    near(kept.so_far["NLL"][1], -(log[2] + 2 * log[1] + log[0]) / 4)
-    assert kept.so_far["NLL"][2] == kept.final["NLL"]
+    near(kept.so_far("NLL")[0], -log[0])
+    near(kept.so_far("NLL")[1], -(log[2] + 2 * log[1] + log[0]) / 4)
+    assert kept.so_far("NLL")[2] == kept.final["NLL"]
 
 
 def near(found: Estimate, expected: float) -> None:
