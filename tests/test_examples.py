@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shutil
@@ -43,6 +44,22 @@ def test_shared_encoder() -> None:
     assert rows["VERSA on its encoder, few steps"]["NLL"].high < rows["VERSA alone, as few steps"]["NLL"].low
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_alphabets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class Gaussians still know 659 characters when gradient steps, on the same features, know the last alphabet alone."""
+    if "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no Omniglot: BAYESMETA_DATA is not set")
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    kept = runpy.run_path(str(EXAMPLES / "alphabets.py"))["main"](streams=1)
+    assert (tmp_path / "alphabets.png").stat().st_size > 10_000
+    ours, theirs = kept["class Gaussians"], kept["gradient steps"]
+    assert ours.matrix("Accuracy")[-1].min() > 0.5
+    assert theirs.matrix("Accuracy")[-1, :-1].max() < 0.5
+    assert ours.final["NLL"].value < theirs.final["NLL"].value
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():
@@ -50,7 +67,14 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     written = {
         name for path in EXAMPLES.glob("*.py") for name in re.findall(r'"(\w+(?:\.png|\.html|_run))"', path.read_text())
     }
-    assert written >= {"compare.html", "uncertainty.png", "growth_curves.png", "omniglot.png", "distributed_run"}
+    assert written >= {
+        "compare.html",
+        "uncertainty.png",
+        "growth_curves.png",
+        "omniglot.png",
+        "alphabets.png",
+        "distributed_run",
+    }
     for name in written:
         place = f"{name}/state" if name.endswith("_run") else name
         assert subprocess.run(["git", "check-ignore", "-q", place], cwd=root, check=False).returncode == 0, name

@@ -39,6 +39,7 @@ def check_parts(parts: Sequence[Episode], name: str = "parts") -> None:
         )
     for t, part in enumerate(parts):
         for given, field in zip(part, Episode._fields, strict=True):
+            _check_device(given, parts[0].support, f"{name}[{t}].{field}")
             check(given, f"{name}[{t}].{field}")
             if not seen(given).any():
                 raise ValueError(f"{name}[{t}].{field}: expected at least one point, got none; leave the part out")
@@ -48,6 +49,16 @@ def check_parts(parts: Sequence[Episode], name: str = "parts") -> None:
                     f"{name}[{t}].{field}: expected tasks, features and targets as part 0 has them, {known}, got {found}; a "
                     "stream's parts are further points of the same tasks"
                 )
+
+
+def _check_device(given: Points, like: Points, name: str) -> None:
+    """Raises a ValueError where points are on another device than the first ones."""
+    here, there = (str(getattr(part.mask, "device", None)) for part in (like, given))
+    if here != there:
+        raise ValueError(
+            f"{name}: expected points on the device of part 0, {here}, got some on {there}; have the source make all on one: the "
+            "learner's device is where evaluate_stream takes them"
+        )
 
 
 def _form(given: Points) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bayesmeta.metrics import Estimate, Metric, estimates, interval
+from bayesmeta.metrics import Estimate, Metric, bootstrap, estimates, interval
 
 __all__ = ["Retention"]
 
@@ -46,6 +46,16 @@ class Retention(NamedTuple):
         found = self.metrics[at].reduce(self.later[at].sum(0))
         return found.masked_fill(~self._come(), torch.nan)
 
+    def so_far(self, name: str) -> list[Estimate]:
+        """A metric's figure after each of `times`, pooled over the queries of all parts so far."""
+        at = self._place(name)
+        return [bootstrap(self.metrics[at], self.later[at][:, a].sum(1), self.shared) for a in range(len(self.times))]
+
+    def at_first(self, name: str) -> Tensor:
+        """A metric's figure of each part right after it came, ``(P,)``."""
+        at = self._place(name)
+        return self.metrics[at].reduce(self.fresh[at].sum(0))
+
     def costs(self, name: str) -> Tensor:
         """By how much part j is worse after part ``times[a]`` than when it was asked about the last time before, ``(A, P)``.
 
@@ -74,15 +84,6 @@ class Retention(NamedTuple):
     def final(self) -> dict[str, Estimate]:
         """After the last part, pooled over the queries of all parts: as `evaluate` would say of ``streams[i]``."""
         return estimates(self.metrics, [later[:, -1].sum(1) for later in self.later], self.shared)
-
-    @property
-    def so_far(self) -> dict[str, list[Estimate]]:
-        """After each of `times`, pooled over the queries of all parts so far."""
-        at_each = [
-            estimates(self.metrics, [later[:, a].sum(1) for later in self.later], self.shared)
-            for a in range(len(self.times))
-        ]
-        return {metric.name: [found[metric.name] for found in at_each] for metric in self.metrics}
 
     @property
     def forgetting(self) -> dict[str, Estimate]:

@@ -88,7 +88,7 @@ def evaluate_stream(
     check_streams(streams)
     chosen = check_metrics(metrics)
     read = _read(learner, streams, episodes)
-    times = _times(at, read.count)
+    times = _times(at, read.length)
     with ExitStack() as held:
         held.enter_context(evaluating(learner if isinstance(learner, nn.Module) else None))
         held.enter_context(torch.no_grad())
@@ -100,7 +100,7 @@ def evaluate_stream(
         tables: list[list[list[Tensor]]] = []  # by episode, kind and metric
         disk = None
         if checkpoint is not None:
-            given = {"times": times, "labels": labels, "together": together, "seed": seed, "parts": read.count}
+            given = {"times": times, "labels": labels, "together": together, "seed": seed, "parts": read.length}
             disk = Kept(checkpoint, settings_of(learner, chosen, **given))
             held.enter_context(disk.alone())
             tables = disk.resume(read.digests)
@@ -131,8 +131,8 @@ def check_streams(streams: Any) -> None:
 class _Read(NamedTuple):
     """What all streams are, before a learner is told of any."""
 
-    count: int
-    """Of parts."""
+    length: int
+    """The number of parts."""
     largest: int
     """Of the labels, if they are labels."""
     units: Units

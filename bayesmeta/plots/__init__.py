@@ -3,5 +3,15 @@
 from bayesmeta.plots.comparison import metric_against_shots, ranks
 from bayesmeta.plots.diagrams import calibration, pit, reliability
 from bayesmeta.plots.predictive import bands
+from bayesmeta.plots.streams import retention, retention_matrix
 
-__all__ = ["bands", "calibration", "metric_against_shots", "pit", "ranks", "reliability"]
+__all__ = [
+    "bands",
+    "calibration",
+    "metric_against_shots",
+    "pit",
+    "ranks",
+    "reliability",
+    "retention",
+    "retention_matrix",
+]

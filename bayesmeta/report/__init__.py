@@ -2,5 +2,6 @@
 
 from bayesmeta.report.compare import compare
 from bayesmeta.report.page import Comparison
+from bayesmeta.report.streams import compare_streams
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compare_streams"]

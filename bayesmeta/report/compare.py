@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -86,12 +87,7 @@ def compare(
         >>> [row.metric for row in found.rows][:2]
         ['NLL', 'RMSE']
     """
-    if not isinstance(learners, Mapping):
-        raise TypeError(
-            f'learners: expected a dictionary of learners by name, got {type(learners).__name__}; e.g. {{"MAML": learner}}'
-        )
-    if not learners:
-        raise ValueError('learners: expected at least one by name, got none; e.g. {"MAML": MAML(...)}')
+    check_learners(learners)
     check_count("episodes", episodes)
     if page is not None:  # before hours of training, not after
         check_target(page, "page")
@@ -124,21 +120,44 @@ def compare(
         "episodes": episodes,
         "training tasks": "none: as they came" if train is None else f"{train!r}, {steps} steps",
         "seed": seed,
+        **settings_of(learners),
+    }
+    comparison = Comparison(rows, seconds, settings, {})
+    if page is None:
+        return comparison
+    return with_page(comparison, page, lambda: pictures(learners, tasks, first, episodes, rows, clusters, seed))
+
+
+def check_learners(learners: Any) -> None:
+    """Raises an error if these are no learners by name."""
+    if not isinstance(learners, Mapping):
+        raise TypeError(
+            f'learners: expected a dictionary of learners by name, got {type(learners).__name__}; e.g. {{"MAML": learner}}'
+        )
+    if not learners:
+        raise ValueError('learners: expected at least one by name, got none; e.g. {"MAML": MAML(...)}')
+
+
+def settings_of(learners: Mapping[str, Predictor]) -> dict[str, Any]:
+    """What every page says of how it was made."""
+    return {
         "learners": {name: repr(learner) for name, learner in learners.items()},
         "versions": _versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    comparison = Comparison(rows, seconds, settings, {})
-    if page is not None:
-        try:
-            comparison.pictures.update(pictures(learners, tasks, first, episodes, rows, clusters, seed))
-            comparison.save(page)
-        except Exception as error:  # a picture or a full disk must not cost what was trained and measured
-            tqdm.write(
-                f"page: expected to write {page}, got {type(error).__name__}: {error}; the table is returned, and "
-                "its save(path) writes the page elsewhere",
-                file=sys.stderr,
-            )
+
+
+def with_page(comparison: Comparison, page: str | Path, draw: Callable[[], dict[str, str]]) -> Comparison:
+    """The comparison with its pictures, and its page written; a picture or a full disk must not cost what was measured."""
+    try:
+        comparison.pictures.update(draw())
+        comparison.save(page)
+    except Exception as error:
+        tqdm.write(
+            f"page: expected to write {page}, got {type(error).__name__}: {error}; the table is returned, and "
+            "its save(path) writes the page elsewhere",
+            file=sys.stderr,
+        )
     return comparison
 
 

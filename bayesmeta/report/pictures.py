@@ -43,7 +43,7 @@ def pictures(
     classes = any(row.metric in ("ECE", "Accuracy") for row in rows) or not first.query.y.is_floating_point()
     ax = pane("Reliability" if classes else "Calibration")
     for name, learner in learners.items():
-        shown: Any = {"episodes": episodes, "label": _plain(name), "clusters": clusters, "seed": seed, "ax": ax}
+        shown: Any = {"episodes": episodes, "label": plain_name(name), "clusters": clusters, "seed": seed, "ax": ax}
         if classes:
             plots.reliability(learner, tasks, bins=ECE().bins, **shown)  # whose ECE is the table's
         else:
@@ -54,7 +54,7 @@ def pictures(
     for height, row in enumerate(ours):
         ax.plot([row.low, row.high], [height, height], color=COLOURS[0])
         ax.plot(row.value, height, "o", color=COLOURS[0])
-    ax.set_yticks(range(len(ours)), [_plain(row.learner) for row in ours])
+    ax.set_yticks(range(len(ours)), [plain_name(row.learner) for row in ours])
     better = f"{ours[0].better} is better" if ours[0].better in ("lower", "higher") else ours[0].better
     ax.set_xlabel(f"nats a point; {better}" if metric == "NLL" else better)
     ax.spines[["top", "right"]].set_visible(False)
@@ -85,7 +85,7 @@ def _first_tasks(learners: Mapping[str, Predictor], first: Episode, seed: int, p
         ax.set_ylim(min(ends), max(ends))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name as matplotlib shows it: $ begins no formula, and _ hides it from no legend."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

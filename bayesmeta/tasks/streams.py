@@ -95,18 +95,19 @@ class ClassStreams(StreamSource):
             raise ValueError(
                 f"tasks: expected outside=0, got {tasks.outside}; what a stream's learner has not seen are the classes to come"
             )
-        self._named = None
-        if isinstance(classes, Sequence) and not all(
-            hasattr(part, "__index__") or isinstance(part, float) for part in classes
-        ):
-            self._named = _numbers(tasks, classes)
-            counts = [len(part) for part in classes]
-        else:
-            counts = list(classes) if isinstance(classes, Sequence) else [classes]
+        self._named: Tensor | None = None
+        given: Any = classes
+        if isinstance(given, int):
+            check_count("classes", given)
+            given = [min(given, tasks.ways - first) for first in range(0, tasks.ways, given)]
+        elif not isinstance(given, Sequence):
+            check_count("classes", given)  # which says what is expected
+        if any(isinstance(part, (Sequence, np.ndarray, Tensor)) for part in given):
+            self._named = _numbers(tasks, given)
+            given = [len(part) for part in given]
+        counts: list[int] = list(given)
         for count in counts:
             check_count("classes", count)
-        if not isinstance(classes, Sequence):
-            counts = [min(classes, tasks.ways - first) for first in range(0, tasks.ways, classes)]
         if sum(counts) != tasks.ways:
             raise ValueError(
                 f"classes: expected the {tasks.ways} classes of a task in parts, got {counts}, in all {sum(counts)}; change the "

@@ -123,9 +123,9 @@ def test_the_course_over_time_is_pooled_over_the_parts_so_far() -> None:
     kept = evaluate_stream(Fading, Labelled(), episodes=2, progress=False, at=[0, 2])
     log = [math.log(p) for p in TRUST]
     # Parts are of one, two, one and two classes.
-    near(kept.so_far["NLL"][0], -log[0])
-    near(kept.so_far["NLL"][1], -(log[2] + 2 * log[1] + log[0]) / 4)
-    assert kept.so_far["NLL"][2] == kept.final["NLL"]
+    near(kept.so_far("NLL")[0], -log[0])
+    near(kept.so_far("NLL")[1], -(log[2] + 2 * log[1] + log[0]) / 4)
+    assert kept.so_far("NLL")[2] == kept.final["NLL"]
 
 
 def near(found: Estimate, expected: float) -> None:
@@ -392,6 +392,54 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], message: str
     given = {"learner": Fading, "streams": Labelled(), "episodes": 1, "progress": False, **options}
     with pytest.raises(error, match=message):
         evaluate_stream(**given)
+
+
+class Untold(Exception):
+    pass
+
+
+def never(support: Points) -> Any:
+    raise Untold
+
+
+class LateLabel(Labelled):
+    """Streams of which the last has a label for which there is no room."""
+
+    def draw_parts(self, generator: torch.Generator) -> list[Episode]:
+        parts = super().draw_parts(generator)
+        if generator.initial_seed() == self._generator(2).initial_seed():
+            parts[-1] = Episode(*(given._replace(y=given.y + 1) for given in parts[-1]))
+        return parts
+
+
+class Strange(Labelled):
+    """Streams of which the last has a part of other features."""
+
+    def parts(self, index: int) -> list[Episode]:
+        parts = super().parts(index)
+        if index == 2:
+            parts[1] = Episode(*(given._replace(x=given.x.repeat(1, 1, 2)) for given in parts[1]))
+        return parts
+
+
+@pytest.mark.parametrize(
+    ("streams", "message"),
+    [
+        (Unequal(), "streams: expected as many parts in each"),
+        (Strange(), r"parts\[1\]\.support: expected tasks, features and targets as part 0 has them"),
+        (Broken("other labels"), "streams: expected parts that join"),
+    ],
+)
+def test_all_streams_are_checked_before_a_learner_is_told_of_any(streams: Labelled, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_stream(never, streams, episodes=10, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(Untold):
+        evaluate_stream(never, Labelled(), episodes=3, progress=False)
+
+
+def test_a_label_of_the_last_stream_for_which_there_is_no_room_costs_no_work() -> None:
+    with pytest.raises(ValueError, match=r"y: expected labels 0 to 5, .* got 6"):
+        evaluate_stream(Fading, LateLabel(), episodes=3, progress=False)
 
 
 def test_a_metric_that_was_not_measured() -> None:

@@ -109,3 +109,36 @@ def test_bands_show_the_entries_that_were_seen() -> None:
         ax = bm.plots.bands(posterior, torch.linspace(-1, 2, 7), target=target)
         (dots,) = [line for line in ax.lines if line.get_label() == "known"]
         assert dots.get_ydata().tolist() == known
+
+
+def kept_of(episodes: int = 2, at: list[int] | None = None) -> bm.evaluation.Retention:
+    tasks = bm.tasks.ClassTasks(torch.randn(80, 2), torch.arange(80) % 8, ways=6, shots=3, queries=4)
+    learner = bm.GeMCL(torch.nn.Identity(), size=2, classes=6)
+    streams = bm.tasks.ClassStreams(tasks, classes=2)
+    return bm.evaluation.evaluate_stream(learner, streams, episodes=episodes, at=at, progress=False)
+
+
+def test_retention_is_the_course_over_the_parts_so_far() -> None:
+    kept = kept_of(at=[0, 2])
+    ax = bm.plots.retention(kept, "NLL", label="Gaussians")
+    ax = bm.plots.retention(kept, "NLL", label="again", ax=ax)
+    fresh, line, _, again = ax.lines
+    assert line.get_xdata().tolist() == [1, 3]
+    np.testing.assert_allclose(line.get_ydata()[-1], kept.final["NLL"].value)
+    np.testing.assert_allclose(fresh.get_ydata(), kept.at_first("NLL"))
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(min(found.low for found in kept.so_far("NLL")))
+    assert (line.get_color(), again.get_color()) == COLOURS[:2]
+    assert ax.get_legend_handles_labels()[1] == ["Gaussians", "again"]
+    with pytest.raises(ValueError, match="name: expected one of NLL, Accuracy, ECE, got 'RMSE'"):
+        bm.plots.retention(kept, "RMSE")
+
+
+def test_the_matrix_of_what_is_kept_is_drawn_as_it_is() -> None:
+    kept = kept_of(at=[0, 2])
+    ax = bm.plots.retention_matrix(kept, "NLL")
+    (mesh,) = ax.collections
+    drawn = np.ma.getdata(mesh.get_array()).reshape(2, 3)
+    np.testing.assert_allclose(drawn, kept.matrix("NLL"))
+    assert np.ma.getmaskarray(mesh.get_array()).reshape(2, 3).tolist() == [[False, True, True], [False] * 3]
+    assert ax.get_ylim() == (3.5, 0.5)  # time goes down

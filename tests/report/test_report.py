@@ -196,3 +196,36 @@ def test_a_family_without_a_crps_is_compared_by_the_others() -> None:
     learner = bm.MAML(bm.networks.MLP(1, 1), OwnLikelihood())
     found = bm.compare({"own": learner}, bm.tasks.Sinusoids(), episodes=1, progress=False)
     assert found.metrics == ["NLL", "RMSE", "90% coverage", "quantile calibration error", "Sharpness"]
+
+
+def classes() -> bm.tasks.ClassStreams:
+    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    return bm.tasks.ClassStreams(bm.tasks.ClassTasks(x, torch.arange(80) % 8, ways=6, shots=3, queries=4), classes=2)
+
+
+def test_a_page_of_streams(tmp_path: Path) -> None:
+    learners = {
+        "Gaussians": bm.GeMCL(torch.nn.Identity(), size=2, classes=6),
+        "<MAML>": bm.MAML(bm.networks.MLP(2, 6), bm.likelihoods.Categorical()),
+    }
+    page = tmp_path / "page.html"
+    found = bm.report.compare_streams(learners, classes(), episodes=2, page=page, progress=False)
+    kept = bm.evaluation.evaluate_stream(learners["Gaussians"], classes(), episodes=2, together=False, progress=False)
+    rows = {(row.learner, row.metric): row for row in found.rows}
+    for title, figure in (
+        ("Accuracy", kept.final),
+        ("Accuracy forgotten", kept.forgetting),
+        ("Accuracy lost to other parts", kept.interference),
+    ):
+        row = rows["Gaussians", title]
+        assert (row.value, row.low, row.high) == figure["Accuracy"]
+    assert len(found.pictures) == 3 + 2  # of metrics, of learners
+    text = page.read_text()
+    assert "NLL forgotten" in text
+    assert "<MAML>" not in text
+    platipus = bm.PLATIPUS(bm.networks.MLP(2, 6), bm.likelihoods.Categorical())
+    with pytest.raises(NotImplementedError, match="update: expected") as error:
+        bm.report.compare_streams({"one": platipus}, classes(), episodes=1, progress=False)
+    assert error.value.__notes__ == ["of 'one' among the learners"]
+    with pytest.raises(TypeError, match="learners: expected a dictionary of learners by name"):
+        bm.report.compare_streams([platipus], classes(), episodes=1)  # type: ignore[arg-type]

@@ -145,6 +145,10 @@ def told(**fields: Any) -> Episode:
     return part()._replace(support=part().support._replace(**fields))
 
 
+def on_another_device() -> Episode:
+    return Episode(*(Points(*(leaf.to("meta") for leaf in given)) for given in part()))
+
+
 def test_ragged_parts_join_with_their_masks() -> None:
     parts = [part(2), part(4)]
     parts[1].support.mask[0, 1:] = False
@@ -170,6 +174,7 @@ def test_ragged_parts_join_with_their_masks() -> None:
         ([part(), part(dtype=torch.float64)], r"parts\[1\]\.support: .* got .*float64 \(2,\)"),
         ([part(), part(batch=3)], r"parts\[1\]\.support: .*'tasks': 2.* got .*'tasks': 3"),
         ([part(), part()._replace(query=part().query._replace(y=torch.zeros(2, 3, 1)))], r"parts\[1\]\.query: .*float32 \(1,\)"),
+        ([part(), on_another_device()], r"parts\[1\]\.support: expected points on the device of part 0, cpu, got some on meta"),
         ([part(), told(x=torch.full((2, 3, 2), torch.nan))], r"parts\[1\]\.support\.x: expected finite"),
         ([part(), told(x={"a": torch.zeros(2, 3, 2)})], r"parts\[1\]\.support: .*'a'"),
     ],
