@@ -47,7 +47,7 @@ class Consolidated(Learner):
 
     Example:
         >>> learner = Consolidated(MAML(MLP(1, 1), Gaussian()))
-        >>> first, second = Sinusoids(), Sinusoids(amplitude=(3.0, 9.0))
+        >>> first, second = Sinusoids(), Sinusoids(amplitudes=(3.0, 9.0))
         >>> _ = fit(learner, first, steps=2, progress=False)
         >>> learner.consolidate(first, episodes=1)
         >>> _ = fit(learner, second, steps=2, progress=False)
