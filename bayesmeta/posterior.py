@@ -171,11 +171,9 @@ class Posterior(ABC):
           processes and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
-        - The posterior becomes the prior: `ABML`, by a few steps; `VCL` and `OnlineLaplace`, by epochs of minibatches over parts of
-          many points. Sequential: near what all points at once would give, and of constant size (`VCL` but for a coreset).
+        - The posterior becomes the prior: `ABML`, `VCL`, `OnlineLaplace`. Sequential, and of constant size but for a coreset.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
-          family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`), `OnlineLaplace(weight=0.0)`. It is the baseline that
-          forgets.
+          family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.
         - All others refuse: `Rehearsal` keeps the points and adapts again.
 

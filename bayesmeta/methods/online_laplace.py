@@ -137,7 +137,7 @@ class _Estimate:
             return slopes.square().sum(0)
 
         def of_task(x: Any, directions: Tensor, weights: Tensor) -> Tensor:
-            each: Tensor = network.map(lambda *point: of_point(*point, weights), x, directions)
+            each: Tensor = network.map(lambda x, directions: of_point(x, directions, weights), x, directions)
             return each.sum(0)
 
         directions = self._directions(mean, points)
@@ -189,7 +189,7 @@ class _Posterior(GaussianWeights):
         network = self.network
 
         def of_task(x: Any, mean: Tensor, away: Tensor) -> Tensor:
-            values, pull = torch.func.vjp(lambda weights: network(x, weights=weights), mean)
+            values, pull = torch.func.vjp(lambda weights: network(x, weights=weights), mean)[:2]
             # What a direction changes, by the slope of the slope: forward mode is not for several threads.
             push = torch.func.vjp(lambda along: pull(along)[0], torch.zeros_like(values))[1]
             changes: Tensor = network.map(lambda direction: push(direction)[0], away)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ class GaussianWeights(Posterior):
         support: the first points.
     """
 
-    _of_tasks, _entries = ("weights", "told"), True
+    _of_tasks: ClassVar[tuple[str, ...]] = ("weights", "told")
+    _entries = True
 
     def __init__(self, weights: Weights, network: Frozen, likelihood: Frozen, support: Points) -> None:
         super().__init__(support)

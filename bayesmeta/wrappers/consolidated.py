@@ -12,6 +12,7 @@ information of a task's targets (as sampled, not as modelled), in the unit of L.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -108,7 +109,7 @@ class Consolidated(Learner):
         self.precision += total / count
         self.anchor.copy_(self._parameters_in_a_row().detach())
 
-    def _slopes(self, task: Episode, parameters: list[Tensor]) -> Tensor:
+    def _slopes(self, task: Episode, parameters: Sequence[Tensor]) -> Tensor:
         """The gradient of the learner's own loss, ``(P,)``; zero of what is frozen or idle."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         found = torch.autograd.grad(self.learner.loss(task), trained, allow_unused=True, materialize_grads=True)
