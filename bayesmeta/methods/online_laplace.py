@@ -32,7 +32,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import GaussianWeights, Minibatches, Weights
+from bayesmeta.posteriors import LearnedInParts, Minibatches, Weights
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["OnlineLaplace"]
@@ -172,7 +172,7 @@ class _Estimate:
         return (axes @ root).to(outputs).unflatten(-1, outputs.shape[2:])
 
 
-class _Posterior(GaussianWeights):
+class _Posterior(LearnedInParts):
     """N(θ_t, 1/Λ_t)."""
 
     def __init__(self, estimate: _Estimate, support: Points) -> None:
@@ -180,7 +180,7 @@ class _Posterior(GaussianWeights):
         mean = torch.zeros_like(estimate.start).expand(len(support.mask), -1)
         super().__init__(Weights(mean, estimate.prior.expand_as(mean)), estimate.network, estimate.likelihood, support)
 
-    def _learn(self, points: Points) -> None:
+    def _descend(self, points: Points) -> None:
         self.weights = self.estimate(points, self.weights, self.told)
 
     def _functions(self, samples: int) -> Functions:
