@@ -173,7 +173,7 @@ class Posterior(ABC):
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
         - Exact in the order in which points come, where parts are multiples of the learner's `points`, and of a size that does not
           grow: ordered passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`), the last three with a memory.
-        - The posterior becomes the prior: `ABML`. Sequential: near what all points at once would give, and of constant size.
+        - The posterior becomes the prior: `ABML`, `VCL`, `OnlineLaplace`. Sequential, and of constant size but for a coreset.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
         - Through wrappers. An `Ensemble` keeps its equal weights; a temperature was fitted for the number of points at the time.

@@ -27,7 +27,7 @@ for T tasks; ``Predictive()`` (the default, which trains better) the query's -lo
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import pyro
 import torch
@@ -35,16 +35,15 @@ from pyro.distributions import Gamma
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from bayesmeta.answers import Functions
 from bayesmeta.border import check_count, check_positive
-from bayesmeta.data import Episode, Points, concatenate, observed, seen
+from bayesmeta.data import Episode, Points, concatenate, observed
 from bayesmeta.encoders import Encoder, check_encoder
 from bayesmeta.functional import Frozen, adaptable, clamped, ravel
 from bayesmeta.likelihoods import Likelihood, check_one_label, support_error
-from bayesmeta.networks import check_network, check_padding
+from bayesmeta.networks import check_network
 from bayesmeta.objectives import Objective, Predictive
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import networks
+from bayesmeta.posteriors import GaussianWeights, Weights
 from bayesmeta.randomness import standard_normal
 from bayesmeta.variational import VariationalLearner
 
@@ -145,10 +144,10 @@ class ABML(VariationalLearner):
         """μ and log σ of each task's q, each ``(B, P)``, after the inner steps. Uses torch's global generator."""
         return self._infer(_Steps(self), support)
 
-    def _infer(self, steps: _Steps, support: Points) -> _Weights:
+    def _infer(self, steps: _Steps, support: Points) -> Weights:
         tasks = len(support.mask)
-        prior = _Weights(*(part.expand(tasks, -1) for part in self.prior()))
-        start = _Weights(prior.mean, self.start_log_scale.expand(tasks, -1))
+        prior = Weights(*(part.expand(tasks, -1) for part in self.prior()))
+        start = Weights(prior.mean, self.start_log_scale.expand(tasks, -1))
         if self.modulation is not None:
             start = self.modulation(start, support)
         start = start._replace(log_scale=start.log_scale.clamp(_FLOOR, _CAP))
@@ -179,15 +178,6 @@ class ABML(VariationalLearner):
             self.latent("weights", mean, log_scale.exp(), shared=True)
 
 
-class _Weights(NamedTuple):
-    """A Gaussian over the weights of each task."""
-
-    mean: Tensor
-    """μ ``(B, P)``."""
-    log_scale: Tensor
-    """log σ ``(B, P)``."""
-
-
 class _Steps:
     """The inner loop, of a learner as it is now: later updates do not move it."""
 
@@ -198,13 +188,13 @@ class _Steps:
         self.inner_noise, self.inner_draws = learner.inner_noise, learner.inner_draws
         self.clamp, self.kl_weight = learner.clamp, learner.inner_kl_weight
 
-    def __call__(self, points: Points, start: _Weights, prior: _Weights) -> _Weights:
+    def __call__(self, points: Points, start: Weights, prior: Weights) -> Weights:
         """K steps on each task's points, from a start, under a prior. Uses torch's global generator."""
         rates, network, likelihood = self.rates, self.network, self._likelihood
         half = standard_normal(len(rates), self.inner_draws // 2, start.mean.shape[1], like=start.mean)
         noise = torch.cat([half, -half], 1)
 
-        def inner_loop(points: Points, start: _Weights, prior: _Weights) -> _Weights:
+        def inner_loop(points: Points, start: Weights, prior: Weights) -> Weights:
             error = support_error(network, likelihood, points)
             prior_precision = self.kl_weight * (-2 * prior.log_scale).exp()
             count = observed(points, lead=1).sum() / self.inner_noise**2
@@ -223,9 +213,9 @@ class _Steps:
                 mean = mean - rates[k, 0] * (count * slope + pull) / (count + prior_precision)
                 widening = 1 - (scale.square() * precision).clamp(max=self.clamp)
                 log_scale = (log_scale + rates[k, 1] * widening).clamp(_FLOOR, _CAP)
-            return _Weights(mean, log_scale)
+            return Weights(mean, log_scale)
 
-        found: _Weights = network.map(inner_loop, points, start, prior)
+        found: Weights = network.map(inner_loop, points, start, prior)
         return found
 
     def _curvature(self, weights: Tensor, points: Points) -> Tensor:
@@ -250,26 +240,15 @@ class _Steps:
         return each.sum(0) / observed(points, lead=1).sum().clamp(min=1)
 
 
-class _WeightPosterior(Posterior):
+class _WeightPosterior(GaussianWeights):
     """A Gaussian over each task's weights, which is the prior of further points."""
 
-    _of_tasks, _entries = ("weights",), True
+    def __init__(self, weights: Weights, steps: _Steps, support: Points) -> None:
+        super().__init__(weights, steps.network, steps.likelihood, support)
+        self.steps = steps
 
-    def __init__(self, weights: _Weights, steps: _Steps, support: Points) -> None:
-        super().__init__(support)
-        self.weights, self.steps, self.likelihood = weights, steps, steps.likelihood
-
-    def _functions(self, samples: int) -> Functions:
-        mean, log_scale = self.weights
-        noise = standard_normal(samples, 1, mean.shape[1], like=mean)
-        outputs = networks(self.steps.network, mean + log_scale.exp() * noise)
-        return lambda x, own: self.likelihood(outputs(x, own))
-
-    def _updated(self, points: Points) -> Posterior:
-        check_padding(self.steps.network.module, seen(points), "points")
-        later = self._later()
-        later.weights = self.steps(points, start=self.weights, prior=self.weights)
-        return later
+    def _learn(self, points: Points) -> None:
+        self.weights = self.steps(points, start=self.weights, prior=self.weights)
 
 
 class _Modulation(nn.Module):
@@ -293,6 +272,6 @@ class _Modulation(nn.Module):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
 
-    def forward(self, start: _Weights, support: Points) -> _Weights:
+    def forward(self, start: Weights, support: Points) -> Weights:
         gain, shift, wider = self.head(self.encoder(support)).unflatten(1, (3, -1))[:, :, self.unit].unbind(1)
-        return _Weights(start.mean * (1 + gain) + shift, start.log_scale + wider)
+        return Weights(start.mean * (1 + gain) + shift, start.log_scale + wider)

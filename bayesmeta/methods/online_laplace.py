@@ -32,7 +32,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import GaussianWeights, Minibatches, Weights
+from bayesmeta.posteriors import LearnedInParts, Minibatches, Weights
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["OnlineLaplace"]
@@ -137,7 +137,7 @@ class _Estimate:
             return slopes.square().sum(0)
 
         def of_task(x: Any, directions: Tensor, weights: Tensor) -> Tensor:
-            each: Tensor = network.map(lambda *point: of_point(*point, weights), x, directions)
+            each: Tensor = network.map(lambda x, directions: of_point(x, directions, weights), x, directions)
             return each.sum(0)
 
         directions = self._directions(mean, points)
@@ -172,7 +172,7 @@ class _Estimate:
         return (axes @ root).to(outputs).unflatten(-1, outputs.shape[2:])
 
 
-class _Posterior(GaussianWeights):
+class _Posterior(LearnedInParts):
     """N(θ_t, 1/Λ_t)."""
 
     def __init__(self, estimate: _Estimate, support: Points) -> None:
@@ -180,7 +180,7 @@ class _Posterior(GaussianWeights):
         mean = torch.zeros_like(estimate.start).expand(len(support.mask), -1)
         super().__init__(Weights(mean, estimate.prior.expand_as(mean)), estimate.network, estimate.likelihood, support)
 
-    def _learn(self, points: Points) -> None:
+    def _descend(self, points: Points) -> None:
         self.weights = self.estimate(points, self.weights, self.told)
 
     def _functions(self, samples: int) -> Functions:
@@ -189,7 +189,7 @@ class _Posterior(GaussianWeights):
         network = self.network
 
         def of_task(x: Any, mean: Tensor, away: Tensor) -> Tensor:
-            values, pull = torch.func.vjp(lambda weights: network(x, weights=weights), mean)
+            values, pull = torch.func.vjp(lambda weights: network(x, weights=weights), mean)[:2]
             # What a direction changes, by the slope of the slope: forward mode is not for several threads.
             push = torch.func.vjp(lambda along: pull(along)[0], torch.zeros_like(values))[1]
             changes: Tensor = network.map(lambda direction: push(direction)[0], away)

@@ -30,7 +30,7 @@ from bayesmeta.likelihoods import Likelihood
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import GaussianWeights, Minibatches, Weights
+from bayesmeta.posteriors import LearnedInParts, Minibatches, Weights
 from bayesmeta.randomness import standard_normal, uniform
 from bayesmeta.variational import VariationalLearner
 
@@ -159,10 +159,10 @@ class _Inference:
         )
 
 
-class _Posterior(GaussianWeights):
+class _Posterior(LearnedInParts):
     """q̃_t; with a coreset also q_t and the points kept aside."""
 
-    _of_tasks = (*GaussianWeights._of_tasks, "kept")
+    _of_tasks = (*LearnedInParts._of_tasks, "kept")
 
     def __init__(self, prior: Weights, infer: _Inference, coreset: int, support: Points) -> None:
         self.infer, self.coreset = infer, coreset
@@ -170,7 +170,7 @@ class _Posterior(GaussianWeights):
         """q_t and the coresets of the parts so far, where there are any."""
         super().__init__(prior, infer.network, infer.likelihood, support)
 
-    def _learn(self, points: Points) -> None:
+    def _descend(self, points: Points) -> None:
         if not self.coreset:
             self.weights = self.infer(points, self.weights, self.told)
             return

@@ -1,7 +1,7 @@
 """What a support taught: the posteriors that methods share."""
 
 from bayesmeta.posteriors.encoded import Encoded, told
-from bayesmeta.posteriors.gaussian_weights import GaussianWeights, Weights
+from bayesmeta.posteriors.gaussian_weights import GaussianWeights, LearnedInParts, Weights
 from bayesmeta.posteriors.linear import BayesianLinear, linear_prior
 from bayesmeta.posteriors.marginal import MarginallyDrawn, normal_numbers
 from bayesmeta.posteriors.minibatches import Minibatches
@@ -26,6 +26,7 @@ __all__ = [
     "BayesianLinear",
     "Encoded",
     "GaussianWeights",
+    "LearnedInParts",
     "MarginallyDrawn",
     "Memory",
     "Minibatches",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors.sampled import networks
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["GaussianWeights", "Weights"]
+__all__ = ["GaussianWeights", "LearnedInParts", "Weights"]
 
 
 class Weights(NamedTuple):
@@ -34,24 +34,18 @@ class GaussianWeights(Posterior):
     A subclass implements `_learn`, which moves `weights` to where points lead.
 
     Args:
-        weights: the Gaussian of each task before any points.
+        weights: the Gaussian of each task.
         network: maps inputs ``(N, *X)`` to outputs ``(N, *O)``.
         likelihood: maps outputs to distributions.
-        support: the first points.
+        support: what was learned from.
     """
 
-    _of_tasks, _entries = ("weights", "told"), True
+    _of_tasks: ClassVar[tuple[str, ...]] = ("weights",)
+    _entries = True
 
     def __init__(self, weights: Weights, network: Frozen, likelihood: Frozen, support: Points) -> None:
         super().__init__(support)
         self.weights, self.network, self.likelihood = weights, network, likelihood
-        self.told = torch.zeros_like(support.mask.flatten(1)[:, :1])
-        """Whether a task has been told anything, ``(B, 1)``: its descent then starts from where the last one led."""
-        self._tell(support)
-
-    def _tell(self, points: Points) -> None:
-        self._learn(points)
-        self.told = self.told | seen(points).any(1, keepdim=True)
 
     @abstractmethod
     def _learn(self, points: Points) -> None:
@@ -66,5 +60,34 @@ class GaussianWeights(Posterior):
     def _updated(self, points: Points) -> Posterior:
         check_padding(self.network.module, seen(points), "points")
         later = self._later()
-        later._tell(points)
+        later._learn(points)
         return later
+
+
+class LearnedInParts(GaussianWeights):
+    """One that begins as the prior, and learns its support as it learns every further part.
+
+    A subclass implements `_descend`. What it needs for that it holds before it calls this constructor.
+
+    Args:
+        prior: the Gaussian of each task before any points.
+        network: maps inputs ``(N, *X)`` to outputs ``(N, *O)``.
+        likelihood: maps outputs to distributions.
+        support: the first part.
+    """
+
+    _of_tasks: ClassVar[tuple[str, ...]] = ("weights", "told")
+
+    def __init__(self, prior: Weights, network: Frozen, likelihood: Frozen, support: Points) -> None:
+        super().__init__(prior, network, likelihood, support)
+        self.told = torch.zeros_like(support.mask.flatten(1)[:, :1])
+        """Whether a task has been told anything, ``(B, 1)``: a descent then starts from where the last one led."""
+        self._learn(support)
+
+    def _learn(self, points: Points) -> None:
+        self._descend(points)
+        self.told = self.told | seen(points).any(1, keepdim=True)
+
+    @abstractmethod
+    def _descend(self, points: Points) -> None:
+        """Moves `weights` to where points lead; those of a task without any stay."""

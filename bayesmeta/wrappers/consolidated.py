@@ -12,6 +12,7 @@ information of a task's targets (as sampled, not as modelled), in the unit of L.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -47,7 +48,7 @@ class Consolidated(Learner):
 
     Example:
         >>> learner = Consolidated(MAML(MLP(1, 1), Gaussian()))
-        >>> first, second = Sinusoids(), Sinusoids(amplitude=(3.0, 9.0))
+        >>> first, second = Sinusoids(), Sinusoids(amplitudes=(3.0, 9.0))
         >>> _ = fit(learner, first, steps=2, progress=False)
         >>> learner.consolidate(first, episodes=1)
         >>> _ = fit(learner, second, steps=2, progress=False)
@@ -108,7 +109,7 @@ class Consolidated(Learner):
         self.precision += total / count
         self.anchor.copy_(self._parameters_in_a_row().detach())
 
-    def _slopes(self, task: Episode, parameters: list[Tensor]) -> Tensor:
+    def _slopes(self, task: Episode, parameters: Sequence[Tensor]) -> Tensor:
         """The gradient of the learner's own loss, ``(P,)``; zero of what is frozen or idle."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         found = torch.autograd.grad(self.learner.loss(task), trained, allow_unused=True, materialize_grads=True)

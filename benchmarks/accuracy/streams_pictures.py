@@ -55,9 +55,9 @@ def laplace(**settings: Any) -> bm.Learner:
 LEARNERS: dict[str, tuple[Callable[..., bm.Learner], dict[str, Any]]] = {
     "VCL, coreset of 200": (vcl, {"coreset": 200, "epochs": 12, "rate": 0.008, "prior_scale": 0.1, "scale": 0.03}),
     "VCL": (vcl, {"epochs": 12, "rate": 0.008, "prior_scale": 0.1, "scale": 0.03}),
-    "online Laplace (EWC)": (laplace, {"epochs": 12}),
-    "fine-tuning": (laplace, {"epochs": 12, "weight": 0.0}),
-    "all parts at once": (laplace, {"epochs": 12, "weight": 0.0}),
+    "online Laplace (EWC)": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 10.0}),
+    "fine-tuning": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 0.0}),
+    "all parts at once": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 0.0}),
 }
 
 

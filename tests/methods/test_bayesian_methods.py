@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import bayesmeta as bm
 from bayesmeta import Episode, Points
 from bayesmeta.functional import Frozen, adaptable, ravel, unravel
-from bayesmeta.methods.abml import _Steps, _Weights
+from bayesmeta.methods.abml import _Steps
+from bayesmeta.posteriors import Weights
 
 DOUBLE = torch.float64
 
@@ -156,7 +157,7 @@ class TestABML:
             learner.modulation.head.weight.zero_()
             learner.modulation.head.bias.copy_(torch.arange(24.0) / 10)
         support = bm.points([0.0, 1.0], [1.0, 2.0])
-        start = _Weights(torch.ones(1, 10), torch.zeros(1, 10))
+        start = Weights(torch.ones(1, 10), torch.zeros(1, 10))
         moved = learner.modulation(start, support)
         unit = learner.modulation.unit
         torch.testing.assert_close(moved.mean[0], 1 + unit / 10 + (8 + unit) / 10)

@@ -22,6 +22,8 @@ NETWORKS: dict[str, Make] = {
     "Reptile": bm.Reptile,
     "ImplicitMAML": bm.ImplicitMAML,
     "ABML": bm.ABML,
+    "VCL": bm.VCL,
+    "OnlineLaplace": bm.OnlineLaplace,
     "PLATIPUS": bm.PLATIPUS,
     "BMAML": bm.BMAML,
     "PACOHNN": lambda network, likelihood: bm.PACOHNN(network, likelihood, tasks=3),

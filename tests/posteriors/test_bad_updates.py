@@ -18,6 +18,8 @@ from bayesmeta import Learner
 COUNTS: dict[str, Callable[[bm.likelihoods.Likelihood], Learner]] = {
     "MAML": lambda likelihood: bm.MAML(bm.networks.MLP(1, 1), likelihood),
     "ABML": lambda likelihood: bm.ABML(bm.networks.MLP(1, 1), likelihood),
+    "VCL": lambda likelihood: bm.VCL(bm.networks.MLP(1, 1), likelihood, epochs=1),
+    "OnlineLaplace": lambda likelihood: bm.OnlineLaplace(bm.networks.MLP(1, 1), likelihood, epochs=1),
     "CNP": lambda likelihood: bm.ConditionalNeuralProcess(
         bm.encoders.DeepSet(1, 1, 6), bm.networks.MLP(7, 1), likelihood
     ),
@@ -65,7 +67,7 @@ def test_an_update_refuses_a_mask_of_entries_that_the_method_does_not_know(name:
         posterior.update(bm.points([2.0, 3.0], [1.0, 1.0], mask=[True, False]))
 
 
-@pytest.mark.parametrize("name", ["MAML", "ABML"])
+@pytest.mark.parametrize("name", ["MAML", "ABML", "VCL", "OnlineLaplace"])
 def test_an_update_takes_a_mask_of_entries_where_the_method_does(name: str) -> None:
     posterior = COUNTS[name](bm.likelihoods.Gaussian())(bm.points([0.0, 1.0], [0.0, 1.0]))
 
