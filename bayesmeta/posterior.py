@@ -171,8 +171,8 @@ class Posterior(ABC):
           processes and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
-        - Exact in the order in which points come, where parts are multiples of the learner's `points`, and of a size that does not
-          grow: ordered passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`), the last three with a memory.
+        - Exact in the order in which points come, where parts are multiples of the learner's `points`, and of a size that does
+          not grow: ordered passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`), the last three with a memory.
         - The posterior becomes the prior: `ABML`. Sequential: near what all points at once would give, and of constant size.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
