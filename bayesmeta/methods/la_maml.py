@@ -8,7 +8,7 @@ Gupta, Yadav & Paull 2020, "La-MAML: Look-ahead Meta Learning for Continual Lear
     α <- α - η ∇_α L,   θ <- θ - max(0, α) ∘ ∇_θ L   (with the new α, and both gradients at the old one).
 
 A rate falls where a step on the new points works against the old ones (∇_α L is minus their gradients' product), and at zero its
-weight is kept as it is.
+weight is kept as it is. As in the authors' experiments, each of the two gradients is shortened to a largest norm.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class LaMAML(Learner):
         likelihood: makes the distribution p(y | x) of the network's outputs. Its `error` is descended.
         rate: every weight's rate α at first.
         rate_of_rates: η, the step size of the rates themselves.
+        clip: the largest norm of ∇_α L, and of ∇_θ L; ``float("inf")`` leaves them as they are.
         points: k, how many new points come at once.
         memory: how many points a task keeps: every one that it was told with the same probability.
         replay: how many of these stand beside the new ones in L, drawn anew each time.
@@ -64,8 +65,9 @@ class LaMAML(Learner):
         network: nn.Module,
         likelihood: Likelihood,
         *,
-        rate: float = 0.1,
+        rate: float = 0.02,
         rate_of_rates: float = 0.1,
+        clip: float = 2.0,
         points: int = 10,
         memory: int = 200,
         replay: int = 10,
@@ -74,14 +76,16 @@ class LaMAML(Learner):
         super().__init__()
         check_replay(network, likelihood, rate, Replay(points, memory, replay, seed))
         check_positive("rate_of_rates", rate_of_rates)
+        check_positive("clip", clip)
         self.network = network
         self.likelihood = likelihood
         self.rate = rate
         self.rate_of_rates = rate_of_rates
+        self.clip = clip
         self.points, self.memory, self.replay, self.seed = points, memory, replay, seed
 
     def forward(self, support: Points) -> Posterior:
-        likelihood, rate, size = self.likelihood, self.rate, self.rate_of_rates
+        likelihood, rate, size, clip = self.likelihood, self.rate, self.rate_of_rates, self.clip
 
         def step(network: Frozen) -> Step:
             names = list(network.weights)
@@ -95,8 +99,10 @@ class LaMAML(Learner):
                     return support_error(network, likelihood, joined(old, new))(weights)
 
                 slope = second_order(ahead)(carried)
-                rates = {name: carried[_rate(name)] - size * slope[_rate(name)] for name in names}
-                moved = {name: carried[name] - rates[name].clamp(min=0) * slope[name] for name in names}
+                by_rates = _shortened({name: slope[_rate(name)] for name in names}, clip)
+                by_weights = _shortened({name: slope[name] for name in names}, clip)
+                rates = {name: carried[_rate(name)] - size * by_rates[name] for name in names}
+                moved = {name: carried[name] - rates[name].clamp(min=0) * by_weights[name] for name in names}
                 return moved | {_rate(name): value for name, value in rates.items()}
 
             return move
@@ -110,6 +116,15 @@ class LaMAML(Learner):
             more=lambda weights: {_rate(name): torch.full_like(value, rate) for name, value in weights.items()},
             strategy=self.strategy,
         )
+
+
+def _shortened(slopes: Params, clip: float) -> Params:
+    """A gradient, brought to the norm `clip` where it is longer."""
+    if clip == float("inf"):
+        return slopes
+    square = torch.stack([slope.square().sum() for slope in slopes.values()]).sum()
+    share = clip / square.clamp(min=clip**2).sqrt()
+    return {name: share * slope for name, slope in slopes.items()}
 
 
 def _rate(name: str) -> str:

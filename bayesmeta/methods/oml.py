@@ -43,8 +43,8 @@ class OML(Learner):
     `ClassTasks` and `ClassStreams` do, class after class. What the query asks of classes that came first is the papers' remember
     set: a step that undoes them costs there.
 
-    Training holds the graph of all N steps, some copies of the head's weights each: for a head of a million weights more
-    `points` a step, or shorter streams, keep it in memory. Without gradients nothing is held.
+    Training holds the graph of all N steps: of a linear head one copy of its weights each, of others some. For a head of a
+    million weights more `points` a step, or shorter streams, keep it in memory. Without gradients nothing is held.
 
     Args:
         features: the body, any module from ``(N, *X)`` to features ``(N, F)``; not adapted. `Gated` for ANML. For streams of

@@ -164,7 +164,8 @@ class TestLaMAML:
         """One update with a memory that is recalled as a whole: rates and weights move by the slopes of L(θ, α), written anew."""
         torch.manual_seed(0)
         network, size, task = MLP(2, 1, hidden=(3,), activation=nn.Tanh), 0.05, 1
-        learner = bm.LaMAML(network, Gaussian(), rate=0.2, rate_of_rates=size, points=4, memory=20, replay=20).double()
+        settings = {"rate": 0.2, "rate_of_rates": size, "points": 4, "memory": 20, "replay": 20}
+        learner = bm.LaMAML(network, Gaussian(), clip=float("inf"), **settings).double()  # type: ignore[arg-type]
         first, second = some(8, 0), some(4, 1)
         before: Any = learner(first)
         after: Any = before.update(second)
@@ -187,9 +188,25 @@ class TestLaMAML:
                 < 1e-6
             )
 
+    def test_a_long_gradient_is_shortened_to_the_norm_and_a_short_one_is_not(self) -> None:
+        torch.manual_seed(0)
+        network, given = MLP(2, 1, hidden=(3,), activation=nn.Tanh), some(3)
+        moves = {}
+        for clip in (0.01, 1e9, float("inf")):
+            learner = bm.LaMAML(network, Gaussian(), rate=0.1, rate_of_rates=1.0, clip=clip, memory=0).double()
+            posterior: Any = learner(given)
+            rates = [posterior.carried[f"rate of {name}"] for name, _ in network.named_parameters()]
+            moves[clip] = torch.cat([(0.1 - rate).flatten(1) for rate in rates], 1)
+        torch.testing.assert_close(moves[0.01].norm(dim=1), torch.full((2,), 0.01, dtype=torch.float64))
+        torch.testing.assert_close(moves[1e9], moves[float("inf")])
+        direction = moves[float("inf")] / moves[float("inf")].norm(dim=1, keepdim=True)
+        torch.testing.assert_close(moves[0.01], 0.01 * direction)
+
     def test_a_weight_whose_rate_fell_below_zero_stays(self) -> None:
         torch.manual_seed(0)
-        learner = bm.LaMAML(MLP(2, 1, hidden=(3,)), Gaussian(), rate=0.01, rate_of_rates=5.0, points=2).double()
+        learner = bm.LaMAML(
+            MLP(2, 1, hidden=(3,)), Gaussian(), rate=0.01, rate_of_rates=5.0, points=2, clip=100.0
+        ).double()
         before: Any = learner(some(6))
         after: Any = before.update(some(2, 1))
         below = 0
@@ -322,5 +339,7 @@ def test_parts_and_rates_out_of_range() -> None:
             bm.MER(nn.Linear(1, 1), Gaussian(), part=part)
     with pytest.raises(ValueError, match="rate_of_rates: expected a number above 0, got -1"):
         bm.LaMAML(nn.Linear(1, 1), Gaussian(), rate_of_rates=-1)
+    with pytest.raises(ValueError, match="clip: expected a number above 0, got 0"):
+        bm.LaMAML(nn.Linear(1, 1), Gaussian(), clip=0)
     with pytest.raises(ValueError, match="steps: expected a whole number of at least 0, got -1"):
         bm.ExperienceReplay(nn.Linear(1, 1), Gaussian(), steps=-1)
