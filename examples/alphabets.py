@@ -90,7 +90,9 @@ def main(steps: int = STEPS, streams: int = STREAMS, path: str = "alphabets.png"
     """Prints a table; returns what each learner kept."""
     source = alphabets()
     learners = trained(steps, classes=source.tasks.ways)
-    kept = {name: evaluate_stream(learner, source, episodes=streams, together=False) for name, learner in learners.items()}
+    kept = {
+        name: evaluate_stream(learner, source, episodes=streams, together=False) for name, learner in learners.items()
+    }
     print(f"{'':18s}{'at the end':>24s}{'NLL':>24s}{'ECE':>24s}{'accuracy lost since':>24s}")
     for name, each in kept.items():
         cells = [each.final["Accuracy"], each.final["NLL"], each.final["ECE"], each.forgetting["Accuracy"]]
