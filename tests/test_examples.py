@@ -47,7 +47,7 @@ def test_shared_encoder() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_alphabets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Class Gaussians still know 659 characters when gradient steps, on the same features, know the last alphabet alone."""
+    """Class Gaussians still know all 659 characters when gradient steps, on the same features, have lost the first half."""
     if "BAYESMETA_DATA" not in os.environ:
         pytest.skip("no Omniglot: BAYESMETA_DATA is not set")
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,7 @@ def test_alphabets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "alphabets.png").stat().st_size > 10_000
     ours, theirs = kept["class Gaussians"], kept["gradient steps"]
     assert ours.matrix("Accuracy")[-1].min() > 0.5
-    assert theirs.matrix("Accuracy")[-1, :-1].max() < 0.5
+    assert theirs.matrix("Accuracy")[-1, :10].mean() < 0.1
     assert ours.final["NLL"].value < theirs.final["NLL"].value
 
 

@@ -54,7 +54,7 @@ class Asked:
                 posterior = posterior.update(part.support)
                 come = come | _labels(part.support, width)
             fresh[t] = self.ask(posterior, part, come)
-            alone[t] = self.ask(self.learner(part.support), part, _labels(part.support, width)) if t else fresh[t]
+            alone[t] = self.ask(self.learner(part.support), part, _own(part, width)) if t else fresh[t]
             if t in times:
                 past = [self.ask(posterior, each, come) for each in parts[:t]]
                 later.append([*past, fresh[t], *[None] * (len(parts) - t - 1)])
@@ -68,10 +68,7 @@ class Asked:
         """Statistics of a part's queries, one a metric ``(B, K)``."""
         prediction = answers(lambda support: posterior, part)
         if self.labels != "all":
-            among = (
-                come if self.labels == "seen" else _labels(part.support, len(come.T)) | _labels(part.query, len(come.T))
-            )
-            prediction = _among(prediction, among)
+            prediction = _among(prediction, come if self.labels == "seen" else _own(part, len(come.T)))
         return [metric.statistic(prediction, part.query).double().cpu() for metric in self.metrics]
 
 
@@ -90,6 +87,11 @@ def _labels(given: Points, width: int) -> Tensor:
     mask = mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y).flatten(1)
     found = torch.zeros(len(mask), width, dtype=torch.long, device=mask.device)
     return found.scatter_add(1, y.flatten(1).long(), mask.long()) > 0
+
+
+def _own(part: Episode, width: int) -> Tensor:
+    """The labels of a part, that it teaches or asks about."""
+    return _labels(part.support, width) | _labels(part.query, width)
 
 
 def _among(prediction: Distribution, labels: Tensor) -> Distribution:
