@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.distributions import apart
 
-__all__ = ["Decomposition", "Functions", "Joint", "refuse_update", "repeated"]
+__all__ = ["Decomposition", "Functions", "Joint", "refuse_copies", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -69,4 +69,12 @@ def refuse_update(got: str) -> NoReturn:
     raise NotImplementedError(
         f"update: expected a posterior that can be told further points, got {got}; wrap the learner, "
         "Rehearsal(learner, capacity=None), which keeps points and adapts again"
+    )
+
+
+def refuse_copies(posterior: object) -> NoReturn:
+    """Raises the NotImplementedError of a posterior that does not say what it holds of each task."""
+    raise NotImplementedError(
+        f"expand: expected a posterior that says what it holds of each task, got {type(posterior).__name__}; name those "
+        'attributes in its class, _of_tasks = ("mean", ...)'
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.answers import Decomposition, Functions, Joint, refuse_update
+from bayesmeta.answers import Decomposition, Functions, Joint, refuse_copies, refuse_update
 from bayesmeta.border import as_tensor, check, check_count, check_form, check_lengths, convert, queries, readable
 from bayesmeta.border.checks import ADAPTING, check_further, check_whole
 from bayesmeta.border.explained import explained
@@ -171,8 +171,8 @@ class Posterior(ABC):
           processes and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
           Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`).
-        - Exact in the order in which points come, where parts are multiples of the learner's `points`, and of a size that does not
-          grow: ordered passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`), the last three with a memory.
+        - Exact in the order in which points come, in multiples of the learner's `points`, of a size that does not grow: ordered
+          passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`).
         - The posterior becomes the prior: `ABML`, `VCL`, `OnlineLaplace`. Sequential, and of constant size but for a coreset.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
@@ -249,10 +249,7 @@ class Posterior(ABC):
     def _chosen(self, tasks: Tensor) -> Self:
         """The posterior of some of the tasks by their numbers, each as often as it is named."""
         if self._of_tasks is None:
-            raise NotImplementedError(
-                f"expand: expected a posterior that says what it holds of each task, got {type(self).__name__}; name those "
-                'attributes in its class, _of_tasks = ("mean", ...)'
-            )
+            refuse_copies(self)
 
         def pick(held: Any) -> Any:
             if isinstance(held, Posterior):
