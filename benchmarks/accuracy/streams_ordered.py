@@ -138,9 +138,8 @@ def rates(name: str) -> str:
 
 def measured(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
-    began = time.process_time()
     learner, seconds = LEARNERS[name](name)
-    trained = time.process_time()
+    began = time.process_time()
     learner = slowed(learner, SHARES[name])
     tasks = bm.tasks.Omniglot(
         split="evaluation", ways=CLASSES, shots=SHOTS, queries=QUERIES, batch=1, rotations=False, seed=1
@@ -159,8 +158,7 @@ def measured(name: str) -> dict[str, Any]:
         "gap": {metric: found.value for metric, found in kept.gap.items()},
         "after classes": growth,
         "training seconds": seconds,
-        "training CPU seconds of the last run": trained - began,
-        "evaluation CPU seconds": time.process_time() - trained,
+        "evaluation CPU seconds": time.process_time() - began,
         "torch": torch.__version__,
     }
 
