@@ -10,9 +10,6 @@ on what is new, as one would without anything better.
 It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -21,6 +18,7 @@ from torch import nn
 
 import bayesmeta as bm
 from bayesmeta.evaluation import Retention, evaluate_stream
+from bayesmeta.tasks.omniglot import omniglot_folder
 
 SHOTS, QUERIES = 10, 5
 STEPS = 1500
@@ -31,7 +29,8 @@ SEED = 0
 
 def alphabets() -> bm.tasks.ClassStreams:
     """Streams of the twenty alphabets in their order; people's drawings are drawn anew for each."""
-    with np.load(Path(os.environ["BAYESMETA_DATA"]) / "omniglot" / "omniglot28.npz") as file:
+    bm.tasks.Omniglot(split="evaluation")  # says what to do where the drawings are not there
+    with np.load(omniglot_folder() / "omniglot28.npz") as file:
         there = file["split"] == 1
         images, names = file["images"][there], file["alphabet"][there]
     characters = np.arange(len(names))

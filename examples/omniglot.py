@@ -9,9 +9,6 @@ characters that it was not shown, where all it can rightly say is that it does n
 It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
@@ -19,6 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 import bayesmeta as bm
+from bayesmeta.tasks.omniglot import omniglot_folder
 
 ALPHABET, KNOWN = "Tengwar", 15  # of 25 characters: the others are strangers
 STEPS = 3000
@@ -27,7 +25,7 @@ SEED = 0
 
 def drawings() -> torch.Tensor:
     """The alphabet's drawings, ``(characters, 20, 1, 28, 28)``, ink is 1."""
-    with np.load(Path(os.environ["BAYESMETA_DATA"]) / "omniglot" / "omniglot28.npz") as file:
+    with np.load(omniglot_folder() / "omniglot28.npz") as file:
         return torch.as_tensor(file["images"][file["alphabet"] == ALPHABET])[:, :, None] / 255
 
 

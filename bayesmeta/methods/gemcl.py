@@ -44,7 +44,8 @@ class GeMCL(Learner):
     N(μ, τ² + σ²). Before x is seen, all classes that are known are equally likely, and all others together as likely as
     ``exp(log_new)`` of these, however many labels are left. So the sum of the probabilities of labels without points is that of a
     new class: ``posterior(x).probs[..., seen:].sum(-1)`` in a stream that has come to that many classes. It is learned where
-    queries of a training episode have labels that its support has not: ``ClassTasks(..., outside=q)`` and ``classes=ways + 1``.
+    queries of a training episode have labels that its support has not: ``ClassTasks(..., outside=q)`` and ``classes=ways + 1``;
+    by itself too, in a second `fit` of ``log_new`` alone, which leaves the features to what they were trained for.
 
     Updates are exact in any order, and a posterior has the same size after any number of points. `functions` are draws of the
     classes' means; predictions are in closed form, by Bayes' rule on the means' predictives, and so not the mixture of those.
@@ -94,7 +95,7 @@ class GeMCL(Learner):
                 f"size: expected the number of features, which have event shape {tuple(embedded.x.shape[2:])}, got {self.size}; "
                 f"build the learner with size={embedded.x[0, 0].numel()}, and end the features with nn.Flatten() if need be"
             )
-        prior, new = self.prior(), self.log_new.double().clamp(-9.0, 9.0).clone()
+        prior, new = self.prior(), self.log_new.double().clone()
         return on_features(_ClassGaussians(self.likelihood, self.classes, prior, new, embedded), support, features)
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from bayesmeta.tasks.images import EpisodeShape, ImageTasks, read_picture
 
-__all__ = ["Omniglot"]
+__all__ = ["Omniglot", "omniglot_folder"]
 
 Split: TypeAlias = Literal["train", "validation", "test", "background", "evaluation"]
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -77,7 +77,7 @@ def Omniglot(  # noqa: N802 (a source, named like the others)
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    folder = _folder(root)
+    folder = omniglot_folder(root)
     path = folder / FILE
     if not path.exists():
         _make(folder, download)
@@ -90,7 +90,8 @@ def Omniglot(  # noqa: N802 (a source, named like the others)
     return tasks
 
 
-def _folder(root: str | os.PathLike[str] | None) -> Path:
+def omniglot_folder(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where `Omniglot` looks for its drawings, and keeps what it has fetched."""
     if root is not None:
         return Path(root)
     named = os.environ.get("BAYESMETA_DATA")
