@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bayesmeta import plots
 from bayesmeta.evaluation import Predictor, Retention, evaluate_stream
@@ -117,7 +118,7 @@ def _pictures(kept: Mapping[str, Retention]) -> dict[str, str]:
         ax = figures[title].subplots()
         for name, each in kept.items():
             plots.retention(each, metric.name, label=plain_name(name), ax=ax)
-    meshes = []
+    meshes: list[Any] = []
     for name, each in kept.items():
         title = f"{name}: {first[0].name} after each part about each part"
         figures[title] = figure(4.8, 3.8)
