@@ -32,7 +32,8 @@ def points(
 
     Args:
         x: one task's inputs, ``(N,)`` or ``(N, *X)``, as an array, a tensor or a list of numbers; or a list
-            of such arrays, one a task (a list is a list of tasks only if its elements have a dimension).
+            of such arrays, one a task (a list is a list of tasks only if its elements have a dimension; a tensor ``(B, N, F)``
+            is one task whose points have two dimensions, and ``list(x)`` is B tasks).
             ``(N,)`` is read as one feature, ``*X = (1,)``. Or a dictionary, nested or not, whose leaves are all this, or a list
             of dictionaries, one a task; each leaf is padded by itself.
         y: targets in the same form. For regression ``(N,)`` is read as ``*Y = (1,)``.

@@ -40,6 +40,11 @@ class Retention(NamedTuple):
     shared: Tensor | None
     """``(T, W)``: the units, such as classes, that each stream was made of, where streams have units in common."""
 
+    def __repr__(self) -> str:  # the tables are long
+        streams, parts = self.fresh[0].shape[:2]
+        names = ", ".join(metric.name for metric in self.metrics)
+        return f"Retention(metrics=[{names}], streams={streams}, parts={parts}, times={len(self.times)})"
+
     def matrix(self, name: str) -> Tensor:
         """A metric's figure after part ``times[a]`` on the queries of part j, ``(A, P)``; NaN where j was still to come."""
         at = self._place(name)

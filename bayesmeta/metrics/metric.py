@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ __all__ = ["NLL", "Estimate", "Metric", "summary"]
 
 
 class Estimate(NamedTuple):
-    """A metric's value over all tasks, and a 95 % interval of what infinitely many of them would give (see `bootstrap`)."""
+    """A metric's value over all tasks, and a 95 % interval of what infinitely many of them would give (see `bootstrap`).
+
+    Of a single task there is no interval: its ends are NaN, and ``str`` is the value alone.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}" if math.isnan(self.low) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 class Metric(ABC):

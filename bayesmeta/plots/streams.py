@@ -47,6 +47,8 @@ def retention(kept: Retention, metric: str = "Accuracy", *, label: str | None = 
     ax.plot(np.arange(len(fresh)) + 1, fresh, color=style["color"], linewidth=0.7, alpha=0.6, zorder=1)
     ax.plot(at, value, marker="o" if len(at) < 30 else None, markersize=4, label=label or "all parts so far", **style)
     ax.set(xlabel="parts so far", ylabel=metric)
+    if ax.get_xscale() == "linear":  # there are no half parts
+        ax.locator_params(axis="x", integer=True)
     ax.legend(frameon=False, fontsize=8)
     return ax
 

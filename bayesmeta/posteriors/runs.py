@@ -47,7 +47,7 @@ class Runs(Posterior):
         capacity: how many runs that have begun are kept of each task, those of the largest weight; None for all.
     """
 
-    _of_tasks = ("runs", "log_weights", "dropped", "evidence")
+    _of_tasks = ("runs", "log_weights", "lengths", "dropped", "evidence")
 
     def __init__(self, prior: Posterior, hazard: float, capacity: int | None = None) -> None:
         super().__init__(prior.support)
@@ -55,6 +55,8 @@ class Runs(Posterior):
         self.hazard, self.capacity = hazard, capacity
         self.log_weights = torch.zeros(len(self.support.mask), 1, dtype=torch.float64, device=self.support.mask.device)
         """Of each run before the next part, ``(B, K)``: the first is of one that begins with it."""
+        self.lengths = torch.zeros_like(self.log_weights, dtype=torch.long)
+        """How many parts each run has, ``(B, K)``: none of the first, one of a run that began with the last part told."""
         self.dropped = self.log_weights[:, 0]
         """The probability of the runs that were not kept, summed over all updates ``(B,)``: what `capacity` has cost so far."""
         self.evidence = self.log_weights[:, 0]
@@ -121,6 +123,7 @@ class Runs(Posterior):
 
         later = self._later()
         later.log_weights = torch.cat([first[:, None], weights], 1)
+        later.lengths = torch.cat([self.lengths[:, :1], self.lengths.gather(1, kept) + told[:, None]], 1)
         later.evidence = self.evidence + evidence.masked_fill(~told, 0.0)
         later.dropped = self.dropped + dropped.masked_fill(~told, 0.0)
         start = torch.arange(len(kept), device=kept.device)[:, None] * joint.shape[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesmeta.files import write_atomically
+from bayesmeta.metrics import Estimate
 
 __all__ = ["Comparison", "Row"]
 
@@ -22,7 +23,7 @@ class Row:
     metric: str
     value: float
     low: float
-    """Of the 95 % interval over tasks."""
+    """Of the 95 % interval over tasks; NaN, as `high`, of a single one."""
     high: float
     better: str
     """``"lower"`` or ``"higher"`` values are better, or those ``"near 0.9"``; empty where none is by itself, as of sharpness."""
@@ -43,7 +44,7 @@ class Comparison:
 
     def __str__(self) -> str:
         names, metrics = self.learners, self.metrics
-        cells = {(row.learner, row.metric): f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in self.rows}
+        cells = {(row.learner, row.metric): str(Estimate(row.value, row.low, row.high)) for row in self.rows}
         width = max(map(len, names)) + 2
         columns = [max(len(m), *(len(cells[n, m]) for n in names)) + 2 for m in metrics]
         lines = [" " * width + "".join(f"{m:>{c}}" for m, c in zip(metrics, columns, strict=True))]
@@ -88,7 +89,8 @@ th:first-child, td:first-child { text-align: left; white-space: normal; max-widt
 thead th { border-bottom: 2px solid #1a1a1a; font-weight: 600; } thead small { display: block; color: #777; font-weight: 400; }
 td small { display: block; color: #777; font-weight: 400; }
 td.best { background: #e6f1f8; font-weight: 600; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1.25rem; } figure { margin: 0; flex: 1 1 24rem; max-width: 32rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: 1.25rem; }
+figure { margin: 0; max-width: 32rem; }
 figure img { width: 100%; height: auto; } figcaption { font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
@@ -106,7 +108,8 @@ def _page(comparison: Comparison) -> str:
         for metric in metrics:
             row = rows[name, metric]
             mark = ' class="best"' if _is_best(row, [rows[n, metric] for n in names]) else ""
-            cells += f"<td{mark}>{row.value:.3f}<small>{row.low:.3f} to {row.high:.3f}</small></td>"
+            ends = "" if math.isnan(row.low) else f"<small>{row.low:.3f} to {row.high:.3f}</small>"
+            cells += f"<td{mark}>{row.value:.3f}{ends}</td>"
         times = comparison.seconds[name]
         spent = f"{times['training']:.1f} s" if "training" in times else "–"
         body += f"<tr><td>{_text(name)}</td>{cells}<td>{spent}</td><td>{times['evaluation']:.1f} s</td></tr>\n"
@@ -136,7 +139,7 @@ def _page(comparison: Comparison) -> str:
 <body>
 <h1>Learners compared</h1>
 <p class="about">The same test tasks for all. 95 % intervals are bootstraps over tasks, or over the units that
-they share (clusters); shaded is the best value of a column,
+they share (clusters), and a single task has none; shaded is the best value of a column,
 and every one whose interval holds it.</p>
 <div class="wide"><table>
 <thead><tr><th>learner</th>{head}<th>training</th><th>evaluation</th></tr></thead>

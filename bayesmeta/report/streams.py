@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bayesmeta import plots
 from bayesmeta.evaluation import Predictor, Retention, evaluate_stream
@@ -35,7 +36,8 @@ def compare_streams(
     """Tells learners the parts of the same streams, and asks all of them about all parts so far.
 
     Of each metric there are the figure at the end, that of `Retention.forgetting` and that of `Retention.interference`; pictures
-    are of every metric over time and, of each learner, of the first metric after each part about each part.
+    are of every metric over time and, of each learner and in the same colours, of the first metric after each part about each
+    part.
 
     Args:
         learners: by name, as they are: trained, or oracles. `evaluate_stream` says which can be told further points.
@@ -116,8 +118,12 @@ def _pictures(kept: Mapping[str, Retention]) -> dict[str, str]:
         ax = figures[title].subplots()
         for name, each in kept.items():
             plots.retention(each, metric.name, label=plain_name(name), ax=ax)
+    meshes: list[Any] = []
     for name, each in kept.items():
         title = f"{name}: {first[0].name} after each part about each part"
         figures[title] = figure(4.8, 3.8)
-        plots.retention_matrix(each, first[0].name, ax=figures[title].subplots())
+        meshes += plots.retention_matrix(each, first[0].name, ax=figures[title].subplots()).collections
+    ends = [end for mesh in meshes for end in mesh.get_clim()]
+    for mesh in meshes:  # a colour is the same figure of all learners
+        mesh.set_clim(min(ends), max(ends))
     return {title: svg(drawn) for title, drawn in figures.items()}

@@ -26,11 +26,22 @@ class StreamSource(TaskSource):
     `Posterior.update`, and asked about the queries of all parts so far: see `evaluate_stream`. As ``streams[i]`` is an ordinary
     episode, `fit`, `evaluate`, plots and loaders take a stream as they take any task source.
 
-    A new source implements `draw_parts`, on the CPU, with `uniform` and `normal`.
+    A new source implements `draw_parts`, which makes all that is random by its generator, on the CPU. Parts are of the same B
+    tasks, of which any may have no points in a part.
 
     Args:
         seed: see `TaskSource`.
         length: see `TaskSource`.
+
+    Example:
+        >>> class Walks(StreamSource):
+        ...     def draw_parts(self, generator):
+        ...         y = torch.randn(3, 4, 1, generator=generator).cumsum(1)  # three tasks, four parts of one point
+        ...         told = [points([[t]] * 3, list(y[:, t, None])) for t in range(4)]  # lists: a task each
+        ...         return [Episode(part, part) for part in told]
+        >>> walks = Walks(seed=0, length=10)
+        >>> len(walks.parts(0)), walks[0].query.x.shape
+        (4, torch.Size([3, 4, 1]))
     """
 
     def parts(self, index: int) -> list[Episode]:

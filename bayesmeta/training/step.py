@@ -36,6 +36,13 @@ class History:
     validation: dict[int, float] = field(default_factory=dict)
     """The predictive NLL of the validation tasks, by the number of steps before it."""
 
+    def __repr__(self) -> str:  # without the lists, which are long
+        last = f"{self.losses[-1]:.4g}" if self.losses else None
+        return (
+            f"History(steps={len(self.losses)}, last_loss={last}, best={self.best}, seconds={self.seconds:.1f}, "
+            f"interrupted={self.interrupted})"
+        )
+
     @property
     def best(self) -> int | None:
         """The number of steps with the lowest of them, after which the learner's state was kept; None without validation."""

@@ -38,7 +38,9 @@ class Changepoints(Learner):
     A posterior grows by one run with each part, and so does the cost of the next. With a `capacity` it stays bounded; then
     ``posterior.dropped`` ``(B,)`` is the probability of the runs that were not kept, summed over all updates: each changed the
     beliefs by so much in total variation. ``posterior.evidence`` ``(B,)`` is log p of all parts told, to compare hazards by; and
-    ``posterior.log_weights`` ``(B, K)`` what is believed of the run: first a new task, last the longest.
+    ``posterior.log_weights`` ``(B, K)`` what is believed of the run: first a new task, last the longest. ``posterior.lengths``
+    ``(B, K)`` says how many parts each has: the weight where that is 1, over 1 - hazard, is the belief that the last part told
+    began a new task.
 
     Training passes through: the learner is trained on episodes of one task each. Gradients of a posterior's answers flow to it
     through weights and predictions alike.

@@ -101,17 +101,21 @@ KNOWS_NEW = ("class Gaussians",)
 """Learners with a probability of a new class."""
 
 
-def told_of_new(learner: Any) -> dict[str, float]:
-    """Learns the weight of a new class, and nothing else, from queries of classes that an episode has not taught."""
+def told_of_new(learner: Any, shots: int) -> dict[str, float]:
+    """Learns the weight of a new class, and nothing else, from queries of classes that an episode has not taught.
+
+    What it should be depends on how many drawings known classes have.
+    """
     began = time.process_time()
+    nn.init.zeros_(learner.log_new)
     for name, parameter in learner.named_parameters():
         parameter.requires_grad_(name == "log_new")
     learner.classes = 61
     optimizer = torch.optim.Adam([learner.log_new], lr=3.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NEW_STEPS)
-    tasks = background(ways=60, shots=15, queries=1, outside=60, seed=1)
+    tasks = background(ways=60, shots=shots, queries=1, outside=60, seed=1)
     bm.fit(learner, tasks, steps=NEW_STEPS, optimizer=optimizer, scheduler=scheduler, clip=None, seed=0, progress=False)
-    return {"CPU seconds": time.process_time() - began, "its logarithm": learner.log_new.item()}
+    return {"weight of a new class, logarithm": learner.log_new.item(), "its CPU seconds": time.process_time() - began}
 
 
 def trained(name: str) -> Any:
@@ -132,8 +136,6 @@ def trained(name: str) -> Any:
     )
     if history.interrupted:
         raise KeyboardInterrupt
-    if name in KNOWS_NEW:
-        keep(RESULTS, f"{name}: weight of a new class", told_of_new(learner))
     if f"{name}: training" not in load(RESULTS):
         spent = {"seconds": history.seconds, "CPU seconds of the last run": time.process_time() - began}
         keep(RESULTS, f"{name}: training", {**spent, "steps": steps, "torch": torch.__version__})
@@ -215,11 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     for name in () if given.table else given.names:
-        learner = trained(name)
+        learner, knows_new = trained(name), name in KNOWS_NEW
         for protocol in PROTOCOLS:
             if f"{name}: {protocol.name}" not in load(RESULTS):
-                keep(RESULTS, f"{name}: {protocol.name}", in_one_pass(name, learner, protocol))
-        if name in KNOWS_NEW and f"{name}: seen or new" not in load(RESULTS):
+                weight = told_of_new(learner, protocol.shots) if knows_new else {}
+                keep(RESULTS, f"{name}: {protocol.name}", in_one_pass(name, learner, protocol) | weight)
+        if knows_new and f"{name}: seen or new" not in load(RESULTS):
+            told_of_new(learner, 15)
             keep(RESULTS, f"{name}: seen or new", seen_or_new(learner))
     print(table(load(RESULTS)))
 

@@ -173,3 +173,9 @@ def test_a_metric_that_was_not_measured() -> None:
     kept = evaluate_stream(Fading, Labelled(), episodes=1, progress=False, metrics=[Accuracy()])
     with pytest.raises(ValueError, match="name: expected one of Accuracy, got 'NLL'"):
         kept.matrix("NLL")
+
+
+def test_what_is_kept_shows_itself_in_one_line() -> None:
+    kept = evaluate_stream(gaussians(), ClassStreams(classes()), episodes=2, progress=False)
+    assert repr(kept).startswith("Retention(metrics=[NLL, Accuracy, ECE], streams=")
+    assert len(repr(kept)) < 120

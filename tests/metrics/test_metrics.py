@@ -453,4 +453,5 @@ def test_a_single_point_has_a_value_and_no_interval() -> None:
         found = bootstrap(metric, metric.statistic(d, given))
         assert found.value == pytest.approx(expected)
         assert math.isnan(found.low)
+        assert str(found) == f"{expected:.3f}"
     assert math.isnan(bootstrap(ErrorAUROC(), ErrorAUROC().statistic(d, given)).value)  # there is no error to detect

@@ -134,6 +134,14 @@ def test_retention_is_the_course_over_the_parts_so_far() -> None:
         bm.plots.retention(kept, "RMSE")
 
 
+def test_the_course_over_parts_has_no_ticks_between_them() -> None:
+    kept = kept_of()
+    ax = bm.plots.retention(kept, "NLL")
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
+    ax.set_xscale("log")
+    assert bm.plots.retention(kept, "NLL", ax=ax).get_xscale() == "log"
+
+
 def test_the_matrix_of_what_is_kept_is_drawn_as_it_is() -> None:
     kept = kept_of(at=[0, 2])
     ax = bm.plots.retention_matrix(kept, "NLL")

@@ -223,6 +223,9 @@ def test_a_page_of_streams(tmp_path: Path) -> None:
     text = page.read_text()
     assert "NLL forgotten" in text
     assert "<MAML>" not in text
+    alone = bm.report.compare_streams(learners, classes(), episodes=1, page=page, progress=False)
+    assert "nan" not in str(alone)  # a single stream has no interval
+    assert "nan" not in page.read_text().split("<h2>Pictures</h2>")[0]
     platipus = bm.PLATIPUS(bm.networks.MLP(2, 6), bm.likelihoods.Categorical())
     with pytest.raises(NotImplementedError, match="update: expected") as error:
         bm.report.compare_streams({"one": platipus}, classes(), episodes=1, progress=False)

@@ -36,6 +36,8 @@ def test_fit_learns() -> None:
     assert len(history.losses) == len(history.gradient_norms) == 150
     assert history.seconds > 0
     assert not history.interrupted
+    assert repr(history).startswith("History(steps=150, last_loss=")
+    assert len(repr(history)) < 120
 
 
 def test_fit_follows_the_sources_indices() -> None:

@@ -126,6 +126,25 @@ def test_no_time_passes_for_a_task_without_a_point() -> None:
         torch.testing.assert_close(posterior.log_weights[b].exp().sum(), torch.tensor(1.0).double())
 
 
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_lengths_say_of_how_many_of_the_last_parts_a_run_is(capacity: int | None) -> None:
+    learner, parts = alpaca(), [part(1, seed) for seed in range(5)]
+    posterior = told(Changepoints(learner, HAZARD, capacity), parts)
+    assert posterior.lengths.shape == posterior.log_weights.shape
+    assert (posterior.lengths[:, 0] == 0).all()
+    x = part(3, 9).x
+    answers = posterior._by_run(posterior.runs._predictive(posterior._each(x))).mean  # (K, B, M, 1)
+    for task, run in itertools.product(range(B), range(1, posterior.lengths.shape[1])):
+        last = parts[-int(posterior.lengths[task, run]) :]
+        torch.testing.assert_close(answers[run, task], told(learner, last)(x).mean[task])
+    if capacity is None:
+        assert posterior.lengths.tolist() == [list(range(6))] * B
+    still = posterior.update(nothing(parts[0]))  # no point has come, and no time has passed
+    torch.testing.assert_close(still(x).mean, posterior(x).mean)
+    believed = still.log_weights.exp() > 0
+    assert still.lengths[believed].tolist() == posterior.lengths.flatten().tolist()
+
+
 def test_functions_are_draws_from_the_mixture() -> None:
     """Their mean is the prediction, and each keeps to one run: the law of total variance holds."""
     posterior = told(Changepoints(alpaca(), HAZARD), [part(1, seed) for seed in range(4)])
