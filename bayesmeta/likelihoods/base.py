@@ -75,11 +75,11 @@ def check_event(expected: torch.Size, given: torch.Size) -> None:
         )
 
 
-def check_labels(y: Tensor) -> None:
+def check_labels(y: Tensor, name: str = "y") -> None:
     """Raises a ValueError where labels are floating numbers."""
     if y.is_floating_point():
         raise ValueError(
-            f"y: expected integer labels for a Categorical, got {y.dtype}; build the points with points(x, y, classes=W)"
+            f"{name}: expected integer labels for a Categorical, got {y.dtype}; build the points with points(x, y, classes=W)"
         )
 
 
@@ -134,6 +134,8 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
     likelihoods = parts(module, Likelihood)  # type: ignore[type-abstract]
+    if likelihoods and all(likelihood.discrete and likelihood.support is None for likelihood in likelihoods):
+        check_labels(support.y, f"{name}.y")  # which a learner would else cut to whole numbers, in silence
     dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"

@@ -27,7 +27,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, support_error
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import PointEstimate, check_inner_loop, on_features
+from bayesmeta.posteriors import PointEstimate, check_inner_loop, observed_first, on_features
 
 __all__ = ["OML"]
 
@@ -112,6 +112,7 @@ class OML(Learner):
         rates = {name: rate.clone() for name, rate in zip(head.weights, self.rates, strict=True)}
 
         def learn(points: Points, weights: Params) -> Params:
+            points = points if size == 1 else observed_first(points)
             for first in range(0, len(points.mask), size):
                 some = Points(*tree_map(lambda leaf, first=first: leaf[first : first + size], tuple(points)))
                 weights = descend(support_error(head, likelihood, some), weights, 1, rates)

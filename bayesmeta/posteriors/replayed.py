@@ -18,7 +18,18 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors.point_estimate import PointEstimate, check_inner_loop
 from bayesmeta.randomness import hashed
 
-__all__ = ["Memory", "Replay", "Step", "check_replay", "in_turn", "joined", "recall", "remember", "replayed"]
+__all__ = [
+    "Memory",
+    "Replay",
+    "Step",
+    "check_replay",
+    "in_turn",
+    "joined",
+    "observed_first",
+    "recall",
+    "remember",
+    "replayed",
+]
 
 Step: TypeAlias = Callable[[Params, Points, Points], Params]
 """What one task carries on, its weights by name first, after new points beside some that were recalled; of points without B."""
@@ -87,6 +98,13 @@ def _rows(points: Points, chosen: Tensor, there: Tensor) -> Points:
     return Points(*tree_map(take, tuple(points)))
 
 
+def observed_first(points: Points) -> Points:
+    """One task's observed points in their order, and then the others: between them these would divide a pass otherwise."""
+    there = _observed(points)
+    order = (~there).long().argsort(stable=True)
+    return _rows(points, order, there[order])
+
+
 def remember(memory: Memory, points: Points, seed: int) -> Memory:
     """One task's memory after further points.
 
@@ -138,10 +156,8 @@ def replayed(
     move = step(frozen)
 
     def learn(points: Points, carried: Params, memory: Memory) -> tuple[Params, Memory]:
-        there = _observed(points)
-        order = (~there).long().argsort(stable=True)  # padding must not divide the points otherwise
-        points = _rows(points, order, there[order])
-        for first in range(0, len(there), replay.points):
+        points = observed_first(points)
+        for first in range(0, len(points.mask), replay.points):
             new = Points(*tree_map(lambda leaf, first=first: leaf[first : first + replay.points], tuple(points)))
             any_new = _observed(new).any()
             after = move(carried, new, recall(memory, replay.replay, replay.seed))

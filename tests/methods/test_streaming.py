@@ -250,6 +250,33 @@ def test_replay_steps_on_new_points_beside_old_ones_and_without_memory_on_the_ne
                 torch.testing.assert_close(posterior.weights[name][task], value)
 
 
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_rows_without_points_among_others_do_not_divide_the_pass_otherwise(name: str) -> None:
+    torch.manual_seed(0)
+    classes = name == "OML, classes"
+    learner = GRADIENTS[name](Categorical() if classes else Gaussian()).double()
+    given, further = some(5, classes=classes), some(4, seed=1, classes=classes)
+    places = torch.tensor([1, 2, 4, 6, 7])
+    apart = Points(*(torch.zeros_like(leaf[:, :1]).repeat(1, 8, *[1] * (leaf.dim() - 2)) for leaf in given))
+    for whole, leaf in zip(apart, given, strict=True):
+        whole[:, places] = leaf
+    x = some(3).x
+    for ours, theirs in (
+        (learner(apart), learner(given)),
+        (learner(further).update(apart), learner(further).update(given)),
+    ):
+        for mine, right in zip(*(kept(posterior(x)) for posterior in (ours, theirs)), strict=True):
+            torch.testing.assert_close(mine, right)
+
+
+def kept(prediction: Any) -> list[Tensor]:
+    return (
+        [prediction.mean, prediction.stddev]
+        if not isinstance(prediction, torch.distributions.Categorical)
+        else [prediction.probs]
+    )
+
+
 STREAM, KEPT, SEEDS = 12, 3, 600
 
 
