@@ -54,11 +54,21 @@ def laplace(**settings: Any) -> bm.Learner:
     return bm.OnlineLaplace(network(), bm.likelihoods.Categorical(), **settings)
 
 
+def replay(**settings: Any) -> bm.Learner:
+    return bm.ExperienceReplay(network(), bm.likelihoods.Categorical(), memory=2000, **settings)
+
+
+def look_ahead(**settings: Any) -> bm.Learner:
+    return bm.LaMAML(network(), bm.likelihoods.Categorical(), memory=2000, **settings)
+
+
 LEARNERS: dict[str, tuple[Callable[..., bm.Learner], dict[str, Any]]] = {
     "VCL, coreset of 200": (vcl, {"coreset": 200, "epochs": 12, "rate": 0.008, "prior_scale": 0.1, "scale": 0.03}),
     "VCL": (vcl, {"epochs": 12, "rate": 0.008, "prior_scale": 0.1, "scale": 0.03}),
     "online Laplace (EWC)": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 10.0}),
     "fine-tuning": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 0.0}),
+    "experience replay": (replay, {"rate": 0.1}),
+    "La-MAML": (look_ahead, {"rate": 0.02}),
     "all parts at once": (laplace, {"epochs": 12, "prior_scale": 0.3, "weight": 0.0}),
 }
 
