@@ -104,7 +104,8 @@ def settings_of(learner: Any, metrics: Sequence[Metric], **settings: Any) -> dic
     """
     described: dict[str, Any] = {"learner": getattr(learner, "__qualname__", type(learner).__name__)}
     owner = getattr(learner, "__self__", None)
-    if owner is not None and type(owner).__repr__ is not object.__repr__:
+    says: Any = type(owner).__repr__
+    if owner is not None and says is not object.__repr__:  # which would say where it is in memory
         described["object"] = repr(owner)
     if isinstance(learner, nn.Module):
         described = describe(learner) | {"checksum of the weights": digest(learner.state_dict())}

@@ -90,7 +90,7 @@ class OnlineLaplace(Learner):
             check_positive("weight", weight, finite=True)
         if memory != 1:
             check_probability("memory", memory)
-        check_positive("prior_scale", prior_scale, 1e-6, 1e6)  # whose squares any type holds
+        check_positive("prior_scale", prior_scale, finite=True)
         Minibatches(epochs, batch, rate)
         self.network, self.likelihood = network, likelihood
         like = ravel(adaptable(network)).detach()
