@@ -480,6 +480,17 @@ def test_labels_of_a_support_that_name_no_class_are_refused(name: str, bad: int)
         learner(given.support._replace(y=y))(given.query.x)
 
 
+@pytest.mark.parametrize(
+    "name", [learner for learner, likelihood in (case.values for case in CASES) if likelihood == "classes"]
+)
+def test_real_targets_are_no_labels(name: str) -> None:
+    """A class is the index of a row: numbers would be cut to whole ones in silence."""
+    learner, given = build(name, "classes"), episode("classes")
+    for y in (given.support.y + 0.3, given.support.y[..., None] + 0.3):
+        with pytest.raises(ValueError, match="y: expected integer labels"):
+            learner(given.support._replace(y=y))
+
+
 @pytest.mark.parametrize("field", ["x", "y"])
 @pytest.mark.parametrize(
     "name", [learner for learner, likelihood in (case.values for case in CASES) if likelihood == "gaussian"]

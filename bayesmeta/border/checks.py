@@ -155,14 +155,18 @@ def _is_index(value: Any) -> bool:
     return not isinstance(value, bool) and not getattr(value, "ndim", 0)
 
 
-def check_positive(name: str, value: float, least: float = 0.0, most: float = float("inf")) -> None:
-    """Raises a ValueError if an argument is not a number above 0, and from `least` to `most`."""
+def check_positive(
+    name: str, value: float, least: float = 0.0, most: float = float("inf"), *, finite: bool = False
+) -> None:
+    """Raises a ValueError if an argument is not a number above 0, and from `least` to `most`; or finite, if it must."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not value > 0 or not least <= value <= most:
         bounds = " and ".join(
             [f"of at least {least:g}" if least > 0 else "above 0"] + [f"at most {most:g}"] * (most < float("inf"))
         )
         raise ValueError(f"{name}: expected a number {bounds}, got {value!r}; give one within")
+    if finite and value == float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}; give a smaller one")
 
 
 def check_probability(name: str, value: float | Tensor) -> None:

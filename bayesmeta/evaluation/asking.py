@@ -12,10 +12,10 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, join
-from bayesmeta.evaluation.evaluate import Predictor, answers
+from bayesmeta.evaluation.evaluate import Predictor, answers, check_statistic
 from bayesmeta.metrics import Metric
 
-__all__ = ["Asked", "LabelSpace", "first_answer"]
+__all__ = ["Asked", "LabelSpace", "check_seen", "first_answer"]
 
 LabelSpace: TypeAlias = Literal["all", "seen", "own"]
 """Among which labels a prediction chooses: all, those that have come so far, or those of the part that is asked about."""
@@ -49,27 +49,31 @@ class Asked:
         for t, part in enumerate(parts):
             if t:
                 if not (_labels(part.query, width) & ~come).any():
-                    before[t] = self.ask(posterior, part, come)
-                    untaught[t] = self.ask(self.learner(nothing), part, come)
+                    before[t] = self.ask(posterior, part, come, t)
+                    untaught[t] = self.ask(self.learner(nothing), part, come, t)
                 posterior = posterior.update(part.support)
                 come = come | _labels(part.support, width)
-            fresh[t] = self.ask(posterior, part, come)
-            alone[t] = self.ask(self.learner(part.support), part, _own(part, width)) if t else fresh[t]
+            fresh[t] = self.ask(posterior, part, come, t)
+            alone[t] = self.ask(self.learner(part.support), part, _own(part, width), t) if t else fresh[t]
             if t in times:
-                past = [self.ask(posterior, each, come) for each in parts[:t]]
+                past = [self.ask(posterior, each, come, j) for j, each in enumerate(parts[:t])]
                 later.append([*past, fresh[t], *[None] * (len(parts) - t - 1)])
         if together:
             known = self.learner(whole.support)
-            at_once[:] = [self.ask(known, each, come) for each in parts]
+            at_once[:] = [self.ask(known, each, come, j) for j, each in enumerate(parts)]
         each_time = zip(*(_stacked(row, fresh) for row in later), strict=True)
         return [[torch.stack(every, 1) for every in each_time], *(_stacked(row, fresh) for row in rows[: 4 + together])]
 
-    def ask(self, posterior: Any, part: Episode, come: Tensor) -> list[Tensor]:
-        """Statistics of a part's queries, one a metric ``(B, K)``."""
+    def ask(self, posterior: Any, part: Episode, come: Tensor, number: int) -> list[Tensor]:
+        """Statistics of a part's queries, one a metric ``(B, K)``; the part's number is for messages."""
         prediction = answers(lambda support: posterior, part)
         if self.labels != "all":
             prediction = _among(prediction, come if self.labels == "seen" else _own(part, len(come.T)))
-        return [metric.statistic(prediction, part.query).double().cpu() for metric in self.metrics]
+        rows = []
+        for metric in self.metrics:
+            rows.append(metric.statistic(prediction, part.query).double().cpu())
+            check_statistic(metric, rows[-1], self.learner, prediction, f"part {number}")
+        return rows
 
 
 def _stacked(row: Row, like: Row) -> list[Tensor]:
@@ -103,7 +107,27 @@ def _among(prediction: Distribution, labels: Tensor) -> Distribution:
         )
     allowed = labels.new_zeros(len(labels), prediction.logits.shape[-1])
     allowed[:, : labels.shape[1]] = labels
+    allowed |= ~labels.any(
+        1, keepdim=True
+    )  # a task without a point is not asked: its answers must be numbers all the same
     return Categorical(logits=prediction.logits.masked_fill(~allowed[:, None], -torch.inf), validate_args=False)
+
+
+def check_seen(parts: Sequence[Episode], index: int) -> None:
+    """Raises a ValueError where a query's label has not come by its part: among those that have it can have no probability."""
+    if parts[0].query.y.is_floating_point():
+        return
+    width = 1 + max(int(given.y.max()) for part in parts for given in part)
+    come = _labels(parts[0].support, width)
+    for t, part in enumerate(parts):
+        come = come | _labels(part.support, width)
+        odd = _labels(part.query, width) & ~come
+        if odd.any():
+            task, label = odd.nonzero()[0].tolist()
+            raise ValueError(
+                f"labels: expected queries of labels that have come, to choose among 'seen' ones, got label {label} at "
+                f"task {task} of part {t} of episode {index}, which no support has taught by then; use labels='all'"
+            )
 
 
 def first_answer(learner: Predictor, part: Episode, largest: int) -> Distribution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "Predictor",
     "answers",
     "check_defined",
+    "check_statistic",
     "evaluate",
     "evaluating",
     "predict",
@@ -116,14 +118,14 @@ def statistics(
             metrics = metrics or default_metrics(prediction)
             for metric in metrics:
                 row = metric.statistic(prediction, episode.query).cpu()
-                _check_statistic(metric, row, learner, prediction, index)
+                check_statistic(metric, row, learner, prediction, f"episode {index}")
                 rows.setdefault(metric.name, []).append(row)
             units.read(index, len(episode.query.mask))
     chosen = metrics or []
     return chosen, *units.pooled([torch.cat(rows[metric.name]) for metric in chosen])
 
 
-def _check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction: Distribution, index: int) -> None:
+def check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction: Distribution, where: str) -> None:
     """Raises a ValueError where a metric has no number for a task: one such would make the whole figure NaN."""
     bad = row.flatten(1).isnan().any(1)
     if bad.any():
@@ -135,7 +137,7 @@ def _check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction
         )
         raise ValueError(
             f"learner: expected predictions of which {metric.name} is a number, got NaN for {name} at task {task} of "
-            f"episode {index}; {why}"
+            f"{where}; {why}"
         )
 
 
@@ -156,8 +158,9 @@ def reading(
         ValueError: there are not so many episodes, or one is broken.
     """
     check_episodes(tasks)
-    if not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
-        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes}")  # type: ignore[arg-type]
+    whole = isinstance(episodes, Integral) and not isinstance(episodes, bool)
+    if not whole or not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
+        raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes!r}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
 
     def each() -> Iterator[tuple[int, Episode]]:

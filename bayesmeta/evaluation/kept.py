@@ -31,7 +31,13 @@ class Kept:
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        if folder == "":
+            raise ValueError("checkpoint: expected a folder, got ''; name one, or give None to keep nothing")
         self.folder, self.settings = Path(folder), dict(settings)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(
+                f"checkpoint: expected a folder, for one file a stream, got {folder}, which is none; name a folder"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         check_target(self._path(0), "checkpoint")
 
@@ -92,8 +98,15 @@ class Kept:
 
 
 def settings_of(learner: Any, metrics: Sequence[Metric], **settings: Any) -> dict[str, Any]:
-    """What decides the figures of an evaluation, as numbers and texts by name. Functions are described by their names alone."""
+    """What decides the figures of an evaluation, as numbers and texts by name.
+
+    Functions are described by their names alone; a method, such as the oracle of tasks, by what it is a method of too.
+    """
     described: dict[str, Any] = {"learner": getattr(learner, "__qualname__", type(learner).__name__)}
+    owner = getattr(learner, "__self__", None)
+    says: Any = type(owner).__repr__
+    if owner is not None and says is not object.__repr__:  # which would say where it is in memory
+        described["object"] = repr(owner)
     if isinstance(learner, nn.Module):
         described = describe(learner) | {"checksum of the weights": digest(learner.state_dict())}
         described.pop(MODES, None)  # evaluations are in evaluation mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from bayesmeta.border import check_count, check_parts
 from bayesmeta.data import Episode, join, move
-from bayesmeta.evaluation.asking import Asked, LabelSpace, first_answer
+from bayesmeta.evaluation.asking import Asked, LabelSpace, check_seen, first_answer
 from bayesmeta.evaluation.evaluate import Predictor, check_metrics, evaluating, reading
 from bayesmeta.evaluation.kept import Kept, settings_of
 from bayesmeta.evaluation.retention import Retention
@@ -72,7 +72,8 @@ def evaluate_stream(
 
     Raises:
         ValueError: parts are broken or do not join to their episode, streams differ in their number of parts, a label has no
-            place in the predictions, a prediction is NaN, or the folder is of another evaluation or in use.
+            place in the predictions, or is asked about among "seen" ones before it comes, a prediction or a metric is NaN, or the
+            folder is of another evaluation or in use.
         TypeError: streams have no parts, posteriors no `update`, or labels are to be chosen among but predictions are no labels.
         NotImplementedError: the posteriors cannot be told further points.
 
@@ -87,7 +88,7 @@ def evaluate_stream(
         raise ValueError(f"labels: expected 'all', 'seen' or 'own', got {labels!r}")
     check_streams(streams)
     chosen = check_metrics(metrics)
-    read = _read(learner, streams, episodes)
+    read = _read(learner, streams, episodes, labels)
     times = _times(at, read.length)
     with ExitStack() as held:
         held.enter_context(evaluating(learner if isinstance(learner, nn.Module) else None))
@@ -139,7 +140,7 @@ class _Read(NamedTuple):
     digests: list[str]
 
 
-def _read(learner: Predictor, streams: Streams, episodes: int) -> _Read:
+def _read(learner: Predictor, streams: Streams, episodes: int, labels: LabelSpace) -> _Read:
     """Reads and checks all streams."""
     units, digests, count, largest = Units(streams, None), [], 0, 0  # type: ignore[arg-type]
     with reading(learner, streams, episodes=episodes, seed=0) as read:  # type: ignore[arg-type]
@@ -157,6 +158,8 @@ def _read(learner: Predictor, streams: Streams, episodes: int) -> _Read:
                     f"streams: expected parts that join to their episode, got others than streams[{index}] holds; build the "
                     "episode from the parts, join(parts), and both from (seed, index) alone"
                 )
+            if labels == "seen":
+                check_seen(parts, index)
             digests.append(digest(parts))
             units.read(index, len(episode.query.mask))
             if not episode.query.y.is_floating_point():
@@ -188,6 +191,8 @@ def _moved(part: Episode, learner: Any) -> Episode:
 
 def _times(at: Sequence[int] | None, parts: int) -> list[int]:
     """After which parts to ask, in order."""
+    if at is not None and not isinstance(at, Iterable):
+        raise ValueError(f"at: expected numbers of parts, 0 to {parts - 1}, got {at!r}; give a list of them, [{at!r}]")
     given = list(range(parts)) if at is None else list(at)
     for time in given:
         check_count("at", time, least=0)

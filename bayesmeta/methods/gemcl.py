@@ -88,6 +88,7 @@ class GeMCL(Learner):
         return self.mean.double(), spread, noise
 
     def forward(self, support: Points) -> Posterior:
+        check_count("classes", self.classes, least=2)  # it may have been set anew
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
         if embedded.x.shape[2:] != (self.size,):

@@ -120,6 +120,7 @@ class OML(Learner):
 
         start = head.weights
         if self.classes is not None:
+            check_count("classes", self.classes, least=2)  # it may have been set anew
             start = {name: value.expand(self.classes, *value.shape[1:]) for name, value in start.items()}
         embedded = support._replace(x=features.over_tasks(support.x))
         weights = head.map(lambda points: learn(points, start), embedded)

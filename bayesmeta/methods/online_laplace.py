@@ -87,10 +87,10 @@ class OnlineLaplace(Learner):
         check_network(network)
         check_likelihood(likelihood)
         if weight != 0:
-            check_positive("weight", weight)
+            check_positive("weight", weight, finite=True)
         if memory != 1:
             check_probability("memory", memory)
-        check_positive("prior_scale", prior_scale)
+        check_positive("prior_scale", prior_scale, finite=True)
         Minibatches(epochs, batch, rate)
         self.network, self.likelihood = network, likelihood
         like = ravel(adaptable(network)).detach()

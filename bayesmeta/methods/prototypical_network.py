@@ -60,6 +60,7 @@ class PrototypicalNetwork(Learner):
         self.likelihood = Categorical()
 
     def forward(self, support: Points) -> Posterior:
+        check_count("classes", self.classes, least=2)  # it may have been set anew
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
         return on_features(_Prototypes(self.likelihood, self.classes, embedded), support, features)

@@ -91,8 +91,8 @@ class VCL(VariationalLearner):
     ) -> None:
         super().__init__(likelihood, objective=objective)
         check_network(network)
-        check_positive("prior_scale", prior_scale)
-        check_positive("scale", scale)
+        check_positive("prior_scale", prior_scale, finite=True)
+        check_positive("scale", scale, finite=True)
         check_count("coreset", coreset, least=0)
         Minibatches(epochs, batch, rate)
         self.network = network

@@ -73,8 +73,16 @@ def check_replay(network: nn.Module, likelihood: Likelihood, rate: float, replay
 
 
 def joined(*parts: Points) -> Points:
-    """All points of parts of one task."""
+    """All points of parts of one task. Where some have a mask of points and others of entries, all get one of entries."""
+    dims = max(part.mask.dim() for part in parts)
+    if any(part.mask.dim() < dims for part in parts):
+        parts = tuple(part._replace(mask=_of_entries(part)) for part in parts)
     return Points(*tree_map(lambda *leaves: torch.cat(leaves), *(tuple(part) for part in parts)))
+
+
+def _of_entries(points: Points) -> Tensor:
+    """The mask of one task's points in the shape of their targets."""
+    return points.mask.reshape(points.mask.shape + (1,) * (points.y.dim() - points.mask.dim())).expand_as(points.y)
 
 
 def in_turn(points: Points) -> Iterator[Points]:

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.answers import Functions
+from bayesmeta.border import readable
 from bayesmeta.data import Points, seen
 from bayesmeta.distributions import log_prob, mixture, uncertainty
 from bayesmeta.distributions.family import family
@@ -114,6 +115,7 @@ class Runs(Posterior):
         told = seen(points).any(1)
         joint = self.log_weights + self._log_evidence(points)
         evidence = joint.logsumexp(1)
+        _check_possible(evidence, told)
         # Where there is no point none begins.
         stay = torch.cat([torch.full_like(joint[:, :1], _NEVER), self.log_weights[:, 1:]], 1)
         weights = torch.where(told[:, None], joint - evidence[:, None], stay)
@@ -159,6 +161,16 @@ class Runs(Posterior):
             if start + size < count:
                 posterior = posterior._updated(block)
         return found
+
+
+def _check_possible(evidence: Tensor, told: Tensor) -> None:
+    """Raises a ValueError where no run allows for what a task was told: nothing could be believed of it any more."""
+    if readable(told) and (bad := told & ~evidence.isfinite()).any():
+        task = int(bad.int().argmax())
+        raise ValueError(
+            f"points: expected predictions that allow for the points, got log p of {evidence[task].item()} at task {task}, under "
+            "every run; train the learner first, or look for points far from those of its training"
+        )
 
 
 def _only(points: Points, which: Tensor) -> Points:

@@ -157,7 +157,7 @@ def _bounds(change: str, degrees: Any) -> tuple[float, float]:
     if (
         not isinstance(degrees, (tuple, list))
         or len(degrees) != 2
-        or not all(math.isfinite(angle) for angle in degrees)
+        or not all(isinstance(angle, (int, float)) and math.isfinite(angle) for angle in degrees)
     ):
         raise ValueError(f"degrees: expected two finite angles, got {degrees!r}; e.g. (0.0, 180.0)")
     low, high = map(float, degrees)

@@ -114,6 +114,11 @@ class ClassStreams(StreamSource):
         elif not isinstance(given, Sequence):
             check_count("classes", given)  # which says what is expected
         if any(isinstance(part, (Sequence, np.ndarray, Tensor)) for part in given):
+            if not all(isinstance(part, (Sequence, np.ndarray, Tensor)) for part in given):
+                raise ValueError(
+                    f"classes: expected numbers of classes, or the labels of each part, got both, {given!r}; put a single label "
+                    "in a list of its own"
+                )
             self._named = _numbers(tasks, given)
             given = [len(part) for part in given]
         counts: list[int] = list(given)

@@ -44,7 +44,7 @@ class Consolidated(Learner):
 
     Raises:
         TypeError: the learner is none.
-        ValueError: the weight is not a number above 0.
+        ValueError: the weight is not a number above 0, or the learner has no parameters.
 
     Example:
         >>> learner = Consolidated(MAML(MLP(1, 1), Gaussian()))
@@ -63,7 +63,12 @@ class Consolidated(Learner):
         super().__init__()
         if not isinstance(learner, Learner):
             raise TypeError(f"learner: expected a learner such as MAML(...), got {type(learner).__name__}")
-        check_positive("weight", weight)
+        check_positive("weight", weight, finite=True)  # an infinite one times a step of zero is NaN
+        if not any(True for _ in learner.parameters()):
+            raise ValueError(
+                f"learner: expected one with parameters, which can be held, got {type(learner).__name__} without any; there is "
+                "nothing to forget: use it as it is"
+            )
         self.learner = learner
         self.weight = weight
         row = self._parameters_in_a_row().detach()

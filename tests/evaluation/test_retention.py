@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from streams_support import TRUST, Fading, Labelled, Lines, classes, gaussians
-from torch import nn
+from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta import Points
+from bayesmeta import Episode, Points
 from bayesmeta.evaluation import Retention, evaluate_stream
 from bayesmeta.metrics import NLL, Accuracy, Coverage, Estimate
-from bayesmeta.tasks import ClassStreams
+from bayesmeta.tasks import ClassStreams, StreamSource
 
 
 def test_the_matrix_is_what_the_learner_is_made_to_say() -> None:
@@ -179,3 +180,46 @@ def test_what_is_kept_shows_itself_in_one_line() -> None:
     kept = evaluate_stream(gaussians(), ClassStreams(classes()), episodes=2, progress=False)
     assert repr(kept).startswith("Retention(metrics=[NLL, Accuracy, ECE], streams=")
     assert len(repr(kept)) < 120
+
+
+class Ragged(StreamSource):
+    """Two tasks, of which the second has no point in the middle part, and fewer in others; labels are told by x."""
+
+    def draw_parts(self, generator: torch.Generator) -> list[Episode]:
+        labels = (([0, 1, 1], [0, 1, 9]), ([2, 3, 3], [9, 9, 9]), ([4, 9, 9], [2, 3, 9]))
+        return [Episode(*(self._points(torch.tensor(part), generator) for _ in range(2))) for part in labels]
+
+    def _points(self, y: Tensor, generator: torch.Generator) -> Points:
+        mask = y < 9
+        x = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64) + torch.stack([y, -y], -1)
+        return Points(x * mask[..., None], y * mask, mask)
+
+
+@pytest.mark.parametrize("labels", ["all", "seen", "own"])
+def test_metrics_among_labels_of_tasks_without_points_in_a_part(labels: Any) -> None:
+    """Against one task after the other, and each task's labels by hand."""
+    torch.manual_seed(0)
+    learner, streams = bm.GeMCL(nn.Linear(2, 2), 2, classes=6).double().requires_grad_(False), Ragged(seed=0, length=3)
+    found = evaluate_stream(
+        learner, streams, episodes=3, metrics=[NLL(), Accuracy(), bm.metrics.Brier()], labels=labels, progress=False
+    ).final
+    log_p, right, brier = [], [], []
+    for index, b in ((index, b) for index in range(3) for b in range(2)):
+        support, _ = streams[index]
+        mask = support.mask[b]
+        told = learner(Points(support.x[b : b + 1, mask], support.y[b : b + 1, mask], mask[mask][None]))
+        for part in streams.parts(index):
+            own = {int(y) for given in part for y, there in zip(given.y[b], given.mask[b], strict=True) if there}
+            among = {"all": set(range(6)), "seen": {int(y) for y in support.y[b][mask]}, "own": own}[labels]
+            for x, y, there in zip(*(leaf[b] for leaf in part.query), strict=True):
+                if there:
+                    answer: Any = told(x[None, None])
+                    p = torch.tensor(
+                        [float(q) if label in among else 0.0 for label, q in enumerate(answer.probs[0, 0])]
+                    )
+                    p = p.double() / p.sum()
+                    log_p.append(-p[y].log())
+                    right.append(p.argmax() == y)
+                    brier.append((p - torch.nn.functional.one_hot(y, 6)).square().sum())
+    for name, values in (("NLL", log_p), ("Accuracy", right), ("Brier", brier)):
+        assert abs(found[name].value - torch.stack(values).double().mean().item()) < 1e-6

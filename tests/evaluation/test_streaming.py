@@ -17,7 +17,7 @@ import bayesmeta as bm
 from bayesmeta import Episode, Points
 from bayesmeta.evaluation import evaluate_stream
 from bayesmeta.metrics import NLL, Accuracy
-from bayesmeta.tasks import ClassStreams
+from bayesmeta.tasks import ClassStreams, DriftingSinusoids
 
 
 def test_it_leaves_the_learner_and_the_random_numbers_as_they_were() -> None:
@@ -139,6 +139,14 @@ def without_update(support: Points) -> Any:
     return lambda x: Categorical(torch.ones(*x.shape[:2], 6))
 
 
+class Untaught(Labelled):
+    """Streams of which the first part asks about a label that comes later."""
+
+    def draw_parts(self, generator: torch.Generator) -> list[Episode]:
+        first, *others = super().draw_parts(generator)
+        return [first._replace(query=first.query._replace(y=first.query.y + 5)), *others]
+
+
 def small() -> bm.Learner:
     return bm.PrototypicalNetwork(nn.Linear(1, 2), classes=4).double()
 
@@ -158,6 +166,12 @@ def lines() -> dict[str, Any]:
         ({"episodes": 11}, ValueError, "episodes: expected 1 to 10"),
         ({"at": [4]}, ValueError, "at: expected numbers of parts, 0 to 3, got 4"),
         ({"at": [-1]}, ValueError, "at: expected a whole number of at least 0, got -1"),
+        ({"at": 3}, ValueError, r"at: expected numbers of parts, 0 to 3, got 3; give a list of them, \[3\]"),
+        ({"episodes": 2.5}, ValueError, "episodes: expected 1 to 10 .* got 2.5"),
+        ({"episodes": True}, ValueError, "episodes: expected 1 to 10 .* got True"),
+        ({"streams": Untaught(), "labels": "seen"}, ValueError, "labels: expected queries of labels that .* got label 5"),
+        ({"checkpoint": ""}, ValueError, "checkpoint: expected a folder, got ''"),
+        ({"checkpoint": __file__}, ValueError, "checkpoint: expected a folder, for one file a stream, got .*py"),
         ({"labels": "mine"}, ValueError, "labels: expected 'all', 'seen' or 'own', got 'mine'"),
         ({"learner": without_update}, TypeError, "learner: expected one whose posteriors can be .* by function, without"),
         ({"learner": small()}, ValueError, "y: expected labels 0 to 3, .* got 5"),
@@ -168,6 +182,17 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], message: str
     given = {"learner": Fading, "streams": Labelled(), "episodes": 1, "progress": False, **options}
     with pytest.raises(error, match=message):
         evaluate_stream(**given)
+
+
+def test_a_checkpoint_of_another_oracle_is_refused(tmp_path: Path) -> None:
+    """Methods have the same name whatever they are of."""
+    streams, noisy = (DriftingSinusoids(steps=3, batch=1, noise=noise) for noise in (0.1, 0.5))
+    given: dict[str, Any] = {"episodes": 1, "progress": False, "checkpoint": tmp_path}
+    found = evaluate_stream(streams.oracle, streams, **given)
+    again = evaluate_stream(streams.oracle, streams, **given)
+    assert again.final["NLL"].value == found.final["NLL"].value
+    with pytest.raises(ValueError, match=r"whose object is 'DriftingSinusoids\(steps=3, batch=1\)', got .*0.5"):
+        evaluate_stream(noisy.oracle, streams, **given)
 
 
 class Untold(Exception):

@@ -162,6 +162,7 @@ def test_gradients_flow_through_the_last_ten_steps_alone() -> None:
     ("settings", "message"),
     [
         ({"prior_scale": 0.0}, "prior_scale: expected a number above 0, got 0.0"),
+        ({"prior_scale": float("inf")}, "prior_scale: expected a finite number, got inf"),
         ({"scale": -1.0}, "scale: expected a number above 0, got -1.0"),
         ({"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
         ({"batch": 0}, "batch: expected a whole number of at least 1, got 0"),

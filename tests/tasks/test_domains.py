@@ -161,6 +161,7 @@ def test_all_pictures_are_used_where_no_number_is_said_and_floats_stay_as_they_a
         ({"test": (torch.zeros(0, 4, 6), torch.arange(0))}, "test images: expected at least one, got none"),
         ({"degrees": (0.0, 90.0)}, "degrees: expected None for permuted pictures"),
         ({"change": "rotated", "degrees": 90.0}, "degrees: expected two finite angles, got 90.0"),
+        ({"change": "rotated", "degrees": ("a", 90.0)}, r"degrees: expected two finite angles, got \('a', 90.0\)"),
         ({"change": "rotated", "degrees": (0.0, math.inf)}, "degrees: expected two finite angles"),
     ],
 )  # fmt: skip

@@ -200,6 +200,10 @@ def test_bad_parts(parts: Any, message: str) -> None:
         ),
         ({"classes": [[1, 2, 2], [3, 4]]}, "classes: expected each label in one part, got 2 in parts 0 and 0"),
         ({"classes": [[1, 2], [3, 4, 6]]}, "classes: expected labels of the tasks, got 6"),
+        (
+            {"classes": [[1, 2, 4], 0]},
+            r"classes: expected numbers of classes, or the labels of each part, got both, \[\[1",
+        ),
         ({"classes": [[1, 2], [3, 4]]}, r"classes: expected the 5 classes of a task in parts, got \[2, 2\]"),
         ({"classes": [[1, 2, 3, 4, 5], []]}, r"classes\[1\]: expected|classes: expected a whole number of at least 1"),
         ({"classes": [["a"], [1, 2, 3, 4]]}, "classes: expected labels of the tasks, got 'a'"),

@@ -301,3 +301,13 @@ def test_bad_settings() -> None:
         posterior.joint(part(2, 1).x)
     with pytest.raises(ValueError, match=r"points\.y: expected labels|y: expected labels 0 to 2"):
         told(Changepoints(prototypes(), 0.1), [part(2, 0, True), part(2, 1, True)._replace(y=torch.full((B, 2), 7))])
+
+
+def test_points_that_no_run_allows_for_are_refused() -> None:
+    """Weights of runs would else be NaN from then on."""
+    learner = Changepoints(bm.MAML(nn.Linear(1, 1), bm.likelihoods.Gaussian(1e-3)), 0.1)
+    posterior = learner(bm.points([0.0], [0.0]))
+    with pytest.raises(
+        ValueError, match=r"points: expected predictions that allow for the points, got log p of -inf at task 0"
+    ):
+        posterior.update(bm.points([0.0], [1e18]))

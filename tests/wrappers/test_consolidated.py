@@ -134,3 +134,10 @@ def test_bad_input() -> None:
     ):
         made.consolidate(family(1.0, 0), episodes=1)  # type: ignore[arg-type]
     assert not made.precision.any()
+
+
+def test_a_weight_that_is_not_finite_and_a_learner_without_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="weight: expected a finite number, got inf"):
+        learner(weight=float("inf"))
+    with pytest.raises(ValueError, match=r"learner: expected one with parameters, .* got PrototypicalNetwork"):
+        bm.Consolidated(bm.PrototypicalNetwork(nn.Identity(), classes=3))

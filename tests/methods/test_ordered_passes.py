@@ -269,6 +269,37 @@ def test_rows_without_points_among_others_do_not_divide_the_pass_otherwise(name:
             torch.testing.assert_close(mine, right)
 
 
+@pytest.mark.parametrize("name", ["OML", "LaMAML", "MER", "ExperienceReplay"])
+@pytest.mark.parametrize("first", [True, False], ids=["points first", "entries first"])
+def test_masks_of_points_beside_masks_of_entries(name: str, first: bool) -> None:
+    torch.manual_seed(0)
+    learner = GRADIENTS[name](Gaussian()).double()
+    plain, other = some(4), some(5, seed=1)
+    entries = other._replace(mask=torch.arange(5)[None, :, None] != torch.tensor([1, 3])[:, None, None])
+    entries = Points(entries.x * entries.mask, entries.y * entries.mask, entries.mask)
+    each = plain._replace(mask=plain.mask[..., None])
+    mixed, whole = ((plain, entries), (each, entries)) if first else ((entries, plain), (entries, each))
+    mine, right = (learner(before).update(after)(plain.x).mean for before, after in (mixed, whole))
+    torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("name", ["OML", "GeMCL", "PrototypicalNetwork"])
+@pytest.mark.parametrize("number", [1, 2.5, "9", None])
+def test_a_number_of_classes_that_was_set_anew_is_checked_at_a_call(name: str, number: Any) -> None:
+    made: dict[str, Any] = {
+        "OML": bm.OML(nn.Linear(2, 3), nn.Linear(3, 1), Categorical(), classes=W),
+        "GeMCL": bm.GeMCL(nn.Linear(2, 3), 3, classes=W),
+        "PrototypicalNetwork": bm.PrototypicalNetwork(nn.Linear(2, 3), classes=W),
+    }
+    learner, given = made[name].double(), some(4, classes=True)
+    learner.classes = 9
+    assert learner(given)(given.x).probs.shape == (2, 4, 9)
+    learner.classes = number
+    if name != "OML" or number is not None:  # without classes its head gives all outputs
+        with pytest.raises(ValueError, match="classes: expected a whole number of at least 2"):
+            learner(given)
+
+
 def kept(prediction: Any) -> list[Tensor]:
     return (
         [prediction.mean, prediction.stddev]
