@@ -64,7 +64,7 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
 from bayesmeta.tasks import TaskSource, tasks_from_arrays, tasks_from_frame
 from bayesmeta.training import fit
-from bayesmeta.wrappers import Calibrated, Changepoints, Conformal, Ensemble, Rehearsal, Standardized
+from bayesmeta.wrappers import Calibrated, Changepoints, Conformal, Dense, Ensemble, Rehearsal, Standardized
 
 __version__ = "0.1.0"
 
@@ -91,6 +91,7 @@ __all__ = [
     "ConditionalNeuralProcess",
     "Conformal",
     "DKTClassifier",
+    "Dense",
     "Ensemble",
     "Episode",
     "ExperienceReplay",

@@ -133,8 +133,12 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    likelihoods = parts(module, Likelihood)  # type: ignore[type-abstract]
-    dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
+    inside = parts(module, nn.Module, alike=True)
+    likelihoods = [part for part in inside if isinstance(part, Likelihood)]
+    known = {part.event_dims for part in likelihoods} | {
+        dims for part in inside if (dims := getattr(part, "label_dims", 0))
+    }
+    dims, known = support.y.dim() - 2, known or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
         if not any(known) and dims:

@@ -3,8 +3,9 @@
 from bayesmeta.wrappers.calibrated import Calibrated, Tempered
 from bayesmeta.wrappers.changepoints import Changepoints
 from bayesmeta.wrappers.conformal import Conformal
+from bayesmeta.wrappers.dense import Dense
 from bayesmeta.wrappers.ensemble import Ensemble
 from bayesmeta.wrappers.rehearsal import Rehearsal
 from bayesmeta.wrappers.standardized import Standardized
 
-__all__ = ["Calibrated", "Changepoints", "Conformal", "Ensemble", "Rehearsal", "Standardized", "Tempered"]
+__all__ = ["Calibrated", "Changepoints", "Conformal", "Dense", "Ensemble", "Rehearsal", "Standardized", "Tempered"]
