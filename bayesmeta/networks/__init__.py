@@ -4,5 +4,6 @@ from bayesmeta.networks.checks import check_network, check_padding, has_batch_no
 from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
+from bayesmeta.networks.unet import UNet
 
-__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "check_network", "check_padding", "has_batch_norm", "parts"]
+__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "UNet", "check_network", "check_padding", "has_batch_norm", "parts"]
