@@ -6,4 +6,14 @@ from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
 from bayesmeta.networks.unet import UNet
 
-__all__ = ["MLP", "BatchNorm", "Conv4", "GroupNorm", "UNet", "check_network", "check_padding", "has_batch_norm", "parts"]
+__all__ = [
+    "MLP",
+    "BatchNorm",
+    "Conv4",
+    "GroupNorm",
+    "UNet",
+    "check_network",
+    "check_padding",
+    "has_batch_norm",
+    "parts",
+]

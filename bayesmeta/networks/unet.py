@@ -35,7 +35,9 @@ class Convolution(Recorded):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         z = precise(y)
-        scale, shift = (part.to(y.dtype)[..., None, None] for part in self.norm(z.mean((2, 3)), z.square().mean((2, 3))))
+        scale, shift = (
+            part.to(y.dtype)[..., None, None] for part in self.norm(z.mean((2, 3)), z.square().mean((2, 3)))
+        )
         normed: Tensor = self.activation(y * scale + shift)
         return normed
 
