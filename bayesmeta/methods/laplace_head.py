@@ -210,14 +210,15 @@ class _Mode(MarginallyDrawn):
         with torch.no_grad():
             weights = mean.expand(len(phi), *mean.shape)
             for _ in range(_STEPS):
-                direction = newton(weights)[1]
+                factor, direction = newton(weights)
+                left = (factor.mT @ direction.flatten(1)[..., None]).square().sum()  # in nats, twice what is to be gained
                 reach = (phi @ direction).abs().amax((1, 2), keepdim=True)
                 direction = direction * (_REACH / reach.clamp(min=_REACH))
                 steps = weights + phi.new_tensor(_LENGTHS)[:, None, None, None] * direction
                 heights = (density(steps) + prior(steps)).nan_to_num(-torch.inf)
                 best = heights.argmax(0)[None, :, None, None].expand(1, *weights.shape)
                 weights = steps.gather(0, best)[0]
-                if (direction.abs() < 1e-9 * (1 + weights.abs())).all():
+                if left < 1e-10:  # below it the rounding of many points' densities hides which step is best
                     break
         # Contiguous, so that what a file gives back is of the same bits in use.
         self.mean = (weights + newton(weights)[1]).contiguous()
@@ -227,7 +228,8 @@ class _Mode(MarginallyDrawn):
         self.evidence = density(self.mean) + prior(self.mean) + volume
 
     def _density(self, outputs: Tensor, points: Points) -> Tensor:
-        log_prob: Tensor = self.likelihood(outputs).log_prob(points.y)
+        y = points.y.to(outputs) if points.y.is_floating_point() else points.y  # or torch computes in y's type
+        log_prob: Tensor = self.likelihood(outputs).log_prob(y)
         return log_prob.masked_fill(~points.mask, 0.0).sum(-1)
 
     def _derivatives(self, outputs: Tensor, points: Points) -> tuple[Tensor, Tensor]:
