@@ -45,7 +45,7 @@ def best_mask(probabilities: Tensor, mask: Tensor | None = None) -> Tensor:
         tensor([[ True,  True, False, False]])
     """
     p = (probabilities.double() if mask is None else probabilities.double() * mask).flatten(-2)
-    ranked, order = p.sort(-1, descending=True, stable=True)
+    ranked, order = p.sort(dim=-1, descending=True, stable=True)
     count = torch.arange(1, p.shape[-1] + 1, device=p.device)
     expected = 2 * ranked.cumsum(-1) / (count + ranked.sum(-1, keepdim=True))
     value, place = expected.max(-1, keepdim=True)
