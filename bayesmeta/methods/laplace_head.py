@@ -211,7 +211,9 @@ class _Mode(MarginallyDrawn):
             weights = mean.expand(len(phi), *mean.shape)
             for _ in range(_STEPS):
                 factor, direction = newton(weights)
-                left = (factor.mT @ direction.flatten(1)[..., None]).square().sum()  # in nats, twice what is to be gained
+                left = (
+                    (factor.mT @ direction.flatten(1)[..., None]).square().sum()
+                )  # in nats, twice what is to be gained
                 reach = (phi @ direction).abs().amax((1, 2), keepdim=True)
                 direction = direction * (_REACH / reach.clamp(min=_REACH))
                 steps = weights + phi.new_tensor(_LENGTHS)[:, None, None, None] * direction

@@ -119,10 +119,9 @@ class _Masks(Transformed):
         self.inner._admit(self.further(points))
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        return tuple(
-            part.unflatten(1, (x.shape[1], *self.support.y.shape[2:]))
-            for part in self.inner._decompose(self._inward(x), samples)
-        )  # type: ignore[return-value]
+        aleatoric, epistemic = self.inner._decompose(self._inward(x), samples)
+        shape = (*x.shape[:2], *self.support.y.shape[2:])  # yes and no have an entry of their own
+        return aleatoric.reshape(shape), epistemic.reshape(shape)
 
 
 def _size(given: Points) -> tuple[int, int]:

@@ -140,7 +140,9 @@ def figures(learner: Any, names: Sequence[str], drive: str, shots: int, tasks: i
     found, doubts = {}, []
     for name in names:
         source = asked(name, drive, shots)
-        found[name] = bm.evaluate(learner, source, episodes=tasks, metrics=METRICS, clusters=lambda index: torch.tensor([index]))
+        found[name] = bm.evaluate(
+            learner, source, episodes=tasks, metrics=METRICS, clusters=lambda index: torch.tensor([index])
+        )
         doubts.append(risk(learner, source, min(tasks, 5)))
     row: dict[str, Any] = {m.name: statistics.mean(found[name][m.name].value for name in names) for m in METRICS}
     row["by class"] = {name: list(found[name]["IoU"]) for name in names}
@@ -201,7 +203,8 @@ def table(results: dict[str, Any]) -> str:
         lines += [f"| {test} | {' | '.join(names)} | training |", "|---" * (len(names) + 2) + "|"]
         rows = {name: [results[key] for seed in SEEDS if (key := f"{name}; {seed}") in results] for name in LEARNERS}
         rows["no adaptation"] = [
-            {**run["no adaptation"], "training CPU seconds": run["training CPU seconds"]} for run in rows["ANIL on a U-Net"]
+            {**run["no adaptation"], "training CPU seconds": run["training CPU seconds"]}
+            for run in rows["ANIL on a U-Net"]
         ]
         for name, runs in rows.items():
             runs = [run for run in runs if test in run]
@@ -228,7 +231,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             if given.validate:
                 learner, seconds = trained(name, seed, validate=True, **changed)
                 row = figures(learner, VALIDATION, VALIDATION_DRIVE, 5, tasks=8)
-                print(name, changed, f"{seconds:.0f} s", {key: row[key] for key in ("IoU", "NLL", "ECE", "by class")}, flush=True)
+                print(
+                    name,
+                    changed,
+                    f"{seconds:.0f} s",
+                    {key: row[key] for key in ("IoU", "NLL", "ECE", "by class")},
+                    flush=True,
+                )
             elif f"{name}; {seed}" not in load(RESULTS):
                 keep(RESULTS, f"{name}; {seed}", measured(name, seed))
     if not given.validate:
