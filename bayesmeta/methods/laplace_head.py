@@ -11,9 +11,9 @@ f(x) = Wᵀ φ(x), and a prior that tasks share, each column of W ~ N(its W₀, 
 It is the generalised linear mixed model of statistics, with features that are learned. φ, W₀, L and the likelihood are learned.
 
 Points that repeat each other, as neighbouring pixels do, are less evidence than as many independent ones. With p(y | W) to the
-power η, here and in Λ, each counts as η of a point (Grünwald & van Ommen 2017, "Inconsistency of Bayesian inference for misspecified
-linear models, and a proposal for repairing it", https://doi.org/10.1214/17-BA1085, section 1); η is learned by how well the support
-foretells the query.
+power η, here and in Λ, each counts as η of a point (Grünwald & van Ommen 2017, "Inconsistency of Bayesian inference for
+misspecified linear models, and a proposal for repairing it", https://doi.org/10.1214/17-BA1085, section 1); η is learned by how
+well the support foretells the query.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class LaplaceHead(Learner):
             check_positive("evidence", evidence)
             if not isinstance(objective, Predictive):
                 raise ValueError(
-                    f"objective: expected Predictive() where points' evidence is learned, got {objective}, of which it is a part; "
-                    "leave one of them out"
+                    f"objective: expected Predictive() where points' evidence is learned, got {objective}, of which it is a "
+                    "part; leave one of them out"
                 )
         self.features = features
         self.head = head

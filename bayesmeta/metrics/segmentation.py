@@ -56,19 +56,7 @@ def best_mask(probabilities: Tensor, mask: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Overlap(Metric):
-    """The mean over tasks, and over labels, of how far masks overlap: of all pictures of a task together.
-
-    Of two labels, it is that of label 1, what is segmented; of more, the mean over all that a task's pictures show or are said to
-    show.
-
-    Args:
-        decision: which pixels are said to have a label: ``"dice"``, the mask of each picture and label of the largest expected
-            Dice (see `best_mask`; those of several labels may overlap); or ``"likeliest"``, where it is the most probable, which
-            of two labels is p > 0.5.
-
-    Raises:
-        ValueError: no such decision; predictions are no pictures of labels.
-    """
+    """The mean over tasks, and over labels, of how far masks overlap."""
 
     decision: Decision = "dice"
 
@@ -107,7 +95,18 @@ class _Overlap(Metric):
 @final
 @dataclass(frozen=True)
 class IoU(_Overlap):
-    __doc__ = (_Overlap.__doc__ or "").replace("how far masks overlap", "intersection over union, |a ∩ b| / |a ∪ b|")
+    """The mean over tasks of intersection over union, |a ∩ b| / |a ∪ b|, of all pictures of a task together.
+
+    Of two labels, it is that of label 1, what is segmented; of more, the mean over all that pictures show or are said to show.
+
+    Args:
+        decision: which pixels are said to have a label: ``"dice"``, the mask of each picture and label of the largest expected
+            Dice (see `best_mask`; those of several labels may overlap); or ``"likeliest"``, where it is the most probable, which
+            of two labels is p > 0.5.
+
+    Raises:
+        ValueError: no such decision; predictions are no pictures of labels.
+    """
 
     def _overlap(self, both: Tensor, sizes: Tensor) -> Tensor:
         return both / (sizes - both).clamp(min=1)
@@ -116,7 +115,18 @@ class IoU(_Overlap):
 @final
 @dataclass(frozen=True)
 class Dice(_Overlap):
-    __doc__ = (_Overlap.__doc__ or "").replace("how far masks overlap", "Dice, 2 |a ∩ b| / (|a| + |b|)")
+    """The mean over tasks of Dice, 2 |a ∩ b| / (|a| + |b|), of all pictures of a task together.
+
+    Of two labels, it is that of label 1, what is segmented; of more, the mean over all that pictures show or are said to show.
+
+    Args:
+        decision: which pixels are said to have a label: ``"dice"``, the mask of each picture and label of the largest expected
+            Dice (see `best_mask`; those of several labels may overlap); or ``"likeliest"``, where it is the most probable, which
+            of two labels is p > 0.5.
+
+    Raises:
+        ValueError: no such decision; predictions are no pictures of labels.
+    """
 
     def _overlap(self, both: Tensor, sizes: Tensor) -> Tensor:
         return 2 * both / sizes.clamp(min=1)

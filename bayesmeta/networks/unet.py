@@ -9,6 +9,7 @@ Shape letters: N pictures, C channels, H rows, V columns, F features of a pixel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Features(Recorded):
             )
 
         self.down = nn.ModuleList(map(block, [channels, *widths[:-1]], widths))
-        self.up = nn.ModuleList(block(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(block(a + b, a) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.channels:
@@ -81,7 +82,7 @@ class Features(Recorded):
 
 
 class UNet(Recorded):
-    """A small U-Net: `features` of each pixel, then a linear `head`, from pictures ``(N, C, H, V)`` to maps ``(N, outputs, H, V)``.
+    """A small U-Net, from pictures ``(N, C, H, V)`` to maps ``(N, outputs, H, V)``: `features` of pixels and a linear `head`.
 
     With `Categorical(event_dims=2, classes_first=True)` it is a network for learners that adapt weights: `MAML`, `ANIL`
     (its `features` and its `head`), `PLATIPUS`. Its features, ``(N, widths[0], H, V)``, are ones for `Dense`, around any learner.

@@ -142,8 +142,8 @@ def _file(root: str | os.PathLike[str] | None, folder: str, name: str) -> Path:
     where = Path(root) if root is not None else Path(named or ".") / folder
     if not (where / name).exists():
         raise FileNotFoundError(
-            f"root: expected {name} in {where}, found none; pass the folder that holds it, or set BAYESMETA_DATA to the folder of "
-            f"{folder}"
+            f"root: expected {name} in {where}, found none; pass the folder that holds it, or set BAYESMETA_DATA to the "
+            f"folder of {folder}"
         )
     return where / name
 
@@ -167,8 +167,8 @@ def _labels(file: Any, name: str, size: tuple[int, int], like: Path | None = Non
     image = _opened(file, name)
     if image.mode not in ("L", "P", "1", "I;16", "I"):
         raise ValueError(
-            f"{name}: expected a mask of class numbers, grey or with a palette, got colours ({image.mode}); save each pixel's class "
-            "as a grey value"
+            f"{name}: expected a mask of class numbers, grey or with a palette, got colours ({image.mode}); save each pixel's "
+            "class as a grey value"
         )
     if like is not None and (given := _opened(like, str(like)).size) != image.size:
         raise ValueError(

@@ -91,7 +91,8 @@ class MaskTasks(TaskSource):
         absent = [one for one in chosen if one not in self.names]
         if absent or not len(chosen):
             raise ValueError(
-                f"subset: expected some of the groups {self.names.tolist()}, got {absent or list(chosen)}; name those that there are"
+                f"subset: expected some of the groups {self.names.tolist()}, got {absent or list(chosen)}; name those "
+                "that there are"
             )
         self._group = torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(names, chosen)), -1)
         self.void, self.shots, self.queries, self.batch = void, shots, queries, batch
@@ -159,9 +160,9 @@ class SegmentationTasks(MaskTasks):
         if len(short):
             first = int(short[0, 0])
             raise ValueError(
-                f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show class "
-                f"{self.classes[first]} (on {least:.1%} of their pixels), got {self.shots} + {self.queries}; ask for fewer, leave "
-                "that class out, or lower least"
+                f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show "
+                f"class {self.classes[first]} (on {least:.1%} of their pixels), got {self.shots} + {self.queries}; ask for fewer, "
+                "leave that class out, or lower least"
             )
 
     def clusters(self, index: int) -> Tensor:
@@ -271,8 +272,8 @@ def read_masks(images: Any, masks: Any) -> tuple[Tensor, Tensor]:
     if (whole != masks).any() or (whole < 0).any():
         wrong = masks[(whole != masks) | (whole < 0)]
         raise ValueError(
-            f"masks: expected whole numbers from 0 on, the class of each pixel, got {wrong[0].item()}; number the classes, and give "
-            "pixels without a label a number of their own, void="
+            f"masks: expected whole numbers from 0 on, the class of each pixel, got {wrong[0].item()}; number the classes, and "
+            "give pixels without a label a number of their own, void="
         )
     return images, whole
 

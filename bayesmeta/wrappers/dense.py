@@ -73,8 +73,8 @@ class Dense(Learner):
         check_network(features, "features")
         if has_batch_norm(features):
             raise ValueError(
-                "features: expected those of each picture by itself, got batch normalisation, by which padding would change them; "
-                "use group normalisation, as UNet does"
+                "features: expected those of each picture by itself, got batch normalisation, by which padding would change "
+                "them; use group normalisation, as UNet does"
             )
         if not isinstance(learner, Learner):
             raise TypeError(f"learner: expected a learner such as LaplaceHead(...), got {type(learner).__name__}")
@@ -130,8 +130,8 @@ def _size(given: Points) -> tuple[int, int]:
     if not isinstance(x, Tensor) or x.dim() != 5 or not x.is_floating_point():
         found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"x: expected pictures (B, N, C, H, V) of floating numbers, got {found}; of one channel with C = 1, and bytes divided "
-            "by 255"
+            f"x: expected pictures (B, N, C, H, V) of floating numbers, got {found}; of one channel with C = 1, and bytes "
+            "divided by 255"
         )
     if y.is_floating_point() or y.shape != (*x.shape[:2], *x.shape[3:]):
         raise ValueError(
