@@ -43,6 +43,18 @@ def test_shared_encoder() -> None:
     assert rows["VERSA on its encoder, few steps"]["NLL"].high < rows["VERSA alone, as few steps"]["NLL"].low
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New cars are found, with a calibrated probability, and cutting it at 0.5 finds fewer."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    found = runpy.run_path(str(EXAMPLES / "segmentation.py"))["main"]()
+    assert (tmp_path / "segmentation.png").stat().st_size > 10_000
+    assert found["IoU"].value > found["IoU, likeliest"].value
+    assert found["ECE"].value < 0.05
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():
@@ -50,7 +62,14 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     written = {
         name for path in EXAMPLES.glob("*.py") for name in re.findall(r'"(\w+(?:\.png|\.html|_run))"', path.read_text())
     }
-    assert written >= {"compare.html", "uncertainty.png", "growth_curves.png", "omniglot.png", "distributed_run"}
+    assert written >= {
+        "compare.html",
+        "uncertainty.png",
+        "growth_curves.png",
+        "omniglot.png",
+        "segmentation.png",
+        "distributed_run",
+    }
     for name in written:
         place = f"{name}/state" if name.endswith("_run") else name
         assert subprocess.run(["git", "check-ignore", "-q", place], cwd=root, check=False).returncode == 0, name

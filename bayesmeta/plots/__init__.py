@@ -2,6 +2,7 @@
 
 from bayesmeta.plots.comparison import metric_against_shots, ranks
 from bayesmeta.plots.diagrams import calibration, pit, reliability
+from bayesmeta.plots.masks import masks
 from bayesmeta.plots.predictive import bands
 
-__all__ = ["bands", "calibration", "metric_against_shots", "pit", "ranks", "reliability"]
+__all__ = ["bands", "calibration", "masks", "metric_against_shots", "pit", "ranks", "reliability"]

@@ -161,8 +161,8 @@ class SegmentationTasks(MaskTasks):
             first = int(short[0, 0])
             raise ValueError(
                 f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show "
-                f"class {self.classes[first]} (on {least:.1%} of their pixels), got {self.shots} + {self.queries}; ask for fewer, "
-                "leave that class out, or lower least"
+                f"class {self.classes[first]} (on {least:.1%} of their pixels), got {self.shots} + {self.queries}; ask for "
+                "fewer, leave that class out, or lower least"
             )
 
     def clusters(self, index: int) -> Tensor:

@@ -109,3 +109,20 @@ def test_bands_show_the_entries_that_were_seen() -> None:
         ax = bm.plots.bands(posterior, torch.linspace(-1, 2, 7), target=target)
         (dots,) = [line for line in ax.lines if line.get_label() == "known"]
         assert dots.get_ydata().tolist() == known
+
+
+def test_masks_show_what_is_predicted_and_what_is_void() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(1, 3, 3, 6, 8), torch.randint(3, (1, 3, 6, 8))
+    query = bm.Points(x, y * (y < 2), y < 2)
+    learner = bm.Dense(torch.nn.Identity(), bm.PrototypicalNetwork(torch.nn.Identity(), classes=2))
+    posterior = learner(query)
+    axes = bm.plots.masks(posterior, query, pictures=2).axes
+    images = [[axis.images[0].get_array() for axis in axes[5 * row : 5 * row + 5]] for row in range(2)]
+    for row, (picture, truth, probability, aleatoric, epistemic) in enumerate(images):
+        assert np.allclose(picture, x[0, row].movedim(0, -1))
+        assert (np.ma.getmaskarray(truth) == (y[0, row] == 2).numpy()).all()
+        assert np.allclose(probability, bm.distributions.class_probabilities(posterior(x))[0, row, ..., 1].detach())
+        assert np.allclose(aleatoric + epistemic, posterior.decompose(x).total[0, row].detach(), atol=1e-6)
+    with pytest.raises(ValueError, match="query.x: expected pictures"):
+        bm.plots.masks(posterior, query._replace(x=x[:, :, :2]))
