@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesmeta.border import check_count
 from bayesmeta.networks.norms import GroupNorm, Norm, precise
 from bayesmeta.recorded import Recorded
 
@@ -96,7 +95,7 @@ class UNet(Recorded):
         activation: tanh and its like where something is to be integrated over the features (`Dense` with `LaplaceHead`).
 
     Raises:
-        ValueError: a width or a count is not at least 1; at a call, the pictures have other channels.
+        ValueError: there is no width, or a number is below 1; at a call, the pictures have other channels.
 
     Example:
         >>> network = UNet(3, 2, widths=(8, 16))
@@ -115,10 +114,11 @@ class UNet(Recorded):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("outputs", outputs), *(("widths", width) for width in widths)):
-            check_count(name, value)
-        if not widths:
-            raise ValueError("widths: expected at least one, got none; e.g. (16, 32, 64)")
+        if not widths or min(channels, outputs, *widths) < 1:
+            raise ValueError(
+                f"channels, outputs and widths: expected at least 1 of each, and one width, got {channels}, {outputs} and {widths};"
+                " e.g. UNet(3, 2, widths=(16, 32, 64))"
+            )
         self.features = Features(channels, widths, norm, activation)
         self.head = nn.Conv2d(widths[0], outputs, 1)
 

@@ -66,7 +66,8 @@ def masks(
         prediction = posterior(x)
         if not has_labels(prediction) or len(prediction.event_shape) != 2:
             raise ValueError(
-                f"posterior: expected predictions of pictures of labels, event (H, V), got {tuple(prediction.event_shape)}; use Dense"
+                f"posterior: expected predictions of pictures of labels, event (H, V), got "
+                f"{tuple(prediction.event_shape)}; use Dense"
             )
         probability = class_probabilities(prediction)[task, ..., label].cpu()
         parts = posterior.decompose(x, samples)

@@ -46,7 +46,7 @@ def test_learners_adapt_it() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x: expected pictures \(N, 3, H, V\), got \(2, 1, 8, 8\)"):
         bm.networks.UNet()(torch.rand(2, 1, 8, 8))
-    with pytest.raises(ValueError, match="widths: expected at least one"):
+    with pytest.raises(ValueError, match="channels, outputs and widths: expected at least 1 of each"):
         bm.networks.UNet(widths=())
     with pytest.raises(ValueError, match="width: expected a multiple of 8"):
         bm.networks.UNet(widths=(10, 20))

@@ -124,5 +124,5 @@ def test_masks_show_what_is_predicted_and_what_is_void() -> None:
         assert (np.ma.getmaskarray(truth) == (y[0, row] == 2).numpy()).all()
         assert np.allclose(probability, bm.distributions.class_probabilities(posterior(x))[0, row, ..., 1].detach())
         assert np.allclose(aleatoric + epistemic, posterior.decompose(x).total[0, row].detach(), atol=1e-6)
-    with pytest.raises(ValueError, match="query.x: expected pictures"):
+    with pytest.raises(ValueError, match=r"query\.x: expected pictures"):
         bm.plots.masks(posterior, query._replace(x=x[:, :, :2]))
