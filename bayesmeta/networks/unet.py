@@ -116,7 +116,7 @@ class UNet(Recorded):
         super().__init__()
         if not widths or min(channels, outputs, *widths) < 1:
             raise ValueError(
-                f"channels, outputs and widths: expected at least 1 of each, and one width, got {channels}, {outputs} and {widths};"
+                f"channels, outputs and widths: expected at least 1 of each, one width, got {channels}, {outputs}, {widths};"
                 " e.g. UNet(3, 2, widths=(16, 32, 64))"
             )
         self.features = Features(channels, widths, norm, activation)
