@@ -46,7 +46,7 @@ def test_shared_encoder() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New cars are found, with a calibrated probability, and cutting it at 0.5 finds fewer."""
+    """Trees, a new class, are found, with a calibrated probability, and cutting it at 0.5 finds fewer."""
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")
     found = runpy.run_path(str(EXAMPLES / "segmentation.py"))["main"]()

@@ -99,7 +99,7 @@ def masks(
             if row == 0:
                 axis.set_title(name, fontsize=9)
     drawn.colorbar(shown, ax=axes[:, -1], label="nats", shrink=0.8)
-    return drawn  # type: ignore[no-any-return]
+    return drawn
 
 
 def _with_void(name: str) -> Any:
