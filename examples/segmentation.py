@@ -1,7 +1,8 @@
 """Five pictures with their masks: finding trees on a drive that the learner has never seen, and saying where it is in doubt.
 
-A U-Net, beside colours and places, and a Bayesian linear head are meta-trained on the other classes of CamVid, on three drives through Cambridge. Then they
-are given five frames of a fourth drive, on which somebody has marked the trees, and asked about other frames.
+A U-Net, beside colours and places, and a Bayesian linear head are meta-trained on the other classes of CamVid, on three drives
+through Cambridge. Then they are given five frames of a fourth drive, on which somebody has marked the trees, and asked about
+other frames.
 
     python examples/segmentation.py        # a minute or two on one core: prints a table, saves segmentation.png
 
