@@ -142,8 +142,8 @@ def training(
     masks = data.masks if known else data.masks.masked_fill(torch.isin(data.masks, torch.tensor(out)), VOID)
     drives = sorted({*data.groups} - {DRIVE, *([VALIDATION_DRIVE] if validate else [])})
     return SegmentationTasks(
-        data.images, masks, void=VOID, classes=classes, groups=data.groups, subset=drives, unions=unions, shots=5, queries=queries,
-        batch=batch, seed=seed,
+        data.images, masks, void=VOID, classes=classes, groups=data.groups, subset=drives, unions=unions,
+        shots=5, queries=queries, batch=batch, seed=seed,
     )  # fmt: skip
 
 
