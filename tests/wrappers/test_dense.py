@@ -167,3 +167,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
     numbers = bm.Dense(nn.Identity(), bm.MAML(bm.networks.MLP(C, 1), bm.likelihoods.Gaussian())).double()
     with pytest.raises(ValueError, match="y: expected targets of event shape"):
         numbers(pictures(N))(pictures(M).x)
+
+
+def test_doubt_about_the_task_falls_with_pictures() -> None:
+    learner, query = dense("Laplace head"), pictures(M, seed=1)
+    few, many = pictures(1), pictures(8)
+    doubt = [learner(given).decompose(query.x).epistemic.mean().item() for given in (few, many)]
+    assert doubt[1] < 0.5 * doubt[0]
