@@ -38,11 +38,11 @@ class Features(nn.Module):
 def learner() -> bm.Dense:
     """Features of each pixel, and a head whose posterior is found in closed form, but for a few Newton steps.
 
-    Neighbouring pixels repeat each other: each counts as a twentieth of a point at first, and how much is learned.
+    Neighbouring pixels repeat each other: each counts as half a point at first, and how much is learned.
     """
     torch.manual_seed(SEED)
-    head = bm.LaplaceHead(nn.Identity(), nn.Linear(16 + 16, 1), bm.likelihoods.Bernoulli(), evidence=0.05)
-    return bm.Dense(Features(), head, pixels=2000)
+    head = bm.LaplaceHead(nn.Identity(), nn.Linear(16 + 16, 1), bm.likelihoods.Bernoulli(), evidence=0.5)
+    return bm.Dense(Features(), head, pixels=4000)
 
 
 def main(steps: int = STEPS, path: str = "segmentation.png") -> dict[str, bm.metrics.Estimate]:

@@ -75,7 +75,7 @@ class LaplaceHead(Learner):
         objective: what training descends, `Predictive`, the query's NLL given the support, or an `ELBO`, here the approximate log
             evidence of all of a task's points, which needs no draws.
         evidence: the initial η, as how much of a point each one counts, which is then learned; None for points that are
-            independent given the outputs, each of which counts as one. Pixels: 0.1.
+            independent given the outputs, each of which counts as one. Pixels: 0.5.
 
     Raises:
         TypeError: the head is no linear module, or the likelihood is no likelihood.

@@ -72,7 +72,7 @@ def unet(**settings: Any) -> bm.networks.UNet:
     return bm.networks.UNet(3, 2, **settings)
 
 
-def laplace_unet(activation: str = "ReLU", evidence: float = 0.05, pixels: int = 2000) -> bm.Learner:
+def laplace_unet(activation: str = "ReLU", evidence: float = 0.5, pixels: int = 4000) -> bm.Learner:
     body = unet(activation=getattr(nn, activation)).features
     head = bm.LaplaceHead(nn.Identity(), nn.Linear(16, 1), bm.likelihoods.Bernoulli(), evidence=evidence)
     return bm.Dense(body, head, pixels=pixels)
@@ -89,12 +89,12 @@ class Both(nn.Module):
         return torch.cat([self.learned(x), self.given(x)], 1)
 
 
-def laplace_both(evidence: float = 0.05, pixels: int = 2000) -> bm.Learner:
+def laplace_both(evidence: float = 0.5, pixels: int = 4000) -> bm.Learner:
     head = bm.LaplaceHead(nn.Identity(), nn.Linear(16 + 57, 1), bm.likelihoods.Bernoulli(), evidence=evidence)
     return bm.Dense(Both(), head, pixels=pixels)
 
 
-def laplace_hand(evidence: float = 0.05, pixels: int = 2000) -> bm.Learner:
+def laplace_hand(evidence: float = 0.5, pixels: int = 4000) -> bm.Learner:
     head = bm.LaplaceHead(nn.Identity(), nn.Linear(57, 1), bm.likelihoods.Bernoulli(), evidence=evidence)
     return bm.Dense(HandFeatures(), head, pixels=pixels)
 
@@ -117,9 +117,9 @@ def prototypes() -> bm.Learner:
 
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "Laplace head on a U-Net": (laplace_unet, {"steps": 500, "rate": 0.003}),
-    "Laplace head on both": (laplace_both, {"steps": 380, "rate": 0.005}),
-    "Laplace head on 57 hand features": (laplace_hand, {"steps": 150, "rate": 0.02}),
+    "Laplace head on a U-Net": (laplace_unet, {"steps": 420, "rate": 0.003}),
+    "Laplace head on both": (laplace_both, {"steps": 320, "rate": 0.005}),
+    "Laplace head on 57 hand features": (laplace_hand, {"steps": 300, "rate": 0.02}),
     "prototypes on a U-Net": (prototypes, {"steps": 500, "rate": 0.003}),
     "ANIL on a U-Net": (anil, {"steps": 400, "rate": 0.003}),
     "first-order MAML on a U-Net": (maml, {"steps": 120, "rate": 0.003}),
