@@ -64,7 +64,16 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
 from bayesmeta.tasks import TaskSource, tasks_from_arrays, tasks_from_frame
 from bayesmeta.training import fit
-from bayesmeta.wrappers import Calibrated, Changepoints, Conformal, Consolidated, Ensemble, Rehearsal, Standardized
+from bayesmeta.wrappers import (
+    Calibrated,
+    Changepoints,
+    Conformal,
+    Consolidated,
+    Dense,
+    Ensemble,
+    Rehearsal,
+    Standardized,
+)
 
 __version__ = "0.1.0"
 
@@ -92,6 +101,7 @@ __all__ = [
     "Conformal",
     "Consolidated",
     "DKTClassifier",
+    "Dense",
     "Ensemble",
     "Episode",
     "ExperienceReplay",

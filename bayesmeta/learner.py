@@ -13,7 +13,7 @@ from bayesmeta.border.explained import explained
 from bayesmeta.data import Episode, Points, move, seen
 from bayesmeta.functional import Mapped
 from bayesmeta.likelihoods import check_support, nll
-from bayesmeta.networks import check_padding
+from bayesmeta.networks import check_padding, parts
 from bayesmeta.posterior import Posterior
 from bayesmeta.recorded import Setting
 
@@ -24,9 +24,9 @@ def check_entries(learner: nn.Module, given: Points, name: str) -> None:
     """Raises a ValueError where points have a mask of entries, and the learner, or one within a wrapper, does not know of it."""
     if given.mask.dim() == 2:
         return
-    for part in learner.modules():
+    for part in parts(learner, Learner, alike=True):  # type: ignore[type-abstract]
         wraps = any(isinstance(other, Learner) and other is not part for other in part.modules())
-        if isinstance(part, Learner) and not wraps and not part.masks_entries:
+        if not wraps and not part.masks_entries:
             check_whole(given, name, type(part).__name__, also=ADAPTING)
 
 
@@ -53,6 +53,8 @@ class Learner(Mapped, ABC):
 
     masks_entries: ClassVar[bool] = False
     """Whether its losses leave out single entries of a target, by a mask of the shape of y."""
+    label_dims: ClassVar[int] = 0
+    """How many dimensions a point's labels have, of a learner that gives each to a learner within as a point of its own."""
 
     def extra_repr(self) -> str:
         """The settings, by which two learners of a type and shape differ."""

@@ -53,6 +53,26 @@ class OneByOne(bm.likelihoods.Categorical):
 
 
 Make = Callable[[bm.networks.MLP, Likelihood], Learner]
+PIXELWISE: dict[str, Make] = {
+    "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
+    "ANIL": lambda network, likelihood: bm.ANIL(network.features, network.head, likelihood, steps=2, rate=0.1),
+    "Reptile": lambda network, likelihood: bm.Reptile(network, likelihood, steps=2, rate=0.1),
+    "ABML": lambda network, likelihood: bm.ABML(network, likelihood, steps=2, rate=0.1),
+    "PLATIPUS": lambda network, likelihood: bm.PLATIPUS(network, likelihood, steps=2, rate=0.1),
+    "NP": lambda network, likelihood: bm.NeuralProcess(
+        pooling(network, likelihood), bm.networks.MLP(8 + 6 + 4, 1), likelihood, latent=4
+    ),
+    "VERSA": lambda network, likelihood: bm.VERSA(pooling(network, likelihood), W, likelihood),
+    "DKTClassifier": lambda network, _: bm.DKTClassifier(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
+    "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
+    "GeMCL": lambda network, _: bm.GeMCL(network.features, size=8, classes=W),
+    "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network.features, network.head, likelihood),
+    "LaplaceHead, yes or no": lambda network, _: bm.LaplaceHead(
+        network.features, nn.Linear(8, 1), bm.likelihoods.Bernoulli()
+    ),
+}
+"""Within `Dense`, on pixels."""
 LEARNERS: dict[str, Make] = {
     "MAML": lambda network, likelihood: bm.MAML(network, likelihood, steps=2, rate=0.1),
     "FirstOrderMAML": lambda network, likelihood: bm.FirstOrderMAML(network, likelihood, steps=2, rate=0.1),
@@ -200,17 +220,24 @@ LEARNERS: dict[str, Make] = {
         bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
     ),
     "Consolidated": lambda network, likelihood: bm.Consolidated(bm.ABML(network, likelihood, steps=2, rate=0.1)),
+    **{
+        f"Dense, {name}": lambda network, likelihood, make=make: bm.Dense(  # type: ignore[misc]
+            nn.Conv2d(D, D, 3, padding=1), make(network, likelihood)
+        )
+        for name, make in PIXELWISE.items()
+    },
     "ABML, rehearsed": lambda network, likelihood: bm.Rehearsal(bm.ABML(network, likelihood, steps=2, rate=0.1)),
 }
 ORDERED = ("OML", "ANML", "LaMAML", "MER", "ExperienceReplay", "fine-tuning")
 """Which learn from points in the order in which they stand."""
-EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP")
+EXTENDED = ("DKT", "ADK", "PACOH, ", "Polya", "LaplaceGP", "Dense, DKT", "Dense, LaplaceGP")
 """Whose functions are Gaussian processes, drawn as far as they are asked: known again up to what rounding leaves of them."""
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "gaussian": (bm.likelihoods.Gaussian, 1),
     "heteroscedastic": (bm.likelihoods.HeteroscedasticGaussian, 2),
     "student": (bm.likelihoods.StudentT, 1),
     "classes": (bm.likelihoods.Categorical, W),
+    "pictures": (bm.likelihoods.Categorical, W),
     "yes or no": (bm.likelihoods.Bernoulli, 1),
     "counts": (bm.likelihoods.Poisson, 1),
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
@@ -225,10 +252,12 @@ CASES = [
     for likelihood in LIKELIHOODS
     if learner in ("MAML", "Standardized")
     or likelihood in ("gaussian", "classes")
+    or learner.startswith("Dense")
     or (learner, likelihood) in (("LaplaceHead", "counts"), ("LaplaceHead", "spread counts"))
     if (learner, likelihood) != ("Standardized", "yes or no")
     if not (learner in REAL_TARGETS and likelihood == "classes")
     if not (learner in CLASSES and likelihood != "classes")
+    if learner.startswith("Dense") == (likelihood == "pictures")
 ]
 
 
@@ -251,8 +280,11 @@ def episode(likelihood: str, dtype: torch.dtype = torch.float64) -> Episode:
     generator = torch.Generator().manual_seed(2)
 
     def draw(points: int) -> Points:
-        x = torch.randn(B, points, D, generator=generator).to(dtype)
-        if likelihood == "classes":
+        pixels = (2, 3) if likelihood == "pictures" else ()
+        x = torch.randn(B, points, D, *pixels, generator=generator).to(dtype)
+        if pixels:
+            y = torch.randint(2, (B, points, *pixels), generator=generator)
+        elif likelihood == "classes":
             y = torch.randint(W, (B, points), generator=generator)
         elif likelihood == "yes or no":
             y = torch.randint(2, (B, points, 1), generator=generator).to(dtype)
@@ -412,7 +444,7 @@ class TestLearner:
     def test_each_function_takes_inputs_of_its_own(self, name: str, likelihood: str) -> None:
         given = episode(likelihood)
         functions = build(name, likelihood)(given.support).functions(S)
-        own = torch.randn(S, B, M, D, generator=torch.Generator().manual_seed(4)).double()
+        own = torch.randn(S, *given.query.x.shape, generator=torch.Generator().manual_seed(4)).double()
         found = functions(own)
         assert found.batch_shape == (S, B, M)
         exact = {"rtol": 0, "atol": 1e-4 if name.startswith(EXTENDED) else 1e-9}
@@ -431,8 +463,8 @@ class TestLearner:
         for at in (x.clone(), x.expand(S, *x.shape).clone()):
             at.requires_grad_()
             (slope,) = torch.autograd.grad(functions(at).log_prob(y).sum(), at)
-            along = (slope * way).sum(-1)
-            expected = central if slope.dim() > 3 else central.sum(0)
+            along = (slope * way).flatten(2 - x.dim()).sum(-1)
+            expected = central if slope.dim() > x.dim() else central.sum(0)
             assert ((along - expected).abs() <= 1e-2 * expected.abs() + 1e-2 * way.max()).all()
 
     def test_same_seed_same_numbers(self, name: str, likelihood: str) -> None:

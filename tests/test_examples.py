@@ -60,6 +60,20 @@ def test_alphabets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.final["NLL"].value < theirs.final["NLL"].value
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees, a new class, are found, with a calibrated probability, and cutting it at 0.5 finds fewer."""
+    if "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no CamVid: BAYESMETA_DATA is not set")
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    found = runpy.run_path(str(EXAMPLES / "segmentation.py"))["main"]()
+    assert (tmp_path / "segmentation.png").stat().st_size > 10_000
+    assert found["IoU"].value > found["IoU, likeliest"].value
+    assert found["ECE"].value < 0.05
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():
@@ -73,6 +87,7 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
         "growth_curves.png",
         "omniglot.png",
         "alphabets.png",
+        "segmentation.png",
         "distributed_run",
     }
     for name in written:

@@ -133,10 +133,12 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    likelihoods = parts(module, Likelihood)  # type: ignore[type-abstract]
+    inside = parts(module, nn.Module, alike=True)
+    likelihoods = [part for part in inside if isinstance(part, Likelihood)]
     if likelihoods and all(likelihood.discrete and likelihood.support is None for likelihood in likelihoods):
         check_labels(support.y, f"{name}.y")  # which a learner would else cut to whole numbers, in silence
-    dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods} or {0}
+    known = {part.event_dims for part in likelihoods} | {getattr(type(part), "label_dims", 0) or 0 for part in inside}
+    dims, known = support.y.dim() - 2, known
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
         if not any(known) and dims:

@@ -9,6 +9,11 @@ f(x) = Wᵀ φ(x), and a prior that tasks share, each column of W ~ N(its W₀, 
     log p(y) ≈ log p(y | Ŵ) + log p(Ŵ) + ½ P log 2π - ½ log |Λ|   (eq. 4.137).
 
 It is the generalised linear mixed model of statistics, with features that are learned. φ, W₀, L and the likelihood are learned.
+
+Points that repeat each other, as neighbouring pixels do, are less evidence than as many independent ones. With p(y | W) to the
+power η, here and in Λ, each counts as η of a point (Grünwald & van Ommen 2017, "Inconsistency of Bayesian inference for
+misspecified linear models, and a proposal for repairing it", https://doi.org/10.1214/17-BA1085, section 1); η is learned by how
+well the support foretells the query.
 """
 
 from __future__ import annotations
@@ -69,11 +74,13 @@ class LaplaceHead(Learner):
         prior_scale: the initial L is this times the identity.
         objective: what training descends, `Predictive`, the query's NLL given the support, or an `ELBO`, here the approximate log
             evidence of all of a task's points, which needs no draws.
+        evidence: the initial η, as how much of a point each one counts, which is then learned; None for points that are
+            independent given the outputs, each of which counts as one. Pixels: 0.5.
 
     Raises:
         TypeError: the head is no linear module, or the likelihood is no likelihood.
-        ValueError: another argument is out of range, or the features keep running statistics; when it adapts, the likelihood is
-            not concave.
+        ValueError: another argument is out of range, or the features keep running statistics; η is to be learned by an `ELBO`,
+            which would be largest without any evidence; when it adapts, the likelihood is not concave.
 
     Example:
         >>> learner = LaplaceHead(nn.Identity(), nn.Linear(1, 1), Poisson())
@@ -89,6 +96,7 @@ class LaplaceHead(Learner):
         *,
         prior_scale: float = 1.0,
         objective: Objective = Predictive(draws=128),
+        evidence: float | None = None,
     ) -> None:
         super().__init__()
         check_network(features, "features")
@@ -103,6 +111,13 @@ class LaplaceHead(Learner):
                 "for this one use ABML or VERSA"
             )
         check_objective(objective)
+        if evidence is not None:
+            check_positive("evidence", evidence)
+            if not isinstance(objective, Predictive):
+                raise ValueError(
+                    f"objective: expected Predictive() where points' evidence is learned, got {objective}, of which it is a "
+                    "part; leave one of them out"
+                )
         self.features = features
         self.head = head
         self.likelihood = likelihood
@@ -110,6 +125,7 @@ class LaplaceHead(Learner):
         width = head.in_features + 1
         self.root = nn.Parameter(head.weight.detach().new_zeros(width, width))
         self.prior_scale = prior_scale
+        self.log_evidence = None if evidence is None else nn.Parameter(self.root.new_tensor(evidence).log())
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """W₀ ``(F + 1, O)``, and L ``(F + 1, F + 1)``, lower triangular."""
@@ -118,7 +134,8 @@ class LaplaceHead(Learner):
     def _posterior(self, points: Points, features: Frozen) -> _Mode:
         mean, root = self.prior()
         precision = torch.cholesky_inverse(root.double())
-        return _Mode(mean.double(), precision, self.likelihood, points._replace(x=features.over_tasks(points.x)))
+        share = 1.0 if self.log_evidence is None else self.log_evidence.double().exp()
+        return _Mode(mean.double(), precision, self.likelihood, points._replace(x=features.over_tasks(points.x)), share)
 
     def forward(self, support: Points) -> Posterior:
         features = Frozen(self.features, self.strategy)
@@ -141,11 +158,14 @@ class _Mode(MarginallyDrawn):
         precision: (L Lᵀ)⁻¹, ``(F + 1, F + 1)``.
         likelihood: from outputs to p(y | x).
         support: the B tasks' points, ``*X = (F,)``.
+        share: η, as how much of a point each one counts.
     """
 
     _of_tasks = ("mean", "cholesky", "evidence")
 
-    def __init__(self, mean: Tensor, precision: Tensor, likelihood: Likelihood, support: Points) -> None:
+    def __init__(
+        self, mean: Tensor, precision: Tensor, likelihood: Likelihood, support: Points, share: float | Tensor
+    ) -> None:
         super().__init__(support, samples=128)
         self.likelihood = Frozen(likelihood)
         self.dtype = support.x.dtype
@@ -163,7 +183,7 @@ class _Mode(MarginallyDrawn):
 
         def density(weights: Tensor) -> Tensor:
             """log p(y | W), ``(..., B)``."""
-            return self._density(phi @ weights, support)
+            return share * self._density(phi @ weights, support)
 
         def prior(weights: Tensor) -> Tensor:
             """log p(W) but for what does not depend on W."""
@@ -172,7 +192,7 @@ class _Mode(MarginallyDrawn):
 
         def newton(weights: Tensor) -> tuple[Tensor, Tensor]:
             """The Cholesky factor of Λ, and the step to the next W."""
-            slope, curvature = self._derivatives(phi @ weights, support)
+            slope, curvature = (share * part for part in self._derivatives(phi @ weights, support))
             seen = torch.einsum("bnf,bnop,bng->bfogp", phi, curvature, phi)
             identity = torch.eye(outputs).to(precision)
             known = torch.einsum("fg,op->fogp", precision, identity)
@@ -190,14 +210,17 @@ class _Mode(MarginallyDrawn):
         with torch.no_grad():
             weights = mean.expand(len(phi), *mean.shape)
             for _ in range(_STEPS):
-                direction = newton(weights)[1]
+                factor, direction = newton(weights)
+                left = (
+                    (factor.mT @ direction.flatten(1)[..., None]).square().sum()
+                )  # in nats, twice what is to be gained
                 reach = (phi @ direction).abs().amax((1, 2), keepdim=True)
                 direction = direction * (_REACH / reach.clamp(min=_REACH))
                 steps = weights + phi.new_tensor(_LENGTHS)[:, None, None, None] * direction
                 heights = (density(steps) + prior(steps)).nan_to_num(-torch.inf)
                 best = heights.argmax(0)[None, :, None, None].expand(1, *weights.shape)
                 weights = steps.gather(0, best)[0]
-                if (direction.abs() < 1e-9 * (1 + weights.abs())).all():
+                if left < 1e-10:  # below it the rounding of many points' densities hides which step is best
                     break
         # Contiguous, so that what a file gives back is of the same bits in use.
         self.mean = (weights + newton(weights)[1]).contiguous()
@@ -207,7 +230,8 @@ class _Mode(MarginallyDrawn):
         self.evidence = density(self.mean) + prior(self.mean) + volume
 
     def _density(self, outputs: Tensor, points: Points) -> Tensor:
-        log_prob: Tensor = self.likelihood(outputs).log_prob(points.y)
+        y = points.y.to(outputs) if points.y.is_floating_point() else points.y  # or torch computes in y's type
+        log_prob: Tensor = self.likelihood(outputs).log_prob(y)
         return log_prob.masked_fill(~points.mask, 0.0).sum(-1)
 
     def _derivatives(self, outputs: Tensor, points: Points) -> tuple[Tensor, Tensor]:

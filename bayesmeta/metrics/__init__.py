@@ -21,6 +21,7 @@ from bayesmeta.metrics.regression import (
     Width,
     ranks,
 )
+from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
 
 __all__ = [
     "AURC",
@@ -35,9 +36,12 @@ __all__ = [
     "Brier",
     "ClasswiseECE",
     "Coverage",
+    "Dice",
+    "Edges",
     "EnergyScore",
     "ErrorAUROC",
     "Estimate",
+    "IoU",
     "Metric",
     "OutsideAUROC",
     "QuantileCalibrationError",
@@ -45,6 +49,7 @@ __all__ = [
     "Width",
     "aupr",
     "auroc",
+    "best_mask",
     "bootstrap",
     "default_metrics",
     "estimates",

@@ -5,6 +5,7 @@ from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
+from bayesmeta.networks.unet import UNet
 
 __all__ = [
     "MLP",
@@ -12,6 +13,7 @@ __all__ = [
     "Conv4",
     "Gated",
     "GroupNorm",
+    "UNet",
     "check_network",
     "check_padding",
     "has_batch_norm",

@@ -2,12 +2,14 @@
 
 from bayesmeta.plots.comparison import metric_against_shots, ranks
 from bayesmeta.plots.diagrams import calibration, pit, reliability
+from bayesmeta.plots.masks import masks
 from bayesmeta.plots.predictive import bands
 from bayesmeta.plots.streams import retention, retention_matrix
 
 __all__ = [
     "bands",
     "calibration",
+    "masks",
     "metric_against_shots",
     "pit",
     "ranks",

@@ -8,7 +8,9 @@ from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
 from bayesmeta.tasks.longitudinal import Longitudinal
+from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
+from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
@@ -24,13 +26,19 @@ __all__ = [
     "ImageTasks",
     "LinearGaussian",
     "Longitudinal",
+    "Masks",
     "Omniglot",
+    "SceneTasks",
+    "SegmentationTasks",
     "Sinusoids",
     "StreamSource",
     "Switching",
     "SyntheticTasks",
     "TaskSource",
+    "camvid",
     "image_folder",
+    "mask_folder",
+    "membranes",
     "tasks_from_arrays",
     "tasks_from_frame",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def some(likelihood: bm.likelihoods.Likelihood, count: int = 6, seed: int = 0) -
     return Points(x * mask[..., None], y, mask)
 
 
-def head(likelihood: bm.likelihoods.Likelihood, **settings: bm.ELBO | bm.Predictive) -> bm.LaplaceHead:
+def head(likelihood: bm.likelihoods.Likelihood, **settings: Any) -> bm.LaplaceHead:
     torch.manual_seed(0)
     linear = nn.Linear(INPUTS, outputs(likelihood))
     learner = bm.LaplaceHead(nn.Identity(), linear, likelihood, **({"objective": bm.ELBO()} | settings)).double()
@@ -193,3 +194,24 @@ def test_large_counts_have_their_mode(count: float) -> None:
     learner = bm.LaplaceHead(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Poisson(), prior_scale=10.0).double()
     predictive = learner(bm.points([1.0, 0.0], [count, 1.0], dtype=torch.float64))([1.0])
     torch.testing.assert_close(predictive.mean.item(), count, rtol=0.01, atol=0.0)
+
+
+def test_points_that_count_for_a_part_are_as_much_evidence_as_fewer() -> None:
+    """Each of four copies of a point, at η = 1/4, is as much as the point; and η learns how much neighbours repeat each other."""
+    likelihood = bm.likelihoods.Bernoulli()
+    given = some(likelihood)
+    whole, part = (head(likelihood, objective=bm.Predictive(), **one) for one in ({}, {"evidence": 0.25}))
+    part.load_state_dict({**part.state_dict(), **whole.state_dict()})
+    copies = Points(*(leaf.repeat_interleave(4, 1) for leaf in given))
+    found, expected = part(copies).inner, whole(given).inner
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.cholesky, expected.cholesky)
+    whole_points, learner = given, head(likelihood, objective=bm.Predictive(), evidence=1.0)
+    query = some(likelihood, seed=1)
+    value = lambda: learner.loss(Episode(whole_points, query))  # noqa: E731
+    exact = gradient(value(), [learner.log_evidence])
+    assert relative_error(exact, finite_differences(value, [learner.log_evidence])) < 1e-6
+    with pytest.raises(ValueError, match="objective: expected Predictive"):
+        head(likelihood, evidence=0.5)
+    with pytest.raises(ValueError, match="evidence: expected a number above 0"):
+        head(likelihood, objective=bm.Predictive(), evidence=0.0)

@@ -150,3 +150,20 @@ def test_the_matrix_of_what_is_kept_is_drawn_as_it_is() -> None:
     np.testing.assert_allclose(drawn, kept.matrix("NLL"))
     assert np.ma.getmaskarray(mesh.get_array()).reshape(2, 3).tolist() == [[False, True, True], [False] * 3]
     assert ax.get_ylim() == (3.5, 0.5)  # time goes down
+
+
+def test_masks_show_what_is_predicted_and_what_is_void() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(1, 3, 3, 6, 8), torch.randint(3, (1, 3, 6, 8))
+    query = bm.Points(x, y * (y < 2), y < 2)
+    learner = bm.Dense(torch.nn.Identity(), bm.PrototypicalNetwork(torch.nn.Identity(), classes=2))
+    posterior = learner(query)
+    axes = bm.plots.masks(posterior, query, pictures=2).axes
+    images = [[axis.images[0].get_array() for axis in axes[5 * row : 5 * row + 5]] for row in range(2)]
+    for row, (picture, truth, probability, aleatoric, epistemic) in enumerate(images):
+        assert np.allclose(picture, x[0, row].movedim(0, -1))
+        assert (np.ma.getmaskarray(truth) == (y[0, row] == 2).numpy()).all()
+        assert np.allclose(probability, bm.distributions.class_probabilities(posterior(x))[0, row, ..., 1].detach())
+        assert np.allclose(aleatoric + epistemic, posterior.decompose(x).total[0, row].detach(), atol=1e-6)
+    with pytest.raises(ValueError, match=r"query\.x: expected pictures"):
+        bm.plots.masks(posterior, query._replace(x=x[:, :, :2]))
