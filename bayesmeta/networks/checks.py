@@ -74,7 +74,7 @@ def parts(module: nn.Module, *kinds: type[_Kind], alike: bool = False) -> list[_
     """
     found: list[Any] = [module]
     for part in found:  # which grows meanwhile
-        if part._modules and not (alike and getattr(type(part), "label_dims", 0)):
+        if part._modules and not (alike and getattr(type(part), "label_dims", 0) > 0):
             found += [child for child in part._modules.values() if child is not None]
     return [part for part in found if _is(type(part), kinds)]  # type: ignore[arg-type]
 
