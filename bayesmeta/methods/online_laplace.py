@@ -29,7 +29,7 @@ from bayesmeta.data import Points, seen
 from bayesmeta.distributions import apart, log_prob
 from bayesmeta.functional import Frozen, Params, adaptable, ravel
 from bayesmeta.learner import Learner
-from bayesmeta.likelihoods import Likelihood, check_likelihood
+from bayesmeta.likelihoods import Likelihood, check_event, check_likelihood
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import LearnedInParts, Minibatches, Weights
@@ -117,7 +117,9 @@ class _Estimate:
 
         def penalised(found: Params, part: Points, share: float) -> Tensor:
             outputs = self.network.over_tasks(part.x, found["mean"])
-            fit = log_prob(self.likelihood(outputs), part.y, part.mask).sum()
+            prediction = self.likelihood(outputs)
+            check_event(prediction.event_shape, part.y.shape[2:])
+            fit = log_prob(prediction, part.y, part.mask).sum()
             return 0.5 * self.weight * (precision * (found["mean"] - before.mean).square()).sum() - share * fit
 
         mean = self.descend(penalised, {"mean": torch.where(told, before.mean, self.start)}, points)["mean"]

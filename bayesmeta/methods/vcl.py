@@ -26,7 +26,7 @@ from bayesmeta.border import check_count, check_positive, readable
 from bayesmeta.data import Episode, Points, concatenate, seen
 from bayesmeta.distributions import log_prob
 from bayesmeta.functional import Frozen, Params, adaptable, ravel
-from bayesmeta.likelihoods import Likelihood
+from bayesmeta.likelihoods import Likelihood, check_event
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective
 from bayesmeta.posterior import Posterior
@@ -147,7 +147,9 @@ class _Inference:
             noise = standard_normal(1, 1, mean.shape[1], like=mean)  # shared by the tasks
             weights = mean + log_scale.exp() * torch.cat([noise, -noise])
             outputs = self.network.over_tasks(part.x, weights)
-            fit = log_prob(self.likelihood(outputs), part.y, part.mask).mean(0).sum()
+            prediction = self.likelihood(outputs)
+            check_event(prediction.event_shape, part.y.shape[2:])
+            fit = log_prob(prediction, part.y, part.mask).mean(0).sum()
             ratio, away = log_scale - prior.log_scale, (mean - prior.mean) * (-prior.log_scale).exp()
             return 0.5 * ((2 * ratio).exp() + away.square() - 1 - 2 * ratio).sum() - share * fit
 
