@@ -261,6 +261,11 @@ CASES = [
 ]
 
 
+def usual(learner: str) -> str:
+    """One of the likelihoods that a learner takes, by name."""
+    return "pictures" if learner.startswith("Dense") else "classes" if learner in CLASSES else "gaussian"
+
+
 def build(learner: str, likelihood: str, dtype: torch.dtype = torch.float64) -> Learner:
     torch.manual_seed(1)
     make, outputs = LIKELIHOODS[likelihood]

@@ -157,7 +157,9 @@ def measured(kind: str, name: str, validate: bool = False, **changed: Any) -> di
         fresh = last
     times, nothing = [len(parts) - 1], [torch.zeros_like(rows)[None] for rows in last]
     later, came = [rows[None, None] for rows in last], [rows[None] for rows in fresh]
-    kept = Retention(metrics, times, later, came, before=nothing, untaught=nothing, alone=nothing, together=[], shared=None)
+    kept = Retention(
+        metrics, times, later, came, before=nothing, untaught=nothing, alone=nothing, together=[], shared=None
+    )
     state = posterior_state(posterior)
     return {
         "final": {metric: found.value for metric, found in kept.final.items()},

@@ -38,7 +38,7 @@ def work() -> None:
     made: dict[str, dict[str, Callable[[], Any]]] = {}
 
     def make(name: str) -> dict[str, Callable[[], Any]]:
-        likelihood = "classes" if name in CLASSES else "gaussian"
+        likelihood = "pictures" if name.startswith("Dense") else "classes" if name in CLASSES else "gaussian"
         learner, given = build(name, likelihood, torch.float32), episode(likelihood, torch.float32)
         posterior = learner(given.support)
 

@@ -108,7 +108,7 @@ def test_another_process_has_the_same_bits_from_the_file_alone(tmp_path: Path) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", contract.LEARNERS)
 def test_every_learner_is_built_from_its_blueprint(name: str, dtype: torch.dtype) -> None:
-    likelihood = "classes" if name in contract.CLASSES else "gaussian"
+    likelihood = contract.usual(name)
     learner = contract.build(name, likelihood, dtype)
     if name == "OML, classes":  # whose likelihood is the suite's own
         learner.likelihood = bm.likelihoods.Categorical()
