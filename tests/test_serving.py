@@ -24,6 +24,9 @@ import bayesmeta as bm
 REQUESTS = 4
 RANDOM = (
     "ABML",
+    "VCL",
+    "OnlineLaplace",
+    "Consolidated",
     "PLATIPUS",
     "NP",
     "ANP",
@@ -34,6 +37,7 @@ RANDOM = (
     "Ensemble",
     "Calibrated",
     "Rehearsal",
+    *(f"Dense, {name}" for name in ("ABML", "PLATIPUS", "NP", "VERSA")),
 )
 """Whose answers draw from torch's global generator, which threads share: no order of their draws is the right one."""
 

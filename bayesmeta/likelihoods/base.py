@@ -137,8 +137,8 @@ def check_support(module: nn.Module, support: Points, name: str = "support") -> 
     likelihoods = [part for part in inside if isinstance(part, Likelihood)]
     if likelihoods and all(likelihood.discrete and likelihood.support is None for likelihood in likelihoods):
         check_labels(support.y, f"{name}.y")  # which a learner would else cut to whole numbers, in silence
-    known = {part.event_dims for part in likelihoods} | {getattr(type(part), "label_dims", 0) or 0 for part in inside}
-    dims, known = support.y.dim() - 2, known
+    within: set[int] = {getattr(type(part), "label_dims", 0) for part in inside} - {0}
+    dims, known = support.y.dim() - 2, ({part.event_dims for part in likelihoods} | within) or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
         if not any(known) and dims:

@@ -31,8 +31,12 @@ def test_it_answers_the_same_and_is_told_further_points(name: str, likelihood: s
     before = torch.get_rng_state()
     loaded = bm.load(tmp_path / "a", learner)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(answers(loaded, likelihood), answers(posterior, likelihood))
-    assert torch.equal(answers(updated(loaded, second), likelihood), answers(updated(posterior, second), likelihood))
+    close = (
+        {"rtol": 1e-12, "atol": 1e-12} if "Dense" in name else {"rtol": 0, "atol": 0}
+    )  # pixels lie otherwise in memory
+    torch.testing.assert_close(answers(loaded, likelihood), answers(posterior, likelihood), **close)
+    later = [answers(updated(each, second), likelihood) for each in (loaded, posterior)]
+    torch.testing.assert_close(*later, **close)
 
 
 def test_what_was_drawn_for_all_tasks_is_kept(tmp_path: Path) -> None:

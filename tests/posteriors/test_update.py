@@ -75,6 +75,8 @@ PRIOR |= {"Consolidated", "VCL", "VCL, predictive", "OnlineLaplace"}
 """The posterior becomes the prior: the state does not grow."""
 FURTHER = {"MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
 """Updates go on from where the old points led."""
+for group in (CONSTANT, GROWING, PRIOR, FURTHER):
+    group |= {f"Dense, {name}" for name in group}
 
 PAIRS = [tuple(case.values) for case in CASES]
 PAIRS += [("Ensemble of VERSA", "classes")] + [(name, "gaussian") for name in WRAPPED]
@@ -90,6 +92,13 @@ def made(name: str, likelihood: str) -> Learner:
 def some(likelihood: str, count: int, seed: int, dtype: torch.dtype = torch.float64) -> Points:
     """Points of which the second task has one only, and the third none."""
     generator = torch.Generator().manual_seed(seed)
+    if likelihood == "pictures":
+        x, y = (
+            torch.randn(B, count, D, 2, 3, generator=generator).to(dtype),
+            torch.randint(2, (B, count, 2, 3), generator=generator),
+        )
+        mask = torch.arange(count) < torch.tensor([[count], [1], [0]])
+        return Points(x * mask[..., None, None, None], y * mask[..., None, None], mask)
     x = torch.randn(B, count, D, generator=generator).to(dtype)
     y: Tensor = torch.randn(B, count, 1, generator=generator).to(dtype)
     if likelihood in ("classes", "yes or no"):
@@ -185,7 +194,7 @@ class TestUpdated:
         slopes = torch.autograd.grad(found.sum(), [x, *learner.parameters()], allow_unused=True)
         assert all(slope is None or slope.isfinite().all() for slope in slopes)
         assert sum(slope is not None and bool(slope.any()) for slope in slopes[1:]) > 0
-        if not name.startswith(("FirstOrder", "Reptile")):
+        if not name.startswith(("FirstOrder", "Reptile", "Dense, Reptile")):
             assert slopes[0].any()
 
     def test_an_updated_posterior_keeps_no_points_and_answers_in_every_way(self, name: str, likelihood: str) -> None:
