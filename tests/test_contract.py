@@ -219,6 +219,9 @@ LEARNERS: dict[str, Make] = {
     "GeMCL, changing": lambda network, _: bm.Changepoints(
         bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
     ),
+    "Consolidated, variational": lambda network, likelihood: bm.ConsolidatedVI(
+        bm.MAML(network, likelihood, steps=2, rate=0.1), tasks=50
+    ),
     "Consolidated": lambda network, likelihood: bm.Consolidated(bm.ABML(network, likelihood, steps=2, rate=0.1)),
     **{
         f"Dense, {name}": lambda network, likelihood, make=make: bm.Dense(  # type: ignore[misc]

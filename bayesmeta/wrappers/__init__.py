@@ -4,6 +4,7 @@ from bayesmeta.wrappers.calibrated import Calibrated, Tempered
 from bayesmeta.wrappers.changepoints import Changepoints
 from bayesmeta.wrappers.conformal import Conformal
 from bayesmeta.wrappers.consolidated import Consolidated
+from bayesmeta.wrappers.consolidated_vi import ConsolidatedVI
 from bayesmeta.wrappers.dense import Dense
 from bayesmeta.wrappers.ensemble import Ensemble
 from bayesmeta.wrappers.rehearsal import Rehearsal
@@ -14,6 +15,7 @@ __all__ = [
     "Changepoints",
     "Conformal",
     "Consolidated",
+    "ConsolidatedVI",
     "Dense",
     "Ensemble",
     "Rehearsal",

@@ -73,7 +73,7 @@ GROWING |= {"DKT", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | 
 PRIOR = {"ALPaCA, changing", "GeMCL, changing", "ABML", "ABML, ELBO", "ABML, amortised", "Ensemble", "Calibrated"}
 PRIOR |= {"Consolidated", "VCL", "VCL, predictive", "OnlineLaplace"}
 """The posterior becomes the prior: the state does not grow."""
-FURTHER = {"MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
+FURTHER = {"Consolidated, variational", "MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
 """Updates go on from where the old points led."""
 for group in (CONSTANT, GROWING, PRIOR, FURTHER):
     group |= {f"Dense, {name}" for name in group}
