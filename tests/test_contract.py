@@ -220,7 +220,7 @@ LEARNERS: dict[str, Make] = {
         bm.GeMCL(network.features, size=8, classes=W), hazard=0.2, capacity=2
     ),
     "Consolidated, variational": lambda network, likelihood: bm.ConsolidatedVI(
-        bm.MAML(network, likelihood, steps=2, rate=0.1), tasks=50
+        bm.MAML(network, likelihood, steps=2, rate=0.1), targets=50
     ),
     "Consolidated": lambda network, likelihood: bm.Consolidated(bm.ABML(network, likelihood, steps=2, rate=0.1)),
     **{

@@ -1,11 +1,11 @@
 """Meta-training on one family after another, with a Gaussian over what tasks share that carries over from each to the next.
 
 Yap, Ritter & Barber 2021, "Addressing Catastrophic Forgetting in Few-Shot Problems" (BOMVI), https://arxiv.org/abs/2005.00146.
-With q_t(θ) = N(μ_t, diag(σ_t²)) over the shared parameters after family t, family t + 1 of T tasks descends
+With q_t(θ) = N(μ_t, diag(σ_t²)) over the shared parameters after family t, family t + 1 of T targets descends
 
     E_q [L(θ)] + (1/T) KL(q ‖ q_t),      θ = μ + σ ε,   ε ~ N(0, I),
 
-L the mean of the tasks' losses; q_0 = N(θ_0, s²) around the parameters as they were given.
+L the mean loss of a target; q_0 = N(θ_0, s²) around the parameters as they were given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class ConsolidatedVI(Learner):
 
     Args:
         learner: any learner. Parameters that are frozen now are no part of the Gaussian.
-        tasks: T, the number of tasks of a family: the fewer, the nearer the parameters stay to those of the families before.
+        targets: T, how many targets a family has in all, those of every task's query: the fewer, the nearer the parameters stay
+            to those of the families before. Where tasks are drawn without end, it is how much a family is to count.
         scale: the initial σ of every parameter; a wide one drowns the first gradients in noise.
         prior_scale: s, the standard deviation of q_0.
 
@@ -46,7 +47,7 @@ class ConsolidatedVI(Learner):
         ValueError: it has no parameters to train, or a number is out of range.
 
     Example:
-        >>> learner = ConsolidatedVI(MAML(MLP(1, 1), Gaussian()), tasks=1000)
+        >>> learner = ConsolidatedVI(MAML(MLP(1, 1), Gaussian()), targets=100_000)
         >>> _ = fit(learner, Sinusoids(), steps=2, progress=False)
         >>> learner.consolidate()
         >>> _ = fit(learner, Sinusoids(amplitudes=(3.0, 9.0)), steps=2, progress=False)
@@ -57,15 +58,15 @@ class ConsolidatedVI(Learner):
     anchor_log_scale: Tensor
     """log σ_t, ``(P,)``."""
 
-    def __init__(self, learner: Learner, tasks: int, *, scale: float = 0.01, prior_scale: float = 1.0) -> None:
+    def __init__(self, learner: Learner, targets: int, *, scale: float = 0.01, prior_scale: float = 1.0) -> None:
         super().__init__()
         if not isinstance(learner, Learner):
             raise TypeError(f"learner: expected a learner such as MAML(...), got {type(learner).__name__}")
-        check_count("tasks", tasks)
+        check_count("targets", targets)
         check_positive("scale", scale, finite=True)
         check_positive("prior_scale", prior_scale, finite=True)
         self.learner = learner
-        self.tasks = tasks
+        self.targets = targets
         self._names = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
         if not self._names:
             raise ValueError("learner: expected parameters to train, got none; unfreeze some with requires_grad_(True)")
@@ -94,7 +95,7 @@ class ConsolidatedVI(Learner):
             own = self.learner.get_parameter(name)
             frozen.state[name] = drawn[first : (first := first + own.numel())].view_as(own)
         value: Tensor = frozen.run(lambda learner, episode: learner.loss(episode), episode)
-        return value + self.divergence() / self.tasks
+        return value + self.divergence() / self.targets
 
     @torch.no_grad()
     def consolidate(self) -> None:

@@ -40,7 +40,7 @@ def family(precision: list[float], place: list[float]) -> list[Episode]:
 def test_two_families_lead_to_the_posterior_of_both_by_bayes_rule() -> None:
     """Of quadratic losses q is exact: precisions add up, and means are weighed by them. Noise of the draws alone is left."""
     start = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
-    learner = bm.ConsolidatedVI(Quadratic(start.clone()).double(), tasks=20, scale=0.1, prior_scale=0.5).double()
+    learner = bm.ConsolidatedVI(Quadratic(start.clone()).double(), targets=20, scale=0.1, prior_scale=0.5).double()
     precision, mean = torch.full_like(start, 4.0), start
     for lam, place in (([1.0, 0.1, 3.0], [0.5, 0.5, -1.0]), ([0.2, 2.0, 0.1], [-1.0, 1.0, 2.0])):
         optimizer = torch.optim.Adam(learner.parameters(), lr=0.03)
@@ -60,7 +60,7 @@ def test_two_families_lead_to_the_posterior_of_both_by_bayes_rule() -> None:
         assert ((learner.anchor - mean).abs() < 0.1 * precision.rsqrt()).all()
 
 
-def test_the_loss_is_that_of_a_draw_and_the_divergence_by_tasks() -> None:
+def test_the_loss_is_that_of_a_draw_and_the_divergence_by_targets() -> None:
     learner, given = build("Consolidated, variational", "gaussian"), episode("gaussian")
     assert isinstance(learner, bm.ConsolidatedVI)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_a_draw_and_the_divergence_by_tasks() -> None:
 def test_what_is_frozen_is_no_part_of_the_gaussian() -> None:
     inner = bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Gaussian())
     inner.network.features.requires_grad_(False)
-    learner = bm.ConsolidatedVI(inner, tasks=5)
+    learner = bm.ConsolidatedVI(inner, targets=5)
     assert len(learner.anchor) == sum(p.numel() for p in inner.parameters() if p.requires_grad)
     before = [p.clone() for p in inner.network.features.parameters()]
     bm.fit(learner, bm.tasks.Sinusoids(), steps=2, progress=False)
@@ -97,9 +97,9 @@ def test_what_is_frozen_is_no_part_of_the_gaussian() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": 0}, "tasks: expected"),
-        ({"tasks": 5, "scale": 0.0}, "scale: expected"),
-        ({"tasks": 5, "prior_scale": float("inf")}, "prior_scale: expected"),
+        ({"targets": 0}, "targets: expected"),
+        ({"targets": 5, "scale": 0.0}, "scale: expected"),
+        ({"targets": 5, "prior_scale": float("inf")}, "prior_scale: expected"),
     ],
 )
 def test_bad_input(arguments: dict[str, float], message: str) -> None:
@@ -109,6 +109,6 @@ def test_bad_input(arguments: dict[str, float], message: str) -> None:
 
 def test_other_things_than_learners_with_weights_are_refused() -> None:
     with pytest.raises(TypeError, match="learner: expected a learner"):
-        bm.ConsolidatedVI(nn.Linear(1, 1), tasks=5)  # type: ignore[arg-type]
+        bm.ConsolidatedVI(nn.Linear(1, 1), targets=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="learner: expected parameters to train"):
-        bm.ConsolidatedVI(bm.MAML(nn.Linear(1, 1), bm.likelihoods.Gaussian()).requires_grad_(False), tasks=5)
+        bm.ConsolidatedVI(bm.MAML(nn.Linear(1, 1), bm.likelihoods.Gaussian()).requires_grad_(False), targets=5)
