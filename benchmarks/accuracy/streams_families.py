@@ -6,10 +6,9 @@
 Prototypes on three blocks of 32 channels, 28 x 28 pixels: 20-way 1-shot of Omniglot's training characters, then 10-way 1-shot of
 the twenty classes of MNIST and Fashion-MNIST. How much the past counts trades the one for the other: of each form that is taken
 which holds least and yet, in validation, loses no more than a third of what plain further training loses of the first family.
-Validation has
-Omniglot's validation characters, and 500 training pictures a class that are left out; the test has Omniglot's test characters, and
-the test pictures of the second family. Finished runs are kept in results/streams_families.json; training goes on where it was
-interrupted.
+Validation has Omniglot's validation characters, and 500 training pictures a class that are left out; the test has Omniglot's test
+characters, and the test pictures of the second family. Finished runs are kept in results/streams_families.json; training goes on
+where it was interrupted.
 """
 
 from __future__ import annotations
