@@ -133,12 +133,13 @@ def check_targets(distribution: Distribution, given: Points) -> None:
 
 def check_support(module: nn.Module, support: Points, name: str = "support") -> None:
     """Raises a ValueError where an observed target of a support is impossible under a likelihood of the learner's."""
-    inside = parts(module, nn.Module, alike=True)
-    likelihoods = [part for part in inside if isinstance(part, Likelihood)]
+    likelihoods = parts(module, Likelihood, alike=True)  # type: ignore[type-abstract]
     if likelihoods and all(likelihood.discrete and likelihood.support is None for likelihood in likelihoods):
         check_labels(support.y, f"{name}.y")  # which a learner would else cut to whole numbers, in silence
-    within: set[int] = {getattr(type(part), "label_dims", 0) for part in inside} - {0}
-    dims, known = support.y.dim() - 2, ({part.event_dims for part in likelihoods} | within) or {0}
+    dims, known = support.y.dim() - 2, {likelihood.event_dims for likelihood in likelihoods}
+    if dims not in known:  # only then, as every call pays for it
+        known |= {getattr(type(part), "label_dims", 0) for part in parts(module, nn.Module, alike=True)} - {0}
+        known = known or {0}
     if not support.y.is_floating_point() and dims not in known:
         remedy = "give the learner's likelihood as many, Categorical(event_dims=...)"
         if not any(known) and dims:
