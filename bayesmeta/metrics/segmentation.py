@@ -11,6 +11,7 @@ Shape letters of pictures: M pictures, H rows, V columns, P = H V pixels.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -84,8 +85,9 @@ class _Overlap(Metric):
             rows += [self._overlap(both, said + there) * shown, shown]
         return torch.stack(rows, 1)
 
+    @abstractmethod
     def _overlap(self, both: Tensor, sizes: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Of each task, from the sizes of what both masks have, and of the two together, each ``(B,)``."""
 
     def reduce(self, sums: Tensor) -> Tensor:
         overlap, tasks = sums.unflatten(-1, (-1, 2)).unbind(-1)
