@@ -72,6 +72,7 @@ from bayesmeta.wrappers import (
     ConsolidatedVI,
     Dense,
     Ensemble,
+    OwnScale,
     Rehearsal,
     Standardized,
 )
@@ -117,6 +118,7 @@ __all__ = [
     "MetaSGD",
     "NeuralProcess",
     "OnlineLaplace",
+    "OwnScale",
     "Points",
     "PolyaGammaGP",
     "Posterior",

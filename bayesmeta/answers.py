@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.distributions import apart
 
-__all__ = ["Decomposition", "Functions", "Joint", "refuse_copies", "refuse_update", "repeated"]
+__all__ = ["Decomposition", "Functions", "Joint", "refuse_copies", "refuse_misfit", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -77,4 +77,12 @@ def refuse_copies(posterior: object) -> NoReturn:
     raise NotImplementedError(
         f"expand: expected a posterior that says what it holds of each task, got {type(posterior).__name__}; name those "
         'attributes in its class, _of_tasks = ("mean", ...)'
+    )
+
+
+def refuse_misfit(posterior: object) -> NoReturn:
+    """Raises the NotImplementedError of a posterior whose functions are not Gaussian."""
+    raise NotImplementedError(
+        "learner: expected one whose functions are Gaussian, such as ALPaCA, DKT, ADKL or ADKF, got one with the posterior "
+        f"{type(posterior).__name__}; give it a Student's t likelihood, likelihoods.StudentT(), or another learner"
     )

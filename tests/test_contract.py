@@ -158,6 +158,12 @@ LEARNERS: dict[str, Make] = {
         RBFKernel(),
         likelihood,  # type: ignore[arg-type]
     ),
+    "ALPaCA, own scale": lambda network, likelihood: bm.OwnScale(
+        bm.ALPaCA(network.features, network.head, likelihood)  # type: ignore[arg-type]
+    ),
+    "DKT, own scale": lambda network, likelihood: bm.OwnScale(
+        bm.DKT(network.features, ScaleKernel(RBFKernel()), likelihood)  # type: ignore[arg-type]
+    ),
     "ADKF": lambda network, likelihood: bm.ADKF(
         network.features,
         ScaleKernel(RBFKernel()),

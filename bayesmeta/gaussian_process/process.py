@@ -115,6 +115,9 @@ class GaussianProcess(Posterior):
         log_density = -0.5 * (quadratic + log_determinant + count * math.log(2 * math.pi))
         return log_density.to(self.support.y.dtype)
 
+    def _misfit(self) -> tuple[Tensor, Tensor]:
+        return self.mask.sum(1), (self.residual * self.solution).sum(1)
+
     def observe(self, name: str) -> None:
         """Observes the support's targets as one joint normal for each target: a Pyro site, inside a plate of the B tasks."""
         mean = ((self.y - self.residual) * self.mask[..., None]).mT  # (B, Y, N)

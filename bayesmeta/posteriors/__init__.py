@@ -21,6 +21,7 @@ from bayesmeta.posteriors.replayed import (
 )
 from bayesmeta.posteriors.runs import Runs
 from bayesmeta.posteriors.sampled import Outputs, Sampled, heads, networks
+from bayesmeta.posteriors.scaled import Scaled
 from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_features
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Replay",
     "Runs",
     "Sampled",
+    "Scaled",
     "Step",
     "Transformed",
     "Weights",

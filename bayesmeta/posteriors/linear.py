@@ -36,7 +36,7 @@ class BayesianLinear(Posterior):
         support: the B tasks' points; ``*Y = (Y,)``.
     """
 
-    _of_tasks = ("precision", "evidence", "cholesky", "mean")
+    _of_tasks = ("precision", "evidence", "energy", "count", "cholesky", "mean")
 
     def __init__(
         self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points
@@ -48,7 +48,13 @@ class BayesianLinear(Posterior):
         prior = torch.linalg.inv(covariance.double())
         precision = prior + phi.mT @ phi / self.noise**2
         evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
+        self.energy = (mean.double() * (prior @ mean.double())).sum(0) + self._energy(support)
+        self.count = support.mask.sum(1)
         self._solve(precision, evidence)
+
+    def _energy(self, points: Points) -> Tensor:
+        """Σ y² / σ² of the observed points, ``(B, Y)``."""
+        return (points.y.double() * points.mask[..., None]).square().sum(1) / self.noise**2
 
     def _solve(self, precision: Tensor, evidence: Tensor) -> None:
         self.precision, self.evidence = precision, evidence
@@ -62,7 +68,11 @@ class BayesianLinear(Posterior):
             self.precision + phi.mT @ phi / self.noise**2,
             self.evidence + phi.mT @ points.y.double() / self.noise**2,
         )
+        later.energy, later.count = self.energy + self._energy(points), self.count + points.mask.sum(1)
         return later
+
+    def _misfit(self) -> tuple[Tensor, Tensor]:
+        return self.count, (self.energy - (self.evidence * self.mean).sum(1)).clamp(min=0)
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         phi = self.features(x).double()

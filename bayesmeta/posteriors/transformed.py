@@ -77,6 +77,9 @@ class Transformed(Posterior):
         each = scale.mT
         return Joint(moved.mean, covariance * each[..., :, None] * each[..., None, :], noise * scale)
 
+    def _misfit(self) -> tuple[Tensor, Tensor]:
+        return self.inner._misfit()
+
     def _mapped(self, distribution: Distribution) -> Distribution:
         return distribution if self.outputs is None else self.outputs(distribution)
 

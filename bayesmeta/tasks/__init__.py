@@ -10,6 +10,7 @@ from bayesmeta.tasks.linear import LinearGaussian
 from bayesmeta.tasks.longitudinal import Longitudinal
 from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
+from bayesmeta.tasks.own_scales import OwnScales
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
@@ -28,6 +29,7 @@ __all__ = [
     "Longitudinal",
     "Masks",
     "Omniglot",
+    "OwnScales",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",

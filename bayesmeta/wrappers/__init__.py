@@ -7,6 +7,7 @@ from bayesmeta.wrappers.consolidated import Consolidated
 from bayesmeta.wrappers.consolidated_vi import ConsolidatedVI
 from bayesmeta.wrappers.dense import Dense
 from bayesmeta.wrappers.ensemble import Ensemble
+from bayesmeta.wrappers.own_scale import OwnScale
 from bayesmeta.wrappers.rehearsal import Rehearsal
 from bayesmeta.wrappers.standardized import Standardized
 
@@ -18,6 +19,7 @@ __all__ = [
     "ConsolidatedVI",
     "Dense",
     "Ensemble",
+    "OwnScale",
     "Rehearsal",
     "Standardized",
     "Tempered",
