@@ -56,8 +56,8 @@ class OwnScale(Learner):
 
     Example:
         >>> learner = OwnScale(ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian()))
-        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).df.shape  # ν + 2
-        torch.Size([1, 1, 1])
+        >>> learner(points([0.0, 1.0], [0.0, 1.0]))([0.5]).base_dist.df.round().item()  # ν + 2
+        8.0
     """
 
     def __init__(self, learner: Learner, *, df: float = 6.0) -> None:

@@ -44,6 +44,7 @@ WRAPPED: dict[str, Callable[[str], Learner]] = {
 }
 CONSTANT = {
     "ALPaCA",
+    "ALPaCA, own scale",
     "PrototypicalNetwork",
     "GeMCL",
     "CNP",
@@ -66,7 +67,7 @@ IN_ORDER = {
 }
 """Updates go on with a pass over the points: exact in order, where parts are multiples of a step, and the state does not grow."""
 GROWING = {"ABML, rehearsed", "Standardized DKT"}
-GROWING |= {"DKT", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | {
+GROWING |= {"DKT", "DKT, own scale", "DKT, predictive", "DKTClassifier", "DKTClassifier, ELBO"} | {
     f"PACOH, {k}" for k in ("map", "variational", "svgd")
 }
 """Updates are exact, and the state grows."""
