@@ -16,9 +16,11 @@ from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
+from bayesmeta.tasks.worlds import CartPole, Pendulum, Transitions, World
 
 __all__ = [
     "ArrayTasks",
+    "CartPole",
     "ClassStreams",
     "ClassTasks",
     "DomainStreams",
@@ -30,6 +32,7 @@ __all__ = [
     "Masks",
     "Omniglot",
     "OwnScales",
+    "Pendulum",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
@@ -37,6 +40,8 @@ __all__ = [
     "Switching",
     "SyntheticTasks",
     "TaskSource",
+    "Transitions",
+    "World",
     "camvid",
     "image_folder",
     "mask_folder",
