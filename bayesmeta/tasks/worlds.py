@@ -121,7 +121,8 @@ class CartPole(World):
 
     The frictionless equations of Barto, Sutton & Anderson 1983 with a damped cart, in steps of 0.04 s; g = 9.8. Masses of cart
     and pole, the pole's half length and the motor's gain, of either sign, differ between worlds. Observations are the place
-    and speed of the cart, cos θ, sin θ and θ̇, with θ = 0 upright. A step pays the height of the pole's tip less 0.1 times the squared place.
+    and speed of the cart, cos θ, sin θ and θ̇, with θ = 0 upright. A step pays the height of the pole's tip less 0.1 times the
+    squared place.
 
     Example:
         >>> world, generator = CartPole(), torch.Generator().manual_seed(0)
