@@ -1,0 +1,119 @@
+"""Bayesian optimisation with what other tasks taught: a posterior as a model of BoTorch.
+
+BoTorch (Balandat et al. 2020, https://arxiv.org/abs/1910.06403) has the acquisition functions and optimisers, which are not
+written again here.
+
+Shape letters: T sets of q candidates, D numbers of an input, Y targets, S functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesmeta.border import check_count
+from bayesmeta.posterior import Posterior
+
+__all__ = ["to_botorch"]
+
+
+def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
+    """The posterior of one task as a BoTorch model (the extra ``bo``): for `acqf`, `optimize_acqf`, Thompson sampling and so on.
+
+    Where functions are Gaussian (`ALPaCA`, `DKT`, `ADKL`, `ADKF` and these standardised) the model has their exact means and
+    covariances, in the user's units and without noise, and asked with ``observation_noise=True`` with it. Other posteriors answer
+    by S functions, drawn once, as BoTorch's ensembles do: moments are those of the S, a sample is one of them. Either way answers
+    have gradients by the candidates. BoTorch works in float64: give it a learner and points that do, ``learner.double()``
+    and ``points(x, y, dtype=torch.float64)``.
+
+    Args:
+        posterior: of one task, B = 1, with inputs of D numbers and real targets.
+        samples: S, for posteriors whose functions are not Gaussian; drawn from torch's global generator.
+
+    Raises:
+        ImportError: BoTorch is not there.
+        ValueError: the posterior is of several tasks, inputs are no vectors, or there are fewer than two functions. Or there is no
+            doubt about the function, as with `MAML`, so that nothing is to be explored.
+
+    Example:
+        >>> from botorch.acquisition import LogExpectedImprovement
+        >>> learner = DKT(nn.Identity(), RBFKernel(), Gaussian()).double()
+        >>> x, y = torch.rand(5, 2).double(), torch.rand(5, 1).double()
+        >>> acquisition = LogExpectedImprovement(to_botorch(learner(points(x, y, dtype=torch.float64))), best_f=y.max())
+        >>> acquisition(torch.rand(7, 1, 2).double()).shape  # of seven candidates
+        torch.Size([7])
+    """
+    try:
+        from botorch.models.ensemble import EnsembleModel
+        from botorch.models.model import Model
+        from botorch.posteriors.gpytorch import GPyTorchPosterior
+    except ImportError as error:
+        raise ImportError("to_botorch needs BoTorch; pip install bayesmeta[bo]") from error
+    from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+
+    check_count("samples", samples, least=2)
+    support = posterior.support
+    if len(support.mask) != 1:
+        raise ValueError(
+            f"posterior: expected that of one task, got {len(support.mask)}; adapt to each task's points by themselves"
+        )
+    if not isinstance(support.x, Tensor) or support.x.dim() != 3 or not support.y.is_floating_point():
+        raise ValueError(
+            "posterior: expected inputs of D numbers and real targets, got others; BoTorch knows no others"
+        )
+    targets = support.y.shape[2]
+
+    class Exact(Model):
+        """Gaussian functions."""
+
+        num_outputs = targets
+        batch_shape = torch.Size()
+
+        def posterior(
+            self, X: Tensor, output_indices: Any = None, observation_noise: Any = False, posterior_transform: Any = None
+        ) -> Any:
+            lead = X.shape[:-2]
+            asked = X.reshape(-1, *X.shape[-2:])
+            mean, covariance, noise = posterior.expand(len(asked)).joint(asked)
+            if observation_noise is not False:
+                covariance = covariance + torch.diag_embed(noise.mT.square())
+            chosen = list(range(targets)) if output_indices is None else output_indices
+            normals = [
+                MultivariateNormal(
+                    mean[..., i].reshape(*lead, -1), covariance[:, i].reshape(*lead, *covariance.shape[2:])
+                )
+                for i in chosen
+            ]
+            joint = normals[0] if len(normals) == 1 else MultitaskMultivariateNormal.from_independent_mvns(normals)
+            answer = GPyTorchPosterior(joint)
+            return answer if posterior_transform is None else posterior_transform(answer)
+
+    class Drawn(EnsembleModel):
+        """S functions."""
+
+        num_outputs = targets
+        batch_shape = torch.Size()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.functions = posterior.functions(samples)
+
+        def forward(self, X: Tensor) -> Tensor:
+            values = self.functions(X.reshape(1, -1, X.shape[-1])).mean[:, 0]  # (S, T q, Y)
+            found: Tensor = values.unflatten(1, X.shape[:-1]).movedim(0, -3).to(X)
+            return found
+
+    try:
+        posterior.joint(support.x[:, :1])
+    except NotImplementedError:
+        drawn = Drawn()
+        values = drawn(support.x[0, :1] + 0.5)
+        if (values == values[:1]).all():
+            raise ValueError(
+                f"posterior: expected doubt about the function, got none from {type(posterior).__name__}; take a Bayesian "
+                "learner, such as ALPaCA, DKT or ABML, or an Ensemble"
+            ) from None
+        return drawn
+    return Exact()

@@ -1,0 +1,127 @@
+"""Posteriors as BoTorch's models, against its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpytorch.kernels import MaternKernel, ScaleKernel
+from gpytorch.means import ConstantMean
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta.optimisation import to_botorch
+
+botorch = pytest.importorskip("botorch")
+from botorch.acquisition import LogExpectedImprovement, UpperConfidenceBound, qLogExpectedImprovement  # noqa: E402
+from botorch.models import SingleTaskGP  # noqa: E402
+from botorch.optim import optimize_acqf  # noqa: E402
+from botorch.sampling import IIDNormalSampler  # noqa: E402
+
+NOISE = 0.2
+
+
+def data() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(8, 2, generator=draw, dtype=torch.float64)
+    return x, (3 * x).sin().sum(-1, keepdim=True)
+
+
+def pair() -> tuple[object, SingleTaskGP]:
+    """A process of ours, and BoTorch's with the same hyper-parameters."""
+    x, y = data()
+    kernel, mean = ScaleKernel(MaternKernel(2.5, ard_num_dims=2)).double(), ConstantMean().double()
+    kernel.base_kernel.lengthscale, kernel.outputscale = torch.tensor([0.4, 0.7]), 1.3
+    mean.initialize(constant=0.25)
+    ours = bm.DKT(nn.Identity(), kernel, bm.likelihoods.Gaussian(NOISE), mean=mean).double()
+    theirs = SingleTaskGP(
+        x, y, torch.full_like(y, ours.likelihood.scale.item() ** 2), covar_module=kernel, mean_module=mean,
+        outcome_transform=None,
+    )  # fmt: skip
+    theirs.eval()
+    return to_botorch(ours(bm.points(x, y, dtype=torch.float64))), theirs
+
+
+def test_moments_equal_those_of_a_single_task_gp() -> None:
+    ours, theirs = pair()
+    x = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found, expected = ours.posterior(x), theirs.posterior(x)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.mean, expected.mean, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        found.distribution.covariance_matrix, expected.distribution.covariance_matrix, atol=1e-9, rtol=0
+    )
+    noisy = ours.posterior(x, observation_noise=True).variance - ours.posterior(x).variance  # type: ignore[attr-defined]
+    torch.testing.assert_close(noisy, torch.full_like(noisy, NOISE**2), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["logEI", "UCB", "qLogEI"])
+def test_acquisition_values_and_gradients_equal_those_of_a_single_task_gp(kind: str) -> None:
+    best = data()[1].max()
+
+    def acquisition(model: object) -> object:
+        if kind == "logEI":
+            return LogExpectedImprovement(model, best)
+        if kind == "UCB":
+            return UpperConfidenceBound(model, beta=2.0)
+        return qLogExpectedImprovement(model, best, sampler=IIDNormalSampler(torch.Size([64]), seed=3))
+
+    q = 3 if kind == "qLogEI" else 1
+    found, expected = [], []
+    for model, into in zip(pair(), (found, expected), strict=True):
+        x = torch.rand(5, q, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+        value = acquisition(model)(x)  # type: ignore[operator]
+        into += [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
+    torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-9, rtol=1e-6)
+
+
+def test_functions_answer_for_other_posteriors() -> None:
+    # ALPaCA behind a wrapper that only its functions pass through: moments of 4,000 draws, five standard errors.
+    x, y = data()
+    torch.manual_seed(0)
+    learner = bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.likelihoods.Gaussian(NOISE)).double()
+    exact = to_botorch(learner(bm.points(x, y, dtype=torch.float64)))
+    drawn = to_botorch(bm.Ensemble([learner])(bm.points(x, y, dtype=torch.float64)), samples=4000)
+    asked = torch.rand(3, 2, 2, dtype=torch.float64)
+    mine, law = drawn.posterior(asked), exact.posterior(asked)
+    assert ((mine.mean - law.mean).abs() < 5 * (law.variance / 4000).sqrt()).all()
+    torch.testing.assert_close(mine.variance, law.variance, rtol=0.12, atol=0)
+    assert mine.rsample(torch.Size([6])).shape == (6, 3, 2, 1)
+
+
+def test_several_targets_and_scalings_pass_through() -> None:
+    x, y = data()
+    y = torch.cat([y, 100 - 50 * y], -1)
+    learner = bm.Standardized(
+        bm.DKT(nn.Identity(), ScaleKernel(MaternKernel()), bm.likelihoods.Gaussian(NOISE)),
+        x_loc=x.mean(0), x_scale=x.std(0), y_loc=y.mean(0), y_scale=y.std(0),
+    ).double()  # fmt: skip
+    posterior = learner(bm.points(x, y, dtype=torch.float64))
+    asked = torch.rand(3, 2, 2, dtype=torch.float64)
+    found = to_botorch(posterior).posterior(asked, observation_noise=True)
+    expected = posterior.expand(3)(asked)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.variance, expected.variance)
+
+
+def test_botorch_optimises_it() -> None:
+    model, theirs = pair()
+    limits = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    best = data()[1].max()
+    found = []
+    for each in (model, theirs):
+        torch.manual_seed(0)
+        found.append(optimize_acqf(LogExpectedImprovement(each, best), limits, q=1, num_restarts=4, raw_samples=32)[0])
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+def test_bad_input_is_named() -> None:
+    x, y = data()
+    maml = bm.MAML(bm.networks.MLP(2, 1), bm.likelihoods.Gaussian()).double()
+    with pytest.raises(ValueError, match="posterior: expected doubt about the function, got none from PointEstimate"):
+        to_botorch(maml(bm.points(x, y, dtype=torch.float64)))
+    two = bm.points([x, x], [y, y], dtype=torch.float64)
+    learner = bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.likelihoods.Gaussian()).double()
+    with pytest.raises(ValueError, match="posterior: expected that of one task, got 2"):
+        to_botorch(learner(two))
+    with pytest.raises(ValueError, match="samples"):
+        to_botorch(learner(bm.points(x, y, dtype=torch.float64)), samples=1)
