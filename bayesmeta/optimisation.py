@@ -34,7 +34,7 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
 
     Raises:
         ImportError: BoTorch is not there.
-        ValueError: the posterior is of several tasks, inputs are no vectors, or there are fewer than two functions. Or there is no
+        ValueError: the posterior is of several tasks, inputs are no vectors, or fewer than two functions. Or there is no
             doubt about the function, as with `MAML`, so that nothing is to be explored.
 
     Example:

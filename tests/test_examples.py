@@ -74,6 +74,17 @@ def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["ECE"].value < 0.05
 
 
+@pytest.mark.slow
+def test_swing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty steps close most of the gap between knowing pendulums and knowing this one."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    found = runpy.run_path(str(EXAMPLES / "swing_up.py"))["main"](worlds=4)
+    assert (tmp_path / "swing_up.png").stat().st_size > 5_000
+    nothing, fifty, physics = found.values()
+    assert (fifty - nothing) / (physics - nothing) > 0.8
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():
@@ -88,6 +99,7 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
         "omniglot.png",
         "alphabets.png",
         "segmentation.png",
+        "swing_up.png",
         "distributed_run",
     }
     for name in written:

@@ -235,10 +235,16 @@ class Transitions(TaskSource):
         self.actor: Any = copy.deepcopy(actor) if isinstance(actor, nn.Module) else actor
         self.batch, self.shots, self.queries, self.attempt, self.noise = batch, shots, queries, attempt, noise
 
-    @torch.no_grad()
     def draw(self, generator: torch.Generator) -> Episode:
-        parameters = self.world.parameters(self.batch, generator)
-        counts = shots_per_task(self.shots, self.batch, generator)
+        return self._of(self.world.parameters(self.batch, generator), generator)
+
+    def in_worlds(self, parameters: Tensor, index: int) -> Episode:
+        """An episode in worlds of one's own, ``(B, P)``: its random numbers are those of the episode of this index."""
+        return self._seeded(index, lambda generator: self._of(parameters, generator))
+
+    @torch.no_grad()
+    def _of(self, parameters: Tensor, generator: torch.Generator) -> Episode:
+        counts = shots_per_task(self.shots, len(parameters), generator)
         most = max(1, int(counts.max()))
         mask = torch.arange(most) < counts[:, None]
         x, y = self._walk(parameters, most, most, generator)
