@@ -7,7 +7,16 @@ from torch.distributions import Distribution
 from bayesmeta.distributions import has_classes
 from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
 from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
+from bayesmeta.metrics.detection import (
+    COCO_OVERLAPS,
+    AveragePrecision,
+    Cells,
+    DetectionECE,
+    EdgeCoverage,
+    EdgeWidth,
+)
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
+from bayesmeta.metrics.matching import Detections, detections
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
@@ -25,6 +34,7 @@ from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
 
 __all__ = [
     "AURC",
+    "COCO_OVERLAPS",
     "CRPS",
     "ECE",
     "MCE",
@@ -33,10 +43,16 @@ __all__ = [
     "RMSE",
     "Accuracy",
     "AdaptiveECE",
+    "AveragePrecision",
     "Brier",
+    "Cells",
     "ClasswiseECE",
     "Coverage",
+    "DetectionECE",
+    "Detections",
     "Dice",
+    "EdgeCoverage",
+    "EdgeWidth",
     "Edges",
     "EnergyScore",
     "ErrorAUROC",
@@ -52,6 +68,7 @@ __all__ = [
     "best_mask",
     "bootstrap",
     "default_metrics",
+    "detections",
     "estimates",
     "interval",
     "ranks",
