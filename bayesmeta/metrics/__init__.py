@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.distributions import Distribution
 
 from bayesmeta.distributions import has_classes
+from bayesmeta.distributions.boxes import has_boxes
 from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
 from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
 from bayesmeta.metrics.detection import (
@@ -81,4 +82,6 @@ def default_metrics(distribution: Distribution) -> list[Metric]:
     """What `evaluate` reports for predictions of this type."""
     if has_classes(distribution):
         return [NLL(), Accuracy(), ECE()]
+    if has_boxes(distribution):
+        return [NLL(), AveragePrecision(), EdgeCoverage()]
     return [NLL(), RMSE(), Coverage(0.9)]

@@ -21,12 +21,12 @@ from torch.distributions import Distribution
 
 from bayesmeta.border import check_count, check_probability
 from bayesmeta.data import Points
-from bayesmeta.distributions import box_edges, cdf
-from bayesmeta.distributions.boxes import check_boxes, edges
+from bayesmeta.distributions import cdf, quantile
+from bayesmeta.distributions.boxes import check_boxes
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.classification import bin_parts, binned
-from bayesmeta.metrics.matching import detections, size_of, true_cells
-from bayesmeta.metrics.metric import Metric, mean, total
+from bayesmeta.metrics.matching import detections, size_of, true_edges
+from bayesmeta.metrics.metric import Metric, mean
 
 __all__ = [
     "COCO_OVERLAPS",
@@ -186,10 +186,8 @@ class EdgeCoverage(Metric):
         return f"near {self.level:g}"
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        there, _ = true_cells(distribution, given)
-        below = cdf(edges(distribution), given.y[..., 1:])
-        inside = (below - 0.5).abs() <= self.level / 2
-        return total(inside.flatten(1), there[..., None].expand(*there.shape, 4).flatten(1))
+        there, single, y = true_edges(distribution, given)
+        return _by_task((cdf(single, y) - 0.5).abs() <= self.level / 2, there)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
@@ -220,12 +218,19 @@ class EdgeWidth(Metric):
     better = ""  # a narrow forecast need not be a good one
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        there, _ = true_cells(distribution, given)
-        low, high = box_edges(distribution, size_of(given), [0.5 - self.level / 2, 0.5 + self.level / 2])
-        return total((high - low).flatten(1), there[..., None].expand(*there.shape, 4).flatten(1))
+        there, single, _ = true_edges(distribution, given)
+        low, high = quantile(single, [0.5 - self.level / 2, 0.5 + self.level / 2])
+        down, right = (length / count for length, count in zip(size_of(given), there.shape[2:], strict=True))
+        return _by_task((high - low) * low.new_tensor([right, down, right, down]), there)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)
+
+
+def _by_task(values: Tensor, there: Tensor) -> Tensor:
+    """The sum of values of edges ``(n, 4)`` by the task of their cells ``(B, M, G, K)``, beside their number: ``(B, 2)``."""
+    sums = torch.stack([values.double().sum(1), values.new_full((len(values),), 4, dtype=torch.float64)], 1)
+    return sums.new_zeros(len(there), 2).index_add(0, there.nonzero()[:, 0], sums)
 
 
 @final

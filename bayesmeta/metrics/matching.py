@@ -22,10 +22,11 @@ from torch.distributions import Distribution
 
 from bayesmeta.data import Points
 from bayesmeta.distributions import box_overlaps, boxes_of, suppress
-from bayesmeta.distributions.boxes import boxes, check_boxes
+from bayesmeta.distributions.boxes import boxes, check_boxes, edges
+from bayesmeta.distributions.family import family
 from bayesmeta.likelihoods import check_event
 
-__all__ = ["Detections", "detections", "match", "size_of", "true_cells"]
+__all__ = ["Detections", "detections", "match", "size_of", "true_cells", "true_edges"]
 
 MOST = 100
 """How many boxes of a picture count, those of the highest scores: as with COCO."""
@@ -106,7 +107,8 @@ def detections(distribution: Distribution, given: Points, overlap: float | Seque
         tensor([1., 1.], dtype=torch.float64)
     """
     there, known = true_cells(distribution, given)
-    size, y = size_of(given), given.y * there.reshape(given.y.shape[:-1])[..., None]
+    size, y = size_of(given), given.y * there[..., None]
+    there, known = there.flatten(2), known.flatten(2)
     found, scores = boxes(distribution, size)
     true = found.new_zeros(*there.shape[:2], max(1, int(there.sum(-1).max())), 4)
     kept, holds = torch.zeros_like(known), there.new_zeros(true.shape[:-1])
@@ -123,19 +125,26 @@ def detections(distribution: Distribution, given: Points, overlap: float | Seque
 
 
 def true_cells(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor]:
-    """Which cells hold a true box, and of which it is known, ``(B, M, P)`` bool; checks that both are of such boxes.
+    """Which cells hold a true box, and of which it is known, ``(B, M, G, K)`` bool; checks that both are of such boxes.
 
     A cell is known whose centre is observed, and if there is one its edges.
     """
     check_boxes(distribution)
     check_event(distribution.event_shape, given.y.shape[2:])
-    there = given.y[..., 0].flatten(2) > 0.5
+    there = given.y[..., 0] > 0.5
     if given.mask.dim() == 2:
-        known = given.mask[..., None].expand_as(there)
+        known = given.mask[..., None, None].expand_as(there)
     else:
-        centre, edges = given.mask[..., 0].flatten(2), given.mask[..., 1:].all(-1).flatten(2)
-        known = centre & (edges | ~there)
+        known = given.mask[..., 0] & (given.mask[..., 1:].all(-1) | ~there)
     return there & known, known
+
+
+def true_edges(distribution: Distribution, given: Points) -> tuple[Tensor, Distribution, Tensor]:
+    """Which cells hold a true box, ``(B, M, G, K)``; what is predicted of their n boxes' edges; where these are, ``(n, 4)``."""
+    there, _ = true_cells(distribution, given)
+    every = edges(distribution)
+    single: Distribution = family(every).map(every, lambda p: p[there])
+    return there, single, given.y[there][:, 1:]
 
 
 def size_of(given: Points) -> tuple[int, int]:
