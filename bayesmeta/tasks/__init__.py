@@ -2,6 +2,8 @@
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.classes import ClassTasks
+from bayesmeta.tasks.collages import Collages, coil20
+from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
@@ -20,6 +22,8 @@ __all__ = [
     "ArrayTasks",
     "ClassStreams",
     "ClassTasks",
+    "Collages",
+    "DetectionTasks",
     "DomainStreams",
     "DriftingSinusoids",
     "GaussianProcessTasks",
@@ -36,6 +40,7 @@ __all__ = [
     "SyntheticTasks",
     "TaskSource",
     "camvid",
+    "coil20",
     "image_folder",
     "mask_folder",
     "membranes",

@@ -1,0 +1,142 @@
+"""Collages: objects pasted among others on a ground, as tasks of detection with as many pictures as one likes.
+
+Dwibedi, Misra & Hebert 2017, "Cut, Paste and Learn: Surprisingly Easy Synthesis for Instance Detection",
+https://arxiv.org/abs/1708.01642.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayesmeta.data import Episode
+from bayesmeta.distributions.boxes import grid_of
+from bayesmeta.tasks.detection import BoxShape, BoxTasks, read_pictures
+from bayesmeta.tasks.source import uniform
+
+__all__ = ["Collages", "coil20"]
+
+
+def coil20(root: str | os.PathLike[str] | None = None) -> Tensor:
+    """COIL-20 (Nene, Nayar & Murase 1996): 72 views of each of 20 objects, bytes ``(20, 72, 64, 64)``, on black.
+
+    Args:
+        root: the folder of ``coil20_64.npz``; None for ``coil20_pose`` in the folder that the variable BAYESMETA_DATA names.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+    """
+    where = Path(root) if root is not None else Path(os.environ.get("BAYESMETA_DATA", ".")) / "coil20_pose"
+    if not (where / "coil20_64.npz").exists():
+        raise FileNotFoundError(
+            f"root: expected coil20_64.npz in {where}, found none; pass the folder that holds it, or set BAYESMETA_DATA to the "
+            "folder of coil20_pose"
+        )
+    with np.load(where / "coil20_64.npz") as pack:
+        return torch.from_numpy(pack["images"])
+
+
+class Collages(BoxTasks):
+    """Tasks "find this object": views of it, of all sizes, pasted among other objects on a random ground.
+
+    Every picture holds the task's object once, or not at all, and others of those that take part.
+
+    Args:
+        views: of each object its pictures on black, ``(objects, views, H, V)`` bytes.
+        grounds: pictures ``(n, H', V')`` bytes, of which random parts are what objects are pasted on.
+        classes: the numbers of the objects that take part, as the task's and as others; None for all: hold some out.
+        size: rows and columns of the collages.
+        sides: the shortest and the longest that an object's longer side may be, in pixels.
+        others: the least and the largest number of other objects.
+        absent: the share of pictures, but for the first of a support, without the task's object.
+        shape: cells, shots, queries, batch, turned, seed, length: see `BoxTasks`.
+
+    Raises:
+        ValueError: pictures of other types or shapes, objects that are not there, or sizes that do not fit.
+
+    Example:
+        >>> views, grounds = torch.randint(256, (4, 3, 32, 32)).byte(), torch.randint(256, (2, 80, 90)).byte()
+        >>> tasks = Collages(views, grounds, classes=[0, 1, 2], shots=5, queries=2, batch=2)
+        >>> tasks[0].support.x.shape, tasks[0].query.y.shape
+        (torch.Size([2, 5, 1, 64, 64]), torch.Size([2, 2, 8, 8, 5]))
+    """
+
+    def __init__(
+        self,
+        views: Any,
+        grounds: Any,
+        *,
+        classes: Sequence[int] | None = None,
+        size: tuple[int, int] = (64, 64),
+        sides: tuple[int, int] = (16, 32),
+        others: tuple[int, int] = (1, 3),
+        absent: float = 0.0,
+        **shape: Unpack[BoxShape],
+    ) -> None:
+        super().__init__(**shape)
+        self.classes = list(range(len(views))) if classes is None else list(classes)
+        self.size, self.sides, self.others, self.absent = size, sides, others, absent
+        self._grounds = read_pictures(grounds)[:, 0]
+        self._cut = {c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in self.classes}
+
+    def clusters(self, index: int) -> Tensor:
+        """The object that each task looks for, ``(B,)``: tasks of one are not independent."""
+        return self._objects(self._generator(index))
+
+    def _objects(self, generator: torch.Generator) -> Tensor:
+        return torch.tensor(self.classes)[(uniform(self.batch, generator=generator) * len(self.classes)).long()]
+
+    def draw(self, generator: torch.Generator) -> Episode:
+        tasks = []
+        for wanted in self._objects(generator).tolist():
+            lots = uniform(self.most + self.queries, generator=generator)
+            drawn = [self._picture(wanted, bool(lots[i] >= self.absent or i == 0), generator) for i in range(len(lots))]
+            tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack([y for _, y in drawn])))
+        return self._episode(tasks, generator)
+
+    def _picture(self, wanted: int, there: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One collage ``(H, V)`` and its grid."""
+        height, width = self.size
+        lots = uniform(64, generator=generator).tolist()
+        ground = self._grounds[int(lots.pop() * len(self._grounds))]
+        top, left = (int(lots.pop() * (a - b + 1)) for a, b in zip(ground.shape, self.size, strict=True))
+        x = ground[top : top + height, left : left + width].float()
+        low, high = self.others
+        rest = [c for c in self.classes if c != wanted]
+        pasted = [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
+        order = [*pasted, *([wanted] if there else [])]
+        taken, found = torch.zeros(height, width, dtype=torch.bool), []
+        for c in reversed(order):  # the task's object first, and others where there is room
+            view, shape = self._cut[c][int(lots.pop() * len(self._cut[c]))]
+            longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
+            h, w = (max(2, round(side * longer / max(view.shape))) for side in view.shape)
+            both = F.interpolate(torch.stack([view, shape])[None], (h, w), mode="bilinear", antialias=True)[0]
+            for _ in range(4):
+                top, left = int(lots.pop() * (height - h + 1)), int(lots.pop() * (width - w + 1))
+                place = (slice(top, top + h), slice(left, left + w))
+                if taken[place].float().mean() < 0.15:
+                    break
+            else:
+                continue
+            taken[place] = True
+            x[place] += (both[0] - x[place]) * both[1]
+            if c == wanted:
+                found.append([left, top, left + w, top + h])
+        return x / 255, grid_of(torch.tensor(found).float().reshape(-1, 4), self.cells, self.size)[0]
+
+
+def _cut_out(view: Tensor) -> tuple[Tensor, Tensor]:
+    """An object, and 1 where it is, both ``(h, w)``: what lies between its outermost bright pixels in rows and in columns."""
+    bright = view > 20 if view.dtype == torch.uint8 else view > 20 / 255
+    spans = [(bright.cummax(d).values & bright.flip(d).cummax(d).values.flip(d)) for d in (0, 1)]
+    inside = spans[0] & spans[1]
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return (view[box].float() if view.dtype == torch.uint8 else view[box] * 255), inside[box].float()
