@@ -204,8 +204,13 @@ def box_edges(distribution: Distribution, size: tuple[int, int], p: float | list
     return _pixels(quantile(edges(distribution), p), size)
 
 
+def has_boxes(distribution: Any) -> bool:
+    """Whether it is a `BoxGrid`, or a mixture of some."""
+    return isinstance(family(distribution).leaf(distribution), BoxGrid)
+
+
 def check_boxes(distribution: Any) -> None:
-    if not isinstance(family(distribution).leaf(distribution), BoxGrid):
+    if not has_boxes(distribution):
         raise TypeError(
             f"distribution: expected boxes, a BoxGrid or a mixture of some, got {type(distribution).__name__}; use the "
             "likelihood Boxes"
