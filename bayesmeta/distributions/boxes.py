@@ -188,9 +188,7 @@ def boxes(distribution: Distribution, size: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def box_edges(distribution: Distribution, size: tuple[int, int], p: float | list[float]) -> Tensor:
-    """The pixel position that each edge stays below with probability p, given a centre in the cell: ``(..., G K, 4)``.
-
-    From p = 0.05 to 0.95 an edge lies with probability 0.9. It has no gradient.
+    """The pixel that each edge stays below with probability p, given a centre in the cell: ``(..., G K, 4)``, without a gradient.
 
     Args:
         distribution: a `BoxGrid`, or a mixture of some, batch ``(...)``.
@@ -199,7 +197,7 @@ def box_edges(distribution: Distribution, size: tuple[int, int], p: float | list
 
     Raises:
         TypeError: another distribution.
-        ValueError: p is not strictly between 0 and 1.
+        ValueError: a probability is not strictly between 0 and 1.
     """
     return _pixels(quantile(edges(distribution), p), size)
 
@@ -246,26 +244,25 @@ def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tup
         >>> y[0, 0]
         tensor([ 1.0000, -0.5000, -0.5000,  0.5000,  0.5000])
     """
-    y = given.new_zeros(*cells, 5)
+    rows, columns = cells
     middles, steps = _middles(given, cells, size)
-    area = (given[:, 2:] - given[:, :2]).prod(1)
-    centre = (given[:, :2] + given[:, 2:]) / 2 / steps[:2]
+    across, down = ((given[:, :2] + given[:, 2:]) / 2 / steps[:2]).long().unbind(1)
+    place = down.clamp(max=rows - 1) * columns + across.clamp(max=columns - 1)
+    order = (given[:, 2:] - given[:, :2]).prod(1).argsort(descending=True, stable=True).tolist()
+    largest: dict[int, int] = {}
+    for number, cell in zip(order, place[order].tolist(), strict=True):
+        largest.setdefault(cell, number)
+    stay = torch.tensor([*largest.values()], dtype=torch.long, device=given.device)
+    found = (given[stay] - middles.flatten(0, 1)[place[stay]]) / steps
+    y = given.new_zeros(rows * columns, 5)
+    y[place[stay]] = torch.cat([torch.ones_like(found[:, :1]), found], 1)
     kept = torch.zeros(len(given), dtype=torch.bool, device=given.device)
-    for place in area.argsort(descending=True, stable=True).tolist():
-        column, row = (min(int(at), n - 1) for at, n in zip(centre[place].tolist(), cells[::-1], strict=True))
-        if y[row, column, 0] == 0:
-            y[row, column] = torch.cat([given.new_ones(1), (given[place] - middles[row, column]) / steps])
-            kept[place] = True
-    return y, kept
+    kept[stay] = True
+    return y.unflatten(0, cells), kept
 
 
 def boxes_of(y: Tensor, size: tuple[int, int]) -> Tensor:
-    """The boxes of one picture's grid ``(G, K, 5)``, ``(P, 4)`` in pixels: left, top, right, bottom.
-
-    Args:
-        y: a target of `BoxGrid`.
-        size: rows and columns of the picture, in pixels.
-    """
+    """The boxes ``(P, 4)`` of one picture's grid ``(G, K, 5)``, in pixels of a picture of `size` rows and columns."""
     return _pixels(y[..., 1:], size)[y[..., 0].flatten() > 0.5]
 
 

@@ -1,7 +1,7 @@
 """A network from pictures to a grid of cells: features of each cell and a linear head.
 
-Convolutions with strides take the place of pooling (Springenberg, Dosovitskiy, Brox & Riedmiller 2015, "Striving for Simplicity: The
-All Convolutional Net", https://arxiv.org/abs/1412.6806), so that a cell's features keep where in it something lies.
+Convolutions with strides take the place of pooling (Springenberg, Dosovitskiy, Brox & Riedmiller 2015, "Striving for Simplicity:
+The All Convolutional Net", https://arxiv.org/abs/1412.6806), so that a cell's features keep where in it something lies.
 
 Shape letters: N pictures, C channels, H rows, V columns, G and K rows and columns of cells, F features of a cell.
 """
@@ -59,14 +59,14 @@ class Cells(Recorded):
     """Pictures ``(N, C, H, V)`` to ``(N, G, K, outputs)``: `features` of each cell, and a linear `head`.
 
     Each of the `widths` halves rows and columns: three of them make cells of 8 x 8 pixels. Two more convolutions let a cell see
-    what is around it. With `Boxes` it is a network for learners that adapt weights: `ANIL` (its `features` and its `head`), `MAML`,
-    `PLATIPUS`.
+    what is around it. With `Boxes` it is a network for learners that adapt weights: `ANIL` (its `features` and its `head`),
+    `MAML`, `PLATIPUS`.
 
     Args:
         channels: C, of the pictures.
         outputs: of each cell: 9 for `Boxes`.
-        widths: channels of the maps at a half of the pictures' size, at a quarter, and so on; under `GroupNorm` multiples of 8. (16,
-            32, 64) has 139,000 weights.
+        widths: channels of the maps at a half of the pictures' size, at a quarter, and so on; under `GroupNorm` multiples of 8.
+            (16, 32, 64) has 139,000 weights.
         norm: `GroupNorm`, which treats each picture by itself, or `BatchNorm`, which is transductive.
 
     Raises:

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesmeta.border import as_tensor
 from bayesmeta.tasks.masks import _file, _opened, _picture
 
-__all__ = ["Boxed", "cells_and_cards", "coco"]
+__all__ = ["Boxed", "cells_and_cards", "coco", "read_boxes", "read_pictures"]
 
 
 class Boxed(NamedTuple):
@@ -78,12 +79,12 @@ def coco(
 ) -> Boxed:
     """Pictures and boxes from a JSON file of COCO's format and the folder of its pictures.
 
-    All pictures are stretched to `size`, and their boxes with them; that takes Pillow (``pip install bayesmeta[images]``). Boxes of
-    crowds (``iscrowd``) are left out. A picture's group is the folder that it is in.
+    All pictures are stretched to `size`, and their boxes with them; that takes Pillow (``pip install bayesmeta[images]``). Boxes
+    of crowds (``iscrowd``) are left out. A picture's group is the folder that it is in.
 
     Args:
-        file: the JSON file: "images" with "id" and "file_name", "categories" with "id" and "name", and "annotations" with "image_id",
-            "category_id" and "bbox" (left, top, width and height in pixels).
+        file: the JSON file: "images" with "id" and "file_name", "categories" with "id" and "name", and "annotations" with
+            "image_id", "category_id" and "bbox" (left, top, width and height in pixels).
         folder: that of the pictures.
         size: H and V.
         channels: 1 for grey, 3 for colours.
@@ -126,8 +127,9 @@ def coco(
             right, bottom = left + wide, top + high
             if not (wide > 0 and high > 0 and left > -1 and top > -1 and right < width + 1 and bottom < height + 1):
                 raise ValueError(
-                    f"{file}: expected boxes [left, top, width, height] of some area within the picture's {width:.0f} x {height:.0f} "
-                    f"pixels, got {[left, top, wide, high]} (annotation {name} of {record['file_name']}); cut it at the picture's edge"
+                    f"{file}: expected boxes [left, top, width, height] of some area within the picture's {width:.0f} x "
+                    f"{height:.0f} pixels, got {[left, top, wide, high]} (annotation {name} of {record['file_name']}); cut "
+                    "it at the picture's edge"
                 )
             corners.append([max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)])
         images.append(picture)
@@ -144,3 +146,61 @@ def _sized(file: Any, name: str, size: tuple[int, int], channels: int) -> tuple[
     whole = _opened(file, name).size
     width, height = (new / old for new, old in zip(size[::-1], whole, strict=True))
     return _picture(file, name, size, channels), torch.tensor([width, height, width, height])
+
+
+def read_pictures(images: Any) -> Tensor:
+    """Pictures ``(n, C, H, V)`` of bytes or floating-point numbers."""
+    try:
+        tensors = isinstance(images, (list, tuple)) and any(isinstance(one, Tensor) for one in images)
+        read = torch.stack(list(images)) if tensors else as_tensor(images, "images")
+    except (ValueError, RuntimeError) as error:
+        sizes = sorted({str(tuple(getattr(one, "shape", ()))) for one in images}) if hasattr(images, "__iter__") else []
+        raise ValueError(
+            f"images: expected pictures of one size in one array, got {type(images).__name__} of {', '.join(sizes[:4])} "
+            f"({error}); resize them and their boxes"
+        ) from error
+    read = read[:, None] if read.dim() == 3 else read
+    if read.dim() != 4 or not (read.dtype == torch.uint8 or read.is_floating_point()):
+        raise ValueError(
+            f"images: expected (n, C, H, V) of bytes (torch.uint8) or floating-point numbers, got {read.dtype} of "
+            f"{tuple(read.shape)}; convert them"
+        )
+    if read.is_floating_point() and not read.isfinite().all():
+        raise ValueError(
+            "images: expected finite numbers, got NaN or infinity; fill them in, or leave those pictures out"
+        )
+    return read
+
+
+def read_boxes(boxes: Any, labels: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of each picture its boxes ``(P, 4)`` and their classes ``(P,)``."""
+    if not len(boxes) == len(labels) == len(images):
+        raise ValueError(
+            f"boxes and labels: expected one list for each of the {len(images)} pictures, got {len(boxes)} and {len(labels)}; "
+            "give pictures without a box empty lists"
+        )
+    height, width = images.shape[2:]
+    found = []
+    for place, (given, names) in enumerate(zip(boxes, labels, strict=True)):
+        corners = as_tensor(given, f"boxes[{place}]").float() if len(given) else torch.zeros(0, 4)
+        if corners.dim() != 2 or corners.shape[1] != 4:
+            raise ValueError(
+                f"boxes[{place}]: expected (P, 4), left, top, right and bottom of each box, got {tuple(corners.shape)}; give one box "
+                "as [[left, top, right, bottom]]"
+            )
+        kinds = as_tensor(names, f"labels[{place}]").reshape(-1) if len(names) else torch.zeros(0).long()
+        if len(corners) != len(kinds) or (kinds.long() != kinds).any() or (kinds < 0).any():
+            raise ValueError(
+                f"labels[{place}]: expected a whole number from 0 on for each of the picture's {len(corners)} boxes, got "
+                f"{kinds.tolist()}; number the classes"
+            )
+        wrong = ~corners.isfinite().all(1) | (corners[:, 2:] <= corners[:, :2]).any(1)
+        wrong |= (corners < 0).any(1) | (corners > corners.new_tensor([width, height, width, height])).any(1)
+        if wrong.any():
+            raise ValueError(
+                f"boxes[{place}]: expected left < right <= {width} and top < bottom <= {height}, in pixels from 0, got "
+                f"{corners[wrong][0].tolist()} (left, top, right, bottom); cut boxes at the picture's edge, and give corners, "
+                "not width and height"
+            )
+        found.append((corners, kinds.long()))
+    return found

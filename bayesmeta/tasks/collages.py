@@ -6,6 +6,7 @@ https://arxiv.org/abs/1708.01642.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,18 +47,19 @@ def coil20(root: str | os.PathLike[str] | None = None) -> Tensor:
 class Collages(BoxTasks):
     """Tasks "find this object": views of it, of all sizes, pasted among other objects on a random ground.
 
-    Every picture holds one of the task's objects, or none, and others of those that take part.
+    Every picture holds one of the task's objects, or none, and others.
 
     Args:
         views: of each object its pictures on black, ``(objects, views, H, V)`` bytes.
         grounds: pictures ``(n, H', V')`` bytes, of which random parts are what objects are pasted on.
-        classes: the numbers of the objects that take part, as the task's and as others; None for all: hold some out.
+        classes: the numbers of the objects that tasks look for, None for all: hold some out.
         size: rows and columns of the collages.
         sides: the shortest and the longest that an object's longer side may be, in pixels.
         others: the least and the largest number of other objects.
-        unions: the most objects that are looked for as one; 1 for validation and test.
+        among: the numbers of the objects that others are drawn from; `classes` if None.
+        varied: whether every task turns, stretches and tones each object in a way of its own, for further objects to train on.
         absent: the share of pictures, but for the first of a support, without the task's object.
-        shape: cells, shots, queries, batch, turned, seed, length: see `BoxTasks`.
+        shape: cells, shots, queries, batch, unions, turned, seed, length: see `BoxTasks`.
 
     Raises:
         ValueError: pictures of other types or shapes, objects that are not there, or sizes that do not fit.
@@ -78,15 +80,19 @@ class Collages(BoxTasks):
         size: tuple[int, int] = (64, 64),
         sides: tuple[int, int] = (16, 32),
         others: tuple[int, int] = (1, 3),
-        unions: int = 1,
+        among: Sequence[int] | None = None,
+        varied: bool = False,
         absent: float = 0.0,
         **shape: Unpack[BoxShape],
     ) -> None:
         super().__init__(**shape)
         self.classes = list(range(len(views))) if classes is None else list(classes)
-        self.size, self.sides, self.others, self.unions, self.absent = size, sides, others, unions, absent
+        self.among = self.classes if among is None else list(among)
+        self.size, self.sides, self.others, self.varied, self.absent = size, sides, others, varied, absent
         self._grounds = read_pictures(grounds)[:, 0]
-        self._cut = {c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in self.classes}
+        self._cut = {
+            c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in {*self.classes, *self.among}
+        }
 
     def clusters(self, index: int) -> Tensor:
         """The object that each task looks for, ``(B,)``, the first of a union: tasks of one are not independent."""
@@ -94,21 +100,22 @@ class Collages(BoxTasks):
 
     def _wanted(self, generator: torch.Generator) -> list[list[int]]:
         """The objects of each task."""
-        lots = uniform(self.batch, len(self.classes) + 1, generator=generator)
-        several = 1 + (lots[:, -1] * self.unions).long()
-        orders = lots[:, :-1].argsort(1).tolist()
-        return [[self.classes[place] for place in order[:n]] for order, n in zip(orders, several.tolist(), strict=True)]
+        return [[self.classes[place] for place in chosen] for chosen in self._unions(len(self.classes), generator)]
 
     def draw(self, generator: torch.Generator) -> Episode:
         tasks = []
         for wanted in self._wanted(generator):
             without = uniform(self.most + self.queries, generator=generator) < self.absent
             without[0] = False
-            drawn = [self._picture(wanted, there, generator) for there in (~without).tolist()]
+            ways = uniform(len(self._cut), 5, generator=generator).tolist() if self.varied else None
+            way = None if ways is None else dict(zip(self._cut, ways, strict=True))
+            drawn = [self._picture(wanted, there, way, generator) for there in (~without).tolist()]
             tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack([y for _, y in drawn])))
         return self._episode(tasks, generator)
 
-    def _picture(self, wanted: Sequence[int], there: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _picture(
+        self, wanted: Sequence[int], there: bool, way: dict[int, list[float]] | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """One collage ``(H, V)`` and its grid."""
         height, width = self.size
         low, high = self.others
@@ -117,26 +124,37 @@ class Collages(BoxTasks):
         top, left = (int(lots.pop() * (a - b + 1)) for a, b in zip(ground.shape, self.size, strict=True))
         x = ground[top : top + height, left : left + width].float()
         pasted = [wanted[int(lots.pop() * len(wanted))]] if there else []
-        rest = [c for c in self.classes if c not in (pasted or wanted)]
+        rest = [c for c in self.among if c not in (pasted or wanted)]
         pasted += [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
-        taken, found = torch.zeros(height, width, dtype=torch.bool), []
+        taken: list[tuple[int, int, int, int]] = []
+        found: list[tuple[int, int, int, int]] = []
         for c in pasted:  # the task's object first, and others where there is room
             view, shape = self._cut[c][int(lots.pop() * len(self._cut[c]))]
+            view, shape = (view, shape) if way is None else _changed(view, shape, way[c])
             longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
-            h, w = (max(2, round(side * longer / max(view.shape))) for side in view.shape)
+            stretched = 1.0 if way is None else math.exp(0.8 * (way[c][4] - 0.5))
+            sides = view.shape[0] * stretched, view.shape[1] / stretched
+            h, w = (max(2, round(side * longer / max(sides))) for side in sides)
             both = F.interpolate(torch.stack([view, shape])[None], (h, w), mode="bilinear", antialias=True)[0]
             for _ in range(4):
                 top, left = int(lots.pop() * (height - h + 1)), int(lots.pop() * (width - w + 1))
-                place = (slice(top, top + h), slice(left, left + w))
-                if taken[place].float().mean() < 0.15:
+                box = left, top, left + w, top + h
+                if all(_covered(box, other) < 0.25 for other in taken):
                     break
             else:
                 continue
-            taken[place] = True
-            x[place] += (both[0] - x[place]) * both[1]
+            taken.append(box)
+            place = x[top : top + h, left : left + w]
+            place += (both[0] - place) * both[1]
             if c in wanted:
-                found.append([left, top, left + w, top + h])
+                found.append(box)
         return x / 255, grid_of(torch.tensor(found).float().reshape(-1, 4), self.cells, self.size)[0]
+
+
+def _covered(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """The share of the smaller box that both cover."""
+    across, down = (max(0, min(a[d + 2], b[d + 2]) - max(a[d], b[d])) for d in (0, 1))
+    return across * down / min((one[2] - one[0]) * (one[3] - one[1]) for one in (a, b))
 
 
 def _cut_out(view: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,3 +165,11 @@ def _cut_out(view: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
     return (view[box].float() if view.dtype == torch.uint8 else view[box] * 255), inside[box].float()
+
+
+def _changed(view: Tensor, shape: Tensor, way: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """An object turned by quarters, mirrored, and with other tones, by numbers from 0 to 1."""
+    turns, mirrored, tone, negative, _ = way
+    bright = 255 * (view / 255) ** math.exp(2 * (tone - 0.5))
+    both = torch.stack([255 - bright if negative < 0.3 else bright, shape]).rot90(int(4 * turns), (1, 2))
+    return (both.flip(2) if mirrored < 0.5 else both).unbind()  # type: ignore[return-value]

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesmeta.border import as_tensor, check_count
+from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.distributions.boxes import grid_of
+from bayesmeta.tasks.boxed import read_boxes, read_pictures
 from bayesmeta.tasks.classes import Labels, read_labels
 from bayesmeta.tasks.source import TaskSource, shots_per_task, uniform
 
@@ -29,6 +30,7 @@ class BoxShape(TypedDict, total=False):
     shots: int | tuple[int, int]
     queries: int
     batch: int
+    unions: int | tuple[int, int]
     turned: bool
     seed: int
     length: int
@@ -42,6 +44,8 @@ class BoxTasks(TaskSource):
         shots: support pictures a task, or a range (low, high) from which each task's number is drawn.
         queries: query pictures a task.
         batch: B, tasks in an episode.
+        unions: the most classes that are looked for as one, or a range (low, high): further tasks to train on, and with all
+            classes that of finding anything; 1 for validation and test.
         turned: whether all pictures of a task are mirrored in one of the four ways, which makes four tasks of each; for training.
         seed: see `TaskSource`.
         length: see `TaskSource`.
@@ -54,6 +58,7 @@ class BoxTasks(TaskSource):
         shots: int | tuple[int, int] = 5,
         queries: int = 5,
         batch: int = 2,
+        unions: int | tuple[int, int] = 1,
         turned: bool = False,
         seed: int = 0,
         length: int = 1_000_000,
@@ -63,11 +68,19 @@ class BoxTasks(TaskSource):
             check_count(name, value)
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         self.cells, self.shots, self.queries, self.batch, self.turned = cells, shots, queries, batch, turned
+        self.unions = unions
 
     @property
     def most(self) -> int:
         """The largest number of support pictures."""
         return self.shots if isinstance(self.shots, int) else self.shots[1]
+
+    def _unions(self, classes: int, generator: torch.Generator) -> list[list[int]]:
+        """The numbers of the classes of each task."""
+        low, high = (1, self.unions) if isinstance(self.unions, int) else self.unions
+        several = shots_per_task((min(low, classes), min(high, classes)), self.batch, generator).tolist()
+        orders = uniform(self.batch, classes, generator=generator).argsort(1).tolist()
+        return [order[:n] for order, n in zip(orders, several, strict=True)]
 
     def _episode(self, tasks: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator) -> Episode:
         """Tasks of `most` + `queries` pictures each, and their grids, support first."""
@@ -105,17 +118,17 @@ class DetectionTasks(BoxTasks):
         boxes: of each picture the boxes ``(P, 4)``: left, top, right, bottom in pixels; P may be 0.
         labels: of each picture the class of each box, P whole numbers.
         classes: the classes that take part, None for all that are there: hold classes out for validation and test.
-        groups: ``(n,)`` whole numbers or strings: the source, video or patient of each picture. All pictures of a task are then of
-            one. Frames of a video are near-duplicates: hold out whole groups.
+        groups: ``(n,)`` whole numbers or strings: the source, video or patient of each picture. All pictures of a task are then
+            of one. Frames of a video are near-duplicates: hold out whole groups.
         subset: the groups that take part, None for all.
         absent: the share of pictures, but for the first of a support, that are drawn from those that do not show the class.
-        shape: cells, shots, queries, batch, turned, seed, length: see `BoxTasks`.
+        shape: cells, shots, queries, batch, unions, turned, seed, length: see `BoxTasks`.
 
     A box whose centre lies in the cell of a larger one of its class has no place in the grid; a warning counts them.
 
     Raises:
-        ValueError: boxes outside their picture or of no area, not one list of boxes and labels for each picture, classes or groups
-            that are not there, or no group with enough pictures of a class.
+        ValueError: boxes outside their picture or of no area, not one list of boxes and labels for each picture, classes or
+            groups that are not there, or no group with enough pictures of a class.
 
     Example:
         >>> images = torch.rand(20, 3, 64, 64)
@@ -160,7 +173,8 @@ class DetectionTasks(BoxTasks):
         missing = [one for one in chosen if one not in self.names]
         if missing or not len(chosen):
             raise ValueError(
-                f"subset: expected some of the groups {self.names.tolist()}, got {missing or list(chosen)}; name those that there are"
+                f"subset: expected some of the groups {self.names.tolist()}, got {missing or list(chosen)}; name "
+                "those that there are"
             )
         self.absent = absent
         self._group = torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(names, chosen)), -1)
@@ -174,8 +188,8 @@ class DetectionTasks(BoxTasks):
                     lost, total = lost + int((~kept).sum()), total + len(own)
         if lost:
             warnings.warn(
-                f"cells: {lost} of {total} boxes lie in the cell of a larger one of their class and are left out; {self.cells} "
-                "cells are too few to hold them",
+                f"cells: {lost} of {total} boxes lie in the cell of a larger one of their class and are left out; "
+                f"{self.cells} cells are too few to hold them",
                 stacklevel=2,
             )
         shows = self._grids[..., 0].flatten(2).any(2)  # (classes, n)
@@ -185,94 +199,41 @@ class DetectionTasks(BoxTasks):
         if len(short):
             first = int(short[0, 0])
             raise ValueError(
-                f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show class "
-                f"{self.classes[first]}, got {self.most} + {self.queries}; ask for fewer, or leave that class out"
+                f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show "
+                f"class {self.classes[first]}, got {self.most} + {self.queries}; ask for fewer, or leave that class out"
             )
         self._shows = shows
 
     def clusters(self, index: int) -> Tensor:
-        """The class that each task looks for, ``(B,)``: tasks of one are not independent."""
-        return torch.tensor([c for c, _ in self._kinds(self._generator(index))])
+        """The class that each task looks for, ``(B,)``, the first of a union: tasks of one are not independent."""
+        return torch.tensor([chosen[0] for chosen, _ in self._kinds(self._generator(index))])
 
-    def _kinds(self, generator: torch.Generator) -> list[tuple[int, int]]:
-        """Each task's class and group, by number."""
+    def _kinds(self, generator: torch.Generator) -> list[tuple[list[int], int]]:
+        """The numbers of each task's classes, and its group."""
         kinds = []
-        for first, second in uniform(self.batch, 2, generator=generator).tolist():
-            c = int(first * len(self.classes))
-            groups = self._possible[c].nonzero()[:, 0]
-            kinds.append((c, int(groups[int(second * len(groups))])))
+        lots = uniform(self.batch, generator=generator).tolist()
+        for chosen, lot in zip(self._unions(len(self.classes), generator), lots, strict=True):
+            groups = self._possible[chosen[0]].nonzero()[:, 0]
+            kinds.append((chosen, int(groups[int(lot * len(groups))])))
         return kinds
 
     def draw(self, generator: torch.Generator) -> Episode:
         tasks = []
-        for c, group in self._kinds(generator):
-            parts = [((self._group == group) & side).nonzero()[:, 0] for side in (self._shows[c], ~self._shows[c])]
-            parts = [part[uniform(len(part), generator=generator).argsort()] for part in parts]
-            wanted = self.most + self.queries
-            without = uniform(wanted, generator=generator) < self.absent
-            without[0] = False
-            without &= without.cumsum(0) <= len(parts[1])
-            places = torch.where(
-                without,
-                *(
-                    part[(side.cumsum(0) - 1).clamp(min=0, max=max(len(part) - 1, 0))]
-                    if len(part)
-                    else torch.zeros(wanted).long()
-                    for part, side in ((parts[1], without), (parts[0], ~without))
-                ),
-            )
-            tasks.append((self._images[places], self._grids[c, places]))
+        for chosen, group in self._kinds(generator):
+            shows, wanted = self._shows[chosen].any(0), self.most + self.queries
+            sides = [((self._group == group) & side).nonzero()[:, 0] for side in (shows, ~shows)]
+            with_one, without = (side[uniform(len(side), generator=generator).argsort()] for side in sides)
+            absent = uniform(wanted, generator=generator) < self.absent
+            absent[0] = False
+            absent &= absent.cumsum(0) <= len(without)
+            places = torch.empty(wanted, dtype=torch.long)
+            places[absent], places[~absent] = without[: absent.sum()], with_one[: (~absent).sum()]
+            tasks.append((self._images[places], joined(self._grids[chosen][:, places])))
         return self._episode(tasks, generator)
 
 
-def read_pictures(images: Any) -> Tensor:
-    """Pictures ``(n, C, H, V)`` of bytes or floating-point numbers."""
-    try:
-        tensors = isinstance(images, (list, tuple)) and any(isinstance(one, Tensor) for one in images)
-        read = torch.stack(list(images)) if tensors else as_tensor(images, "images")
-    except (ValueError, RuntimeError) as error:
-        sizes = sorted({str(tuple(getattr(one, "shape", ()))) for one in images}) if hasattr(images, "__iter__") else []
-        raise ValueError(
-            f"images: expected pictures of one size in one array, got {type(images).__name__} of {', '.join(sizes[:4])} ({error}); "
-            "resize them and their boxes"
-        ) from error
-    read = read[:, None] if read.dim() == 3 else read
-    if read.dim() != 4 or not (read.dtype == torch.uint8 or read.is_floating_point()):
-        raise ValueError(
-            f"images: expected (n, C, H, V) of bytes (torch.uint8) or floating-point numbers, got {read.dtype} of "
-            f"{tuple(read.shape)}; convert them"
-        )
-    if read.is_floating_point() and not read.isfinite().all():
-        raise ValueError(
-            "images: expected finite numbers, got NaN or infinity; fill them in, or leave those pictures out"
-        )
-    return read
-
-
-def read_boxes(boxes: Any, labels: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Of each picture its boxes ``(P, 4)`` and their classes ``(P,)``."""
-    if not len(boxes) == len(labels) == len(images):
-        raise ValueError(
-            f"boxes and labels: expected one list for each of the {len(images)} pictures, got {len(boxes)} and {len(labels)}; "
-            "give pictures without a box empty lists"
-        )
-    height, width = images.shape[2:]
-    found = []
-    for place, (given, names) in enumerate(zip(boxes, labels, strict=True)):
-        corners = as_tensor(given, f"boxes[{place}]").float().reshape(-1, 4) if len(given) else torch.zeros(0, 4)
-        kinds = as_tensor(names, f"labels[{place}]").reshape(-1) if len(names) else torch.zeros(0).long()
-        if len(corners) != len(kinds) or (kinds.long() != kinds).any() or (kinds < 0).any():
-            raise ValueError(
-                f"labels[{place}]: expected a whole number from 0 on for each of the picture's {len(corners)} boxes, got "
-                f"{kinds.tolist()}; number the classes"
-            )
-        wrong = ~corners.isfinite().all(1) | (corners[:, 2:] <= corners[:, :2]).any(1)
-        wrong |= (corners < 0).any(1) | (corners > corners.new_tensor([width, height, width, height])).any(1)
-        if wrong.any():
-            raise ValueError(
-                f"boxes[{place}]: expected left < right <= {width} and top < bottom <= {height}, in pixels from 0, got "
-                f"{corners[wrong][0].tolist()} (left, top, right, bottom); cut boxes at the picture's edge, and give corners, not "
-                "width and height"
-            )
-        found.append((corners, kinds.long()))
-    return found
+def joined(y: Tensor) -> Tensor:
+    """One grid of several ``(grids, ..., G, K, 5)``: of boxes in one cell the largest."""
+    wide, high = y[..., 3] - y[..., 1], y[..., 4] - y[..., 2]
+    largest = (wide * high).argmax(0)
+    return y.gather(0, largest[None, ..., None].expand(1, *y.shape[1:]))[0]
