@@ -59,7 +59,7 @@ def boxes(
         TypeError: predictions are not of boxes.
 
     Example:
-        >>> learner = MAML(Cells(channels=1, widths=(4, 4)), Boxes(), steps=1)
+        >>> learner = MAML(Cells(channels=1, widths=(8, 8)), Boxes(), steps=1)
         >>> given = points(torch.rand(2, 1, 16, 24), torch.zeros(2, 4, 6, 5))
         >>> len(boxes(learner(given), given).axes)
         2
