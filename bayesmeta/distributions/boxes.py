@@ -40,6 +40,10 @@ class _Grid(constraints.Constraint):
         return "for each cell 0.0 or 1.0 and four edges"
 
 
+ENTRIES = _Grid()
+"""What y may hold, entry by entry."""
+
+
 class BoxGrid(TorchDistribution):
     """Boxes in a grid of cells: event ``(G, K, 5)``. Where there is no centre, the other four entries of y are 0.
 
@@ -61,7 +65,7 @@ class BoxGrid(TorchDistribution):
         "scale": constraints.independent(constraints.positive, 3),
         "df": constraints.independent(constraints.greater_than(2.0), 3),
     }
-    support = _Grid()
+    support = constraints.independent(ENTRIES, 3)
 
     def __init__(
         self, logits: Tensor, loc: Tensor, scale: Tensor, df: Tensor, validate_args: bool | None = False
@@ -122,7 +126,7 @@ class BoxGridFamily(Family):
         return (d.entries(y) * known).sum((-3, -2, -1))
 
     def expects(self, d: Any) -> str:
-        return repr(d.support)
+        return repr(ENTRIES)
 
     def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
         """Log-odds divided by the temperature, and the edges' scales multiplied."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from bayesmeta.distributions.boxes import BoxGrid
+from bayesmeta.distributions.boxes import ENTRIES, BoxGrid
 from bayesmeta.likelihoods.base import Likelihood, check_event, said
 
 __all__ = ["Boxes"]
@@ -41,7 +41,7 @@ class Boxes(Likelihood):
     """
 
     discrete = True  # no unit that could be scaled
-    support = BoxGrid.support
+    support = ENTRIES
 
     def __init__(self, df: float = 5.0) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Boxes(Likelihood):
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         logits, loc, _ = _parts(outputs)
         check_event(torch.Size([*logits.shape[-2:], 5]), y.shape[outputs.dim() - 3 :])
-        there = y[..., :1].expand(*loc.shape[:-1], 1)
-        centre = F.binary_cross_entropy_with_logits(logits[..., None], there, reduction="none")
-        return torch.cat([centre, there * F.huber_loss(loc, y[..., 1:].expand_as(loc), reduction="none")], -1)
+        there, away = y[..., :1], (loc - y[..., 1:]).abs()
+        centre = F.softplus(logits[..., None]) - there * logits[..., None]
+        return torch.cat([centre, there * torch.where(away < 1, 0.5 * away.square(), away - 0.5)], -1)
 
 
 def _parts(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
 from bayesmeta.tasks.collages import Collages, coil20
 from bayesmeta.tasks.detection import DetectionTasks
@@ -20,6 +21,7 @@ from bayesmeta.tasks.switching import Switching
 
 __all__ = [
     "ArrayTasks",
+    "Boxed",
     "ClassStreams",
     "ClassTasks",
     "Collages",
@@ -40,6 +42,8 @@ __all__ = [
     "SyntheticTasks",
     "TaskSource",
     "camvid",
+    "cells_and_cards",
+    "coco",
     "coil20",
     "image_folder",
     "mask_folder",

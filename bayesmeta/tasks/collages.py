@@ -46,7 +46,7 @@ def coil20(root: str | os.PathLike[str] | None = None) -> Tensor:
 class Collages(BoxTasks):
     """Tasks "find this object": views of it, of all sizes, pasted among other objects on a random ground.
 
-    Every picture holds the task's object once, or not at all, and others of those that take part.
+    Every picture holds one of the task's objects, or none, and others of those that take part.
 
     Args:
         views: of each object its pictures on black, ``(objects, views, H, V)`` bytes.
@@ -55,6 +55,7 @@ class Collages(BoxTasks):
         size: rows and columns of the collages.
         sides: the shortest and the longest that an object's longer side may be, in pixels.
         others: the least and the largest number of other objects.
+        unions: the most objects that are looked for as one; 1 for validation and test.
         absent: the share of pictures, but for the first of a support, without the task's object.
         shape: cells, shots, queries, batch, turned, seed, length: see `BoxTasks`.
 
@@ -77,43 +78,49 @@ class Collages(BoxTasks):
         size: tuple[int, int] = (64, 64),
         sides: tuple[int, int] = (16, 32),
         others: tuple[int, int] = (1, 3),
+        unions: int = 1,
         absent: float = 0.0,
         **shape: Unpack[BoxShape],
     ) -> None:
         super().__init__(**shape)
         self.classes = list(range(len(views))) if classes is None else list(classes)
-        self.size, self.sides, self.others, self.absent = size, sides, others, absent
+        self.size, self.sides, self.others, self.unions, self.absent = size, sides, others, unions, absent
         self._grounds = read_pictures(grounds)[:, 0]
         self._cut = {c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in self.classes}
 
     def clusters(self, index: int) -> Tensor:
-        """The object that each task looks for, ``(B,)``: tasks of one are not independent."""
-        return self._objects(self._generator(index))
+        """The object that each task looks for, ``(B,)``, the first of a union: tasks of one are not independent."""
+        return torch.tensor([wanted[0] for wanted in self._wanted(self._generator(index))])
 
-    def _objects(self, generator: torch.Generator) -> Tensor:
-        return torch.tensor(self.classes)[(uniform(self.batch, generator=generator) * len(self.classes)).long()]
+    def _wanted(self, generator: torch.Generator) -> list[list[int]]:
+        """The objects of each task."""
+        lots = uniform(self.batch, len(self.classes) + 1, generator=generator)
+        several = 1 + (lots[:, -1] * self.unions).long()
+        orders = lots[:, :-1].argsort(1).tolist()
+        return [[self.classes[place] for place in order[:n]] for order, n in zip(orders, several.tolist(), strict=True)]
 
     def draw(self, generator: torch.Generator) -> Episode:
         tasks = []
-        for wanted in self._objects(generator).tolist():
-            lots = uniform(self.most + self.queries, generator=generator)
-            drawn = [self._picture(wanted, bool(lots[i] >= self.absent or i == 0), generator) for i in range(len(lots))]
+        for wanted in self._wanted(generator):
+            without = uniform(self.most + self.queries, generator=generator) < self.absent
+            without[0] = False
+            drawn = [self._picture(wanted, there, generator) for there in (~without).tolist()]
             tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack([y for _, y in drawn])))
         return self._episode(tasks, generator)
 
-    def _picture(self, wanted: int, there: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _picture(self, wanted: Sequence[int], there: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One collage ``(H, V)`` and its grid."""
         height, width = self.size
-        lots = uniform(64, generator=generator).tolist()
+        low, high = self.others
+        lots = uniform(8 + 16 * (high + 1), generator=generator).tolist()
         ground = self._grounds[int(lots.pop() * len(self._grounds))]
         top, left = (int(lots.pop() * (a - b + 1)) for a, b in zip(ground.shape, self.size, strict=True))
         x = ground[top : top + height, left : left + width].float()
-        low, high = self.others
-        rest = [c for c in self.classes if c != wanted]
-        pasted = [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
-        order = [*pasted, *([wanted] if there else [])]
+        pasted = [wanted[int(lots.pop() * len(wanted))]] if there else []
+        rest = [c for c in self.classes if c not in (pasted or wanted)]
+        pasted += [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
         taken, found = torch.zeros(height, width, dtype=torch.bool), []
-        for c in reversed(order):  # the task's object first, and others where there is room
+        for c in pasted:  # the task's object first, and others where there is room
             view, shape = self._cut[c][int(lots.pop() * len(self._cut[c]))]
             longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
             h, w = (max(2, round(side * longer / max(view.shape))) for side in view.shape)
@@ -127,7 +134,7 @@ class Collages(BoxTasks):
                 continue
             taken[place] = True
             x[place] += (both[0] - x[place]) * both[1]
-            if c == wanted:
+            if c in wanted:
                 found.append([left, top, left + w, top + h])
         return x / 255, grid_of(torch.tensor(found).float().reshape(-1, 4), self.cells, self.size)[0]
 

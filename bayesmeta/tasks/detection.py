@@ -76,7 +76,10 @@ class BoxTasks(TaskSource):
         counts = shots_per_task(self.shots, len(x), generator)
         if self.turned:
             ways = (uniform(len(x), 2, generator=generator) < 0.5).tolist()
-            x, y = (torch.stack(list(p)) for p in zip(*(mirrored(*task, *w) for *task, w in zip(x, y, ways, strict=True)), strict=True))
+            x, y = (
+                torch.stack(list(p))
+                for p in zip(*(mirrored(*task, *w) for *task, w in zip(x, y, ways, strict=True)), strict=True)
+            )
         size = max(1, int(counts.max()))
         mask = torch.arange(size) < counts[:, None]
         observed = mask[..., None, None, None]
@@ -141,13 +144,17 @@ class DetectionTasks(BoxTasks):
         self.classes = known if classes is None else list(classes)
         strange = [c for c in self.classes if c not in known]
         if strange or not self.classes:
-            raise ValueError(f"classes: expected some of the labels' {known}, got {strange or self.classes}; name those that there are")
+            raise ValueError(
+                f"classes: expected some of the labels' {known}, got {strange or self.classes}; name those that there are"
+            )
         if not 0 <= absent < 1:
             raise ValueError(f"absent: expected a share from 0 on and below 1, got {absent}; e.g. 0.2")
         n = len(self._images)
         names = np.zeros(n, int) if groups is None else read_labels("groups", groups)
         if names.shape != (n,):
-            raise ValueError(f"groups: expected one for each of the {n} pictures, got {names.shape}; name every picture's")
+            raise ValueError(
+                f"groups: expected one for each of the {n} pictures, got {names.shape}; name every picture's"
+            )
         self.names, codes = np.unique(names, return_inverse=True)
         chosen = self.names if subset is None else read_labels("subset", subset)
         missing = [one for one in chosen if one not in self.names]
@@ -205,10 +212,15 @@ class DetectionTasks(BoxTasks):
             without = uniform(wanted, generator=generator) < self.absent
             without[0] = False
             without &= without.cumsum(0) <= len(parts[1])
-            places = torch.where(without, *(
-                part[(side.cumsum(0) - 1).clamp(min=0, max=max(len(part) - 1, 0))] if len(part) else torch.zeros(wanted).long()
-                for part, side in ((parts[1], without), (parts[0], ~without))
-            ))
+            places = torch.where(
+                without,
+                *(
+                    part[(side.cumsum(0) - 1).clamp(min=0, max=max(len(part) - 1, 0))]
+                    if len(part)
+                    else torch.zeros(wanted).long()
+                    for part, side in ((parts[1], without), (parts[0], ~without))
+                ),
+            )
             tasks.append((self._images[places], self._grids[c, places]))
         return self._episode(tasks, generator)
 
@@ -231,7 +243,9 @@ def read_pictures(images: Any) -> Tensor:
             f"{tuple(read.shape)}; convert them"
         )
     if read.is_floating_point() and not read.isfinite().all():
-        raise ValueError("images: expected finite numbers, got NaN or infinity; fill them in, or leave those pictures out")
+        raise ValueError(
+            "images: expected finite numbers, got NaN or infinity; fill them in, or leave those pictures out"
+        )
     return read
 
 
