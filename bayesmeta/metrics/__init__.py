@@ -11,7 +11,7 @@ from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, Outside
 from bayesmeta.metrics.detection import (
     COCO_OVERLAPS,
     AveragePrecision,
-    Cells,
+    Centres,
     DetectionECE,
     EdgeCoverage,
     EdgeWidth,
@@ -46,7 +46,7 @@ __all__ = [
     "AdaptiveECE",
     "AveragePrecision",
     "Brier",
-    "Cells",
+    "Centres",
     "ClasswiseECE",
     "Coverage",
     "DetectionECE",

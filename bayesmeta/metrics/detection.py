@@ -31,7 +31,7 @@ from bayesmeta.metrics.metric import Metric, mean
 __all__ = [
     "COCO_OVERLAPS",
     "AveragePrecision",
-    "Cells",
+    "Centres",
     "DetectionECE",
     "EdgeCoverage",
     "EdgeWidth",
@@ -124,8 +124,8 @@ class DetectionECE(Metric):
 
     Küppers et al. 2020, https://arxiv.org/abs/2004.13546, of scores alone. A score is the probability of a centre,
     and to be right a box must also overlap the true one by half of their joint area: doubt about edges makes scores too high.
-    Boxes of all tasks are pooled, and NaN is the error of none. That of all cells, right or wrong about a centre, is
-    ``Cells(ECE())``.
+    The boxes of all tasks are pooled; where none counts, it is NaN. How far the probabilities of centres in all cells are to be
+    trusted, ``Centres(ECE())`` says.
 
     Args:
         bins: the number of bins of scores.
@@ -235,8 +235,8 @@ def _by_task(values: Tensor, there: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class Cells(Metric):
-    """Another metric, of whether each cell holds a centre: ``Cells(NLL())``, ``Cells(ECE())``, ``Cells(ErrorAUROC())``.
+class Centres(Metric):
+    """Another metric, of whether each cell holds a centre: ``Centres(NLL())``, ``Centres(ECE())``, ``Centres(ErrorAUROC())``.
 
     Args:
         metric: one of labels, of which a cell has two.
@@ -249,7 +249,7 @@ class Cells(Metric):
 
     @property
     def name(self) -> str:
-        return f"{self.metric.name} of cells"
+        return f"{self.metric.name} of centres"
 
     @property
     def better(self) -> str:

@@ -21,7 +21,7 @@ from bayesmeta.metrics import (
     ECE,
     NLL,
     AveragePrecision,
-    Cells,
+    Centres,
     DetectionECE,
     EdgeCoverage,
     EdgeWidth,
@@ -185,10 +185,10 @@ def test_names() -> None:
     names = [AveragePrecision().name, AveragePrecision((0.75, 0.9)).name, AveragePrecision(COCO_OVERLAPS).name]
     assert names == ["AP50", "AP75, 90", "AP"]
     assert [EdgeCoverage().name, EdgeCoverage(0.5).better] == ["90% edge coverage", "near 0.5"]
-    assert Cells(NLL()).name == "NLL of cells"
+    assert Centres(NLL()).name == "NLL of centres"
 
 
-@pytest.mark.parametrize("metric", [*METRICS, Cells(ECE())], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*METRICS, Centres(ECE())], ids=lambda metric: metric.name)
 def test_statistics_add_up_over_tasks_and_pictures(metric: Metric) -> None:
     d, given = scene()
     rows = metric.statistic(d, given)
@@ -205,7 +205,7 @@ def test_statistics_add_up_over_tasks_and_pictures(metric: Metric) -> None:
     assert found.low <= found.value <= found.high
 
 
-@pytest.mark.parametrize("metric", [*METRICS, Cells(ECE()), NLL()], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*METRICS, Centres(ECE()), NLL()], ids=lambda metric: metric.name)
 def test_padding_changes_nothing(metric: Metric) -> None:
     d, given = scene()
     rows = metric.statistic(d, given)
@@ -303,7 +303,7 @@ def test_the_width_of_edges_is_in_pixels() -> None:
 def test_mixtures_and_draws_in_agreement_are_one_prediction() -> None:
     d, given = scene()
     draws = BoxGrid(*(p.expand(3, *p.shape) for p in (d.logits, d.loc, d.scale, d.df)))
-    for metric in [*METRICS, Cells(ECE()), NLL()]:
+    for metric in [*METRICS, Centres(ECE()), NLL()]:
         assert figure(metric, mixture(draws), given) == pytest.approx(figure(metric, d, given), rel=1e-6)
 
 
@@ -339,7 +339,7 @@ def test_metrics_of_cells_are_those_of_their_labels() -> None:
     labels = Categorical(logits=logits).to_event(2)
     for metric in (NLL(), ECE(), ErrorAUROC()):
         expected = metric.statistic(labels, given._replace(y=given.y[..., 0].long()))
-        torch.testing.assert_close(Cells(metric).statistic(d, given), expected)
+        torch.testing.assert_close(Centres(metric).statistic(d, given), expected)
 
 
 def test_the_default_metrics_of_boxes() -> None:
@@ -351,7 +351,7 @@ def test_the_default_metrics_of_boxes() -> None:
 
 def test_other_predictions_and_settings_are_refused() -> None:
     d, given = scene()
-    for metric in [*METRICS, Cells(ECE())]:
+    for metric in [*METRICS, Centres(ECE())]:
         with pytest.raises(TypeError, match="distribution: expected boxes"):
             metric.statistic(Categorical(logits=torch.zeros(3, 4, 2)), given)
         with pytest.raises(ValueError, match="y: expected"):
