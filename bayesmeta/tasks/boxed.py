@@ -185,8 +185,8 @@ def read_boxes(boxes: Any, labels: Any, images: Tensor) -> list[tuple[Tensor, Te
         corners = as_tensor(given, f"boxes[{place}]").float() if len(given) else torch.zeros(0, 4)
         if corners.dim() != 2 or corners.shape[1] != 4:
             raise ValueError(
-                f"boxes[{place}]: expected (P, 4), left, top, right and bottom of each box, got {tuple(corners.shape)}; give one box "
-                "as [[left, top, right, bottom]]"
+                f"boxes[{place}]: expected (P, 4), left, top, right and bottom of each box, got {tuple(corners.shape)}; give one "
+                "box as [[left, top, right, bottom]]"
             )
         kinds = as_tensor(names, f"labels[{place}]").reshape(-1) if len(names) else torch.zeros(0).long()
         if len(corners) != len(kinds) or (kinds.long() != kinds).any() or (kinds < 0).any():
