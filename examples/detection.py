@@ -37,13 +37,13 @@ def main(anything: int = ANYTHING, steps: int = STEPS, path: str = "detection.pn
 
     # All known objects at once, without adaptation, for a start that knows things from streets.
     tasks = bm.tasks.Collages(
-        objects, streets[::2], classes=known, unions=(14, 14), varied=True, shots=1, queries=7, batch=4
+        objects, streets[::2], classes=known, unions=(14, 14), varied=0.5, shots=1, queries=7, batch=4
     )
     start = bm.ANIL(body.features, body.head, likelihood, steps=0)
     bm.fit(start, tasks, steps=anything, optimizer=torch.optim.Adam(start.parameters(), lr=0.005), clip=10.0)
 
     # Then one of them, or two or three together, from five pictures.
-    tasks = bm.tasks.Collages(objects, streets[::2], classes=known, unions=3, varied=True, shots=5, batch=3)
+    tasks = bm.tasks.Collages(objects, streets[::2], classes=known, unions=3, varied=0.5, shots=5, batch=3)
     detector = bm.ANIL(body.features, body.head, likelihood, steps=5, rate=0.03)
     bm.fit(detector, tasks, steps=steps, optimizer=torch.optim.Adam(detector.parameters(), lr=0.002), clip=10.0)
 

@@ -37,7 +37,7 @@ class _Grid(constraints.Constraint):
         return torch.cat([(there == 0) | (there == 1), value[..., 1:].isfinite()], -1)
 
     def __repr__(self) -> str:
-        return "for each cell 0.0 or 1.0 and four edges"
+        return "grids of 0.0 or 1.0 and four edges a cell"
 
 
 ENTRIES = _Grid()

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from bayesmeta.data import Episode
 from bayesmeta.distributions.boxes import grid_of
-from bayesmeta.tasks.detection import BoxShape, BoxTasks, read_pictures
+from bayesmeta.tasks.boxed import read_pictures
+from bayesmeta.tasks.detection import BoxShape, BoxTasks
 from bayesmeta.tasks.source import uniform
 
 __all__ = ["Collages", "coil20"]
@@ -57,7 +58,8 @@ class Collages(BoxTasks):
         sides: the shortest and the longest that an object's longer side may be, in pixels.
         others: the least and the largest number of other objects.
         among: the numbers of the objects that others are drawn from; `classes` if None.
-        varied: whether every task turns, stretches and tones each object in a way of its own, for further objects to train on.
+        varied: how far, from 0 to 1, every task stretches and tones each object in a way of its own, and mirrors it, for further
+            objects to train on.
         absent: the share of pictures, but for the first of a support, without the task's object.
         shape: cells, shots, queries, batch, unions, turned, seed, length: see `BoxTasks`.
 
@@ -81,7 +83,7 @@ class Collages(BoxTasks):
         sides: tuple[int, int] = (16, 32),
         others: tuple[int, int] = (1, 3),
         among: Sequence[int] | None = None,
-        varied: bool = False,
+        varied: float = 0.0,
         absent: float = 0.0,
         **shape: Unpack[BoxShape],
     ) -> None:
@@ -107,14 +109,14 @@ class Collages(BoxTasks):
         for wanted in self._wanted(generator):
             without = uniform(self.most + self.queries, generator=generator) < self.absent
             without[0] = False
-            ways = uniform(len(self._cut), 5, generator=generator).tolist() if self.varied else None
-            way = None if ways is None else dict(zip(self._cut, ways, strict=True))
-            drawn = [self._picture(wanted, there, way, generator) for there in (~without).tolist()]
+            lots = uniform(len(self._cut), 3, generator=generator).tolist()
+            ways = dict(zip(self._cut, lots, strict=True)) if self.varied else None
+            drawn = [self._picture(wanted, there, ways, generator) for there in (~without).tolist()]
             tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack([y for _, y in drawn])))
         return self._episode(tasks, generator)
 
     def _picture(
-        self, wanted: Sequence[int], there: bool, way: dict[int, list[float]] | None, generator: torch.Generator
+        self, wanted: Sequence[int], there: bool, ways: dict[int, list[float]] | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """One collage ``(H, V)`` and its grid."""
         height, width = self.size
@@ -130,9 +132,13 @@ class Collages(BoxTasks):
         found: list[tuple[int, int, int, int]] = []
         for c in pasted:  # the task's object first, and others where there is room
             view, shape = self._cut[c][int(lots.pop() * len(self._cut[c]))]
-            view, shape = (view, shape) if way is None else _changed(view, shape, way[c])
             longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
-            stretched = 1.0 if way is None else math.exp(0.8 * (way[c][4] - 0.5))
+            stretched = 1.0
+            if ways is not None:
+                tone, taller, mirror = ways[c]
+                view = 255 * (view / 255) ** math.exp(2 * self.varied * (tone - 0.5))
+                stretched = math.exp(self.varied * (taller - 0.5))
+                view, shape = (view.flip(1), shape.flip(1)) if mirror < 0.5 else (view, shape)
             sides = view.shape[0] * stretched, view.shape[1] / stretched
             h, w = (max(2, round(side * longer / max(sides))) for side in sides)
             both = F.interpolate(torch.stack([view, shape])[None], (h, w), mode="bilinear", antialias=True)[0]
@@ -165,11 +171,3 @@ def _cut_out(view: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
     return (view[box].float() if view.dtype == torch.uint8 else view[box] * 255), inside[box].float()
-
-
-def _changed(view: Tensor, shape: Tensor, way: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """An object turned by quarters, mirrored, and with other tones, by numbers from 0 to 1."""
-    turns, mirrored, tone, negative, _ = way
-    bright = 255 * (view / 255) ** math.exp(2 * (tone - 0.5))
-    both = torch.stack([255 - bright if negative < 0.3 else bright, shape]).rot90(int(4 * turns), (1, 2))
-    return (both.flip(2) if mirrored < 0.5 else both).unbind()  # type: ignore[return-value]

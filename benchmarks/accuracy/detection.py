@@ -7,8 +7,8 @@ and as others. Each picture shows its object once. Cells and cards: 727 pictures
 All learners have one network of 139,000 weights and begin as a detector of anything, trained on all training classes at once.
 "No adaptation" is that detector, trained for as long as the others, and "fine-tuning" takes many gradient steps from it on a new
 task's pictures, by its head. The ensemble is of the ANILs of three seeds. Training takes at most 40 CPU seconds on one thread,
-drawing tasks included. Settings were chosen on validation objects and classes (`--validate`: objects 10 to 13; platelets, kings and aces),
-which are training ones in the end; the test was looked at once.
+drawing tasks included. Settings were chosen on validation objects and classes (`--validate`: objects 10 to 13; platelets, kings
+and aces), which are training ones in the end; the test was looked at once.
 
     python -m benchmarks.accuracy.detection                          # all, from where it was left; then prints tables
     python -m benchmarks.accuracy.detection --validate ANIL rate=0.03  # tries a setting on validation classes
@@ -64,7 +64,7 @@ class OfCollages:
         objects, grounds = views()
         out = OBJECTS + VALIDATION_OBJECTS * validate
         known = [c for c in range(20) if c not in out]
-        return Collages(objects, grounds[::2], classes=known, varied=True, **shape)
+        return Collages(objects, grounds[::2], classes=known, varied=0.5, **shape)
 
     def asked(self, validate: bool, shots: int) -> dict[str, TaskSource]:
         """Sources whose figures are averaged, by what they ask for."""
@@ -100,7 +100,7 @@ SOURCES: dict[str, Any] = {"collages": OfCollages(), "cells and cards": OfCellsA
 
 
 class Seen(nn.Module):
-    """Of each cell its 64 features, and where a box's edges are if its centre is there, whatever it is: the same for all tasks."""
+    """Of each cell its 64 features, and where a box's edges are if its centre is there: the same for all tasks."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

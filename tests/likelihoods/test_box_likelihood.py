@@ -48,9 +48,9 @@ def test_bad_input_is_refused() -> None:
     y = targets(1, 4)
     y[0, 2, 1, 0, 0] = 0.5
     given = bm.points(torch.zeros(4, 1), y[0])
-    with pytest.raises(ValueError, match=r"y: expected targets .*, got 0.5 at task 0, point 2, entry \(1, 0, 0\)"):
+    with pytest.raises(ValueError, match=r"y: expected targets .*, got .* at task 0, point 2"):
         check_support(Boxes(), given)
     with pytest.raises(
-        ValueError, match=r"y: expected for each cell 0.0 or 1.0 and four edges, got .* at task 0, point 2"
+        ValueError, match=r"y: expected grids of 0.0 or 1.0 and four edges a cell, got .* at task 0, point 2"
     ):
         check_targets(Boxes()(torch.zeros(1, 4, 2, 3, 9)), given)

@@ -149,8 +149,8 @@ def objects() -> Tensor:
     return views
 
 
-@pytest.mark.parametrize("varied", [False, True])
-def test_a_collage_holds_its_object_where_the_box_says(varied: bool) -> None:
+@pytest.mark.parametrize("varied", [0.0, 1.0])
+def test_a_collage_holds_its_object_where_the_box_says(varied: float) -> None:
     grounds = torch.zeros(1, 80, 90, dtype=torch.uint8)
     tasks = Collages(objects(), grounds, classes=[1, 3], among=[0, 2], batch=3, absent=0.3, varied=varied, seed=1)
     for index in range(3):
