@@ -258,7 +258,7 @@ class Centres(Metric):
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         check_boxes(distribution)
         check_event(distribution.event_shape, given.y.shape[2:])
-        yes = distribution.mean[..., 0].logit(1e-12 if given.y.dtype == torch.float64 else 1e-7)
+        yes = distribution.mean[..., 0].double().logit(1e-12)
         centres = Categorical(logits=torch.stack([torch.zeros_like(yes), yes], -1), validate_args=False).to_event(2)
         mask = given.mask[..., 0] if given.mask.dim() > 2 else given.mask
         return self.metric.statistic(centres, Points(given.x, given.y[..., 0].long(), mask))

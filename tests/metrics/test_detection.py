@@ -138,7 +138,7 @@ class Sets(NamedTuple):
         return torch.stack([average_precision_of_bins(one, count, true) for one in hits]).numpy()
 
 
-def random_sets(count: int, pictures: int = 8, boxes: int = 12, true: int = 8) -> Sets:
+def random_sets(count: int, pictures: int = 8, boxes: int = 16, true: int = 12) -> Sets:
     g, lead = torch.Generator().manual_seed(0), (count, pictures)
     lows = 50 * torch.rand(*lead, true, 2, generator=g, dtype=D)
     truth = torch.cat([lows, lows + 5 + 20 * torch.rand(*lead, true, 2, generator=g, dtype=D)], -1)
