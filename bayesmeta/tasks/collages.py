@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bayesmeta.data import Episode
 from bayesmeta.distributions.boxes import grid_of
@@ -91,7 +91,7 @@ class Collages(BoxTasks):
         self.classes = list(range(len(views))) if classes is None else list(classes)
         self.among = self.classes if among is None else list(among)
         self.size, self.sides, self.others, self.varied, self.absent = size, sides, others, varied, absent
-        self._grounds = read_pictures(grounds)[:, 0]
+        self._grounds = _values(read_pictures(grounds)[:, 0])
         self._cut = {
             c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in {*self.classes, *self.among}
         }
@@ -124,24 +124,24 @@ class Collages(BoxTasks):
         lots = uniform(8 + 16 * (high + 1), generator=generator).tolist()
         ground = self._grounds[int(lots.pop() * len(self._grounds))]
         top, left = (int(lots.pop() * (a - b + 1)) for a, b in zip(ground.shape, self.size, strict=True))
-        x = ground[top : top + height, left : left + width].float()
+        x = ground[top : top + height, left : left + width].astype(np.float32)
         pasted = [wanted[int(lots.pop() * len(wanted))]] if there else []
         rest = [c for c in self.among if c not in (pasted or wanted)]
         pasted += [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
-        taken: list[tuple[int, int, int, int]] = []
-        found: list[tuple[int, int, int, int]] = []
+        taken: list[Box] = []
+        found: list[Box] = []
         for c in pasted:  # the task's object first, and others where there is room
-            view, shape = self._cut[c][int(lots.pop() * len(self._cut[c]))]
+            both = self._cut[c][int(lots.pop() * len(self._cut[c]))]  # (2, h, w)
             longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
             stretched = 1.0
             if ways is not None:
                 tone, taller, mirror = ways[c]
-                view = 255 * (view / 255) ** math.exp(2 * self.varied * (tone - 0.5))
+                toned = 255 * (both[0] / 255) ** math.exp(2 * self.varied * (tone - 0.5))
+                both = np.stack([toned, both[1]])[:, :, :: -1 if mirror < 0.5 else 1]
                 stretched = math.exp(self.varied * (taller - 0.5))
-                view, shape = (view.flip(1), shape.flip(1)) if mirror < 0.5 else (view, shape)
-            sides = view.shape[0] * stretched, view.shape[1] / stretched
+            sides = both.shape[1] * stretched, both.shape[2] / stretched
             h, w = (max(2, round(side * longer / max(sides))) for side in sides)
-            both = F.interpolate(torch.stack([view, shape])[None], (h, w), mode="bilinear", antialias=True)[0]
+            both = _shrinking(both.shape[1], h) @ both @ _shrinking(both.shape[2], w).T
             for _ in range(4):
                 top, left = int(lots.pop() * (height - h + 1)), int(lots.pop() * (width - w + 1))
                 box = left, top, left + w, top + h
@@ -154,20 +154,39 @@ class Collages(BoxTasks):
             place += (both[0] - place) * both[1]
             if c in wanted:
                 found.append(box)
-        return x / 255, grid_of(torch.tensor(found).float().reshape(-1, 4), self.cells, self.size)[0]
+        grid = grid_of(torch.tensor(found, dtype=torch.float32).reshape(-1, 4), self.cells, self.size)[0]
+        return torch.from_numpy(x / 255), grid
 
 
-def _covered(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+Box = tuple[int, int, int, int]
+
+
+@lru_cache(maxsize=4096)
+def _shrinking(old: int, new: int) -> np.ndarray[Any, Any]:
+    """Bilinear interpolation of `old` pixels at `new` ones, by triangles as wide as the larger pixel: (new, old)."""
+    step = old / new
+    middles, places = (np.arange(new) + 0.5) * step, np.arange(old) + 0.5
+    weights = np.maximum(0, 1 - np.abs(places - middles[:, None]) / max(step, 1.0))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _values(pictures: Tensor) -> np.ndarray[Any, Any]:
+    """From 0 to 255."""
+    return (pictures if pictures.dtype == torch.uint8 else 255 * pictures.float()).numpy()
+
+
+def _covered(a: Box, b: Box) -> float:
     """The share of the smaller box that both cover."""
     across, down = (max(0, min(a[d + 2], b[d + 2]) - max(a[d], b[d])) for d in (0, 1))
     return across * down / min((one[2] - one[0]) * (one[3] - one[1]) for one in (a, b))
 
 
-def _cut_out(view: Tensor) -> tuple[Tensor, Tensor]:
-    """An object, and 1 where it is, both ``(h, w)``: what lies between its outermost bright pixels in rows and in columns."""
-    bright = view > 20 if view.dtype == torch.uint8 else view > 20 / 255
+def _cut_out(view: Tensor) -> np.ndarray[Any, Any]:
+    """An object, and 1 where it is, ``(2, h, w)``: what lies between its outermost bright pixels in rows and in columns."""
+    values = view.float() if view.dtype == torch.uint8 else 255 * view.float()
+    bright = values > 20
     spans = [(bright.cummax(d).values & bright.flip(d).cummax(d).values.flip(d)) for d in (0, 1)]
     inside = spans[0] & spans[1]
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    return (view[box].float() if view.dtype == torch.uint8 else view[box] * 255), inside[box].float()
+    return torch.stack([values[box], inside[box].float()]).numpy()

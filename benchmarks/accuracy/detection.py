@@ -64,7 +64,7 @@ class OfCollages:
         objects, grounds = views()
         out = OBJECTS + VALIDATION_OBJECTS * validate
         known = [c for c in range(20) if c not in out]
-        return Collages(objects, grounds[::2], classes=known, varied=0.5, **shape)
+        return Collages(objects, grounds[::2], classes=known, varied=0.4, **shape)
 
     def asked(self, validate: bool, shots: int) -> dict[str, TaskSource]:
         """Sources whose figures are averaged, by what they ask for."""
@@ -152,10 +152,10 @@ def maml(
 
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "ANIL": (anil, {"joint": 200, "steps": 240, "rate": 0.004}),
-    "no adaptation": (none, {"joint": 720, "steps": 0}),
-    "fine-tuning": (fine_tuning, {"joint": 720, "steps": 0}),
-    "first-order MAML": (maml, {"joint": 400, "steps": 90, "rate": 0.003}),
+    "ANIL": (anil, {"joint": 280, "steps": 190, "rate": 0.004}),
+    "no adaptation": (none, {"joint": 650, "steps": 0}),
+    "fine-tuning": (fine_tuning, {"joint": 650, "steps": 0}),
+    "first-order MAML": (maml, {"joint": 280, "steps": 90, "rate": 0.003}),
 }
 ENSEMBLE = "ensemble of 3 ANILs"
 OWN = {"joint": 400, "steps": 0, "rate": 0.003, "joint_rate": 0.01, "queries": 4, "batch": 4, "unions": 3}
