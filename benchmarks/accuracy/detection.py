@@ -131,7 +131,7 @@ Parts = tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]
 
 
 def anil(
-    body: nn.Module, head: nn.Module, likelihood: bm.likelihoods.Boxes, adapting: int = 5, inner: float = 0.1
+    body: nn.Module, head: nn.Module, likelihood: bm.likelihoods.Boxes, adapting: int = 10, inner: float = 0.1
 ) -> bm.Learner:
     return bm.ANIL(body, head, likelihood, steps=adapting, rate=inner)
 
@@ -140,7 +140,7 @@ def none(*parts: Any) -> bm.Learner:
     return anil(*parts, adapting=0)
 
 
-def fine_tuning(*parts: Any, adapting: int = 100, inner: float = 0.01) -> bm.Learner:
+def fine_tuning(*parts: Any, adapting: int = 100, inner: float = 0.02) -> bm.Learner:
     return anil(*parts, adapting=adapting, inner=inner)
 
 
@@ -152,10 +152,10 @@ def maml(
 
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "ANIL": (anil, {"joint": 280, "steps": 190, "rate": 0.004}),
-    "no adaptation": (none, {"joint": 650, "steps": 0}),
-    "fine-tuning": (fine_tuning, {"joint": 650, "steps": 0}),
-    "first-order MAML": (maml, {"joint": 280, "steps": 90, "rate": 0.003}),
+    "ANIL": (anil, {"joint": 380, "steps": 100, "rate": 0.003}),
+    "no adaptation": (none, {"joint": 530, "steps": 0}),
+    "fine-tuning": (fine_tuning, {"joint": 530, "steps": 0}),
+    "first-order MAML": (maml, {"joint": 380, "steps": 60, "rate": 0.003}),
 }
 ENSEMBLE = "ensemble of 3 ANILs"
 OWN = {"joint": 400, "steps": 0, "rate": 0.003, "joint_rate": 0.01, "queries": 4, "batch": 4, "unions": 3}
