@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import statistics
 import time
 import warnings
@@ -204,7 +205,9 @@ def figures(learner: Any, source: Any, validate: bool, shots: int) -> dict[str, 
             learner, asked, episodes=episodes, metrics=METRICS, clusters=lambda index: torch.tensor([index])
         )
         sizes += [log_sizes(asked[index].query.y) for index in range(episodes)]
-    row: dict[str, Any] = {m: statistics.mean(found[name][m].value for name in found) for m in NAMES}
+    # Where nothing of a class is found, its detection ECE is NaN, and the mean is over the others.
+    values = {m: [v for name in found if not math.isnan(v := found[name][m].value)] for m in NAMES}
+    row: dict[str, Any] = {m: statistics.mean(some) if some else None for m, some in values.items()}
     row["NLL of sizes"] = row["NLL"] - statistics.mean(sizes)
     row["AP50, interval"] = {name: list(found[name]["AP50"]) for name in found}
     return row
@@ -234,7 +237,7 @@ def table(results: dict[str, Any]) -> str:
             for name in [*LEARNERS, ENSEMBLE]:
                 runs = [results[key] for seed in (*SEEDS, "all") if (key := f"{source}; {name}; {seed}") in results]
                 if runs:
-                    cells = [f"{statistics.median(run[f'{shots}-shot'][c] for run in runs):.3f}" for c in columns]
+                    cells = [_median([run[f"{shots}-shot"][c] for run in runs]) for c in columns]
                     middle = sorted(runs, key=lambda run: run[f"{shots}-shot"]["AP50"])[len(runs) // 2]
                     spans = [
                         f"{low:.2f} to {high:.2f}"
@@ -246,6 +249,11 @@ def table(results: dict[str, Any]) -> str:
                     )
             lines.append("")
     return "\n".join(lines)
+
+
+def _median(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.3f}" if known else "none"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
