@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import bayesmeta as bm
 
@@ -20,6 +21,10 @@ def built(module: str, name: str, *arguments: Any) -> list[bm.Learner]:
     table = getattr(importlib.import_module(f"benchmarks.{module}"), name)
     entries = [entry[0] if isinstance(entry, tuple) else getattr(entry, "build", entry) for entry in table.values()]
     return [build(*arguments) for build in entries]
+
+
+def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
+    return bm.networks.Cells(1, widths=(8,)).features, nn.Linear(8, 9), bm.likelihoods.Boxes()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,7 @@ def built(module: str, name: str, *arguments: Any) -> list[bm.Learner]:
         lambda: built("accuracy.kernel_starts", "CLASSIFIERS"),
         lambda: built("accuracy.omniglot_learners", "RUNS", bm.networks.Conv4(width=8)),
         lambda: built("accuracy.segmentation", "LEARNERS"),
+        lambda: built("accuracy.detection", "LEARNERS", *detector()),
         lambda: built("robustness.soak", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],

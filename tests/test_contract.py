@@ -12,6 +12,7 @@ import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
 from gpytorch.means import ConstantMean
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 import bayesmeta as bm
 from bayesmeta import Episode, Learner, Points
@@ -50,6 +51,16 @@ class OneByOne(bm.likelihoods.Categorical):
     def error(self, outputs: Tensor, y: Tensor) -> Tensor:
         bm.likelihoods.check_labels(y)
         return nn.functional.softplus(outputs).sum(-1) - outputs.gather(-1, y[..., None]).squeeze(-1)
+
+
+class TwoByTwo(bm.likelihoods.Boxes):
+    """Of a network of vectors."""
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        return super().forward(outputs.unflatten(-1, (2, 2, 9)))
+
+    def error(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return super().error(outputs.unflatten(-1, (2, 2, 9)), y)
 
 
 Make = Callable[[bm.networks.MLP, Likelihood], Learner]
@@ -250,6 +261,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "yes or no": (bm.likelihoods.Bernoulli, 1),
     "counts": (bm.likelihoods.Poisson, 1),
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
+    "boxes": (TwoByTwo, 36),
 }
 REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
 CLASSES = [
@@ -262,6 +274,7 @@ CASES = [
     if learner in ("MAML", "Standardized")
     or likelihood in ("gaussian", "classes")
     or learner.startswith("Dense")
+    or (likelihood == "boxes" and learner in ("ANIL", "ABML", "PLATIPUS", "Reptile", "BMAML"))
     or (learner, likelihood) in (("LaplaceHead", "counts"), ("LaplaceHead", "spread counts"))
     if (learner, likelihood) != ("Standardized", "yes or no")
     if not (learner in REAL_TARGETS and likelihood == "classes")
@@ -300,6 +313,9 @@ def episode(likelihood: str, dtype: torch.dtype = torch.float64) -> Episode:
             y = torch.randint(2, (B, points, *pixels), generator=generator)
         elif likelihood == "classes":
             y = torch.randint(W, (B, points), generator=generator)
+        elif likelihood == "boxes":
+            there = torch.randint(2, (B, points, 2, 2, 1), generator=generator)
+            y = torch.cat([there, there * torch.randn(B, points, 2, 2, 4, generator=generator)], -1).to(dtype)
         elif likelihood == "yes or no":
             y = torch.randint(2, (B, points, 1), generator=generator).to(dtype)
         elif likelihood in ("counts", "spread counts"):

@@ -85,6 +85,20 @@ def test_swing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fifty - nothing) / (physics - nothing) > 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new object is found, more often than by looking for anything, and its edges lie where they should."""
+    if "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no COIL-20 and CamVid: BAYESMETA_DATA is not set")
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    found = runpy.run_path(str(EXAMPLES / "detection.py"))["main"]()
+    assert (tmp_path / "detection.png").stat().st_size > 10_000
+    assert found["AP50"].value > 0.45
+    assert 0.8 < found["90% edge coverage"].value < 1
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():
@@ -100,6 +114,7 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
         "alphabets.png",
         "segmentation.png",
         "swing_up.png",
+        "detection.png",
         "distributed_run",
     }
     for name in written:

@@ -13,6 +13,7 @@ from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
     poisson,
     student_t,
 )
+from bayesmeta.distributions.boxes import BoxGrid, box_edges, box_overlaps, boxes_of, grid_of, suppress
 from bayesmeta.distributions.family import Family, Kind, register
 from bayesmeta.distributions.operations import (
     affine,
@@ -32,14 +33,19 @@ from bayesmeta.distributions.summaries import cdf, class_probabilities, crps, ex
 from bayesmeta.randomness import uniform
 
 __all__ = [
+    "BoxGrid",
     "Family",
     "Kind",
     "affine",
     "apart",
+    "box_edges",
+    "box_overlaps",
+    "boxes_of",
     "cdf",
     "class_probabilities",
     "crps",
     "expects",
+    "grid_of",
     "has_classes",
     "has_labels",
     "kind",
@@ -51,6 +57,7 @@ __all__ = [
     "sample",
     "select",
     "stack",
+    "suppress",
     "temper",
     "uncertainty",
     "undefined",

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import StudentT
 from torch import Tensor
 
-from bayesmeta.distributions.family import Family, register
+from bayesmeta.distributions.family import Family, bisect, register
 from bayesmeta.randomness import generator, standard_normal
 
 __all__ = ["StudentTFamily"]
@@ -28,6 +28,12 @@ class StudentTFamily(Family):
 
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         return d.loc - 3 * d.scale, d.loc + 3 * d.scale  # the variance may be infinite
+
+    def quantile(self, d: Any, p: float) -> Tensor:
+        """The standard one of each number of degrees of freedom, moved and scaled."""
+        degrees, which = d.df.unique(return_inverse=True)
+        far = 3 * torch.ones_like(degrees)
+        return d.loc + d.scale * bisect(lambda t: _cdf(degrees, t), -far, far, p, whole=False)[which]
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         return StudentT(d.df, loc + scale * d.loc, scale * d.scale, validate_args=False)

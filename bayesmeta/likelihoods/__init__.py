@@ -12,6 +12,7 @@ from bayesmeta.likelihoods.base import (
     nll,
     support_error,
 )
+from bayesmeta.likelihoods.boxes import Boxes
 from bayesmeta.likelihoods.classes import Bernoulli, Categorical, OneVsEach, at_once
 from bayesmeta.likelihoods.counts import NegativeBinomial, Poisson
 from bayesmeta.likelihoods.real import (
@@ -24,6 +25,7 @@ from bayesmeta.likelihoods.real import (
 
 __all__ = [
     "Bernoulli",
+    "Boxes",
     "Categorical",
     "Gaussian",
     "HeteroscedasticGaussian",

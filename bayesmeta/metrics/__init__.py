@@ -5,9 +5,19 @@ from __future__ import annotations
 from torch.distributions import Distribution
 
 from bayesmeta.distributions import has_classes
+from bayesmeta.distributions.boxes import has_boxes
 from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
 from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
+from bayesmeta.metrics.detection import (
+    COCO_OVERLAPS,
+    AveragePrecision,
+    Centres,
+    DetectionECE,
+    EdgeCoverage,
+    EdgeWidth,
+)
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
+from bayesmeta.metrics.matching import Detections, detections
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
@@ -25,6 +35,7 @@ from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
 
 __all__ = [
     "AURC",
+    "COCO_OVERLAPS",
     "CRPS",
     "ECE",
     "MCE",
@@ -33,10 +44,16 @@ __all__ = [
     "RMSE",
     "Accuracy",
     "AdaptiveECE",
+    "AveragePrecision",
     "Brier",
+    "Centres",
     "ClasswiseECE",
     "Coverage",
+    "DetectionECE",
+    "Detections",
     "Dice",
+    "EdgeCoverage",
+    "EdgeWidth",
     "Edges",
     "EnergyScore",
     "ErrorAUROC",
@@ -52,6 +69,7 @@ __all__ = [
     "best_mask",
     "bootstrap",
     "default_metrics",
+    "detections",
     "estimates",
     "interval",
     "ranks",
@@ -64,4 +82,6 @@ def default_metrics(distribution: Distribution) -> list[Metric]:
     """What `evaluate` reports for predictions of this type."""
     if has_classes(distribution):
         return [NLL(), Accuracy(), ECE()]
+    if has_boxes(distribution):
+        return [NLL(), AveragePrecision(), EdgeCoverage()]
     return [NLL(), RMSE(), Coverage(0.9)]

@@ -1,5 +1,6 @@
 """Networks that work under every learner."""
 
+from bayesmeta.networks.cells import Cells
 from bayesmeta.networks.checks import check_network, check_padding, has_batch_norm, parts
 from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
@@ -10,6 +11,7 @@ from bayesmeta.networks.unet import UNet
 __all__ = [
     "MLP",
     "BatchNorm",
+    "Cells",
     "Conv4",
     "Gated",
     "GroupNorm",

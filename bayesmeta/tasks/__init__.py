@@ -1,7 +1,10 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
+from bayesmeta.tasks.collages import Collages, coil20
+from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
@@ -20,9 +23,12 @@ from bayesmeta.tasks.worlds import CartPole, Pendulum, Transitions, World
 
 __all__ = [
     "ArrayTasks",
+    "Boxed",
     "CartPole",
     "ClassStreams",
     "ClassTasks",
+    "Collages",
+    "DetectionTasks",
     "DomainStreams",
     "DriftingSinusoids",
     "GaussianProcessTasks",
@@ -43,6 +49,9 @@ __all__ = [
     "Transitions",
     "World",
     "camvid",
+    "cells_and_cards",
+    "coco",
+    "coil20",
     "image_folder",
     "mask_folder",
     "membranes",

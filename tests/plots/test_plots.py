@@ -167,3 +167,36 @@ def test_masks_show_what_is_predicted_and_what_is_void() -> None:
         assert np.allclose(aleatoric + epistemic, posterior.decompose(x).total[0, row].detach(), atol=1e-6)
     with pytest.raises(ValueError, match=r"query\.x: expected pictures"):
         bm.plots.masks(posterior, query._replace(x=x[:, :, :2]))
+
+
+def test_boxes_show_what_is_found_where_its_edges_may_be_and_what_is_true() -> None:
+    y = torch.zeros(1, 3, 2, 4, 5)
+    y[0, :, 0, 1] = torch.tensor([1, -0.5, -0.4, 0.5, 0.4])
+    logits = torch.where(y[..., 0] > 0, 2.0, -4.0)
+    logits[0, 0, 1, 3] = 1.0  # found where there is none
+    loc = torch.tensor([-0.5, -0.5, 0.5, 0.5]).expand(1, 3, 2, 4, 4)
+    scale = torch.full_like(loc, 0.1)
+    scale[0, 2] = 0.5  # so wide that left and right may change places
+    d = bm.distributions.BoxGrid(logits, loc, scale, torch.tensor(5.0))
+    query = bm.Points(torch.rand(1, 3, 3, 16, 32), y, torch.tensor([[True, False, True]]))
+    axes = bm.plots.boxes(lambda x: d, query).axes
+    assert len(axes) == 2
+    frames = [
+        [patch.get_bbox().extents.tolist() for patch in axis.patches if hasattr(patch, "get_width")] for axis in axes
+    ]
+    assert frames[0] == [[8, 0, 16, 8], [24, 8, 32, 16], pytest.approx([8, 0.8, 16, 7.2])]
+    assert frames[1] == [[8, 0, 16, 8], pytest.approx([8, 0.8, 16, 7.2])]
+    assert [text.get_text() for text in axes[0].texts] == ["0.88", "0.73"]
+    bands = [[patch.get_path().vertices for patch in axis.patches if not hasattr(patch, "get_width")] for axis in axes]
+    reach = 8 * 0.1 * 2.0150484  # 90 % of Student's t with 5 degrees of freedom
+    low, high = np.array([8, 0, 16, 8]) - reach, np.array([8, 0, 16, 8]) + reach
+    assert np.allclose(bands[0][0].min(0), low[:2], atol=1e-4)
+    assert np.allclose(bands[0][0].max(0), high[2:], atol=1e-4)
+    assert np.allclose(bands[0][0][5:].min(0), high[:2], atol=1e-4)
+    assert np.allclose(bands[0][0][5:].max(0), low[2:], atol=1e-4)
+    assert len(bands[1][0]) == 5  # nothing is within for sure
+    assert [len(axis.texts) for axis in bm.plots.boxes(lambda x: d, query, least=0.8, pictures=1).axes] == [1]
+    with pytest.raises(ValueError, match=r"query\.x: expected pictures"):
+        bm.plots.boxes(lambda x: d, query._replace(x=query.x[:, :, :2]))
+    with pytest.raises(ValueError, match="query: expected a picture of task 0 that is observed"):
+        bm.plots.boxes(lambda x: d, query._replace(mask=torch.zeros(1, 3).bool()))

@@ -1,0 +1,239 @@
+"""Few-shot detection: tasks from pictures with boxes, as grids of cells (`bayesmeta.distributions.boxes`).
+
+Shape letters of pictures: n pictures, C channels, H rows, V columns, G rows and K columns of cells, P boxes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesmeta.border import check_count
+from bayesmeta.data import Episode, Points
+from bayesmeta.distributions.boxes import grid_of
+from bayesmeta.tasks.boxed import read_boxes, read_pictures
+from bayesmeta.tasks.classes import Labels, read_labels
+from bayesmeta.tasks.source import TaskSource, shots_per_task, uniform
+
+__all__ = ["BoxTasks", "DetectionTasks"]
+
+
+class BoxShape(TypedDict, total=False):
+    """The keyword arguments that say what an episode holds."""
+
+    cells: tuple[int, int]
+    shots: int | tuple[int, int]
+    queries: int
+    batch: int
+    unions: int | tuple[int, int]
+    turned: bool
+    seed: int
+    length: int
+
+
+class BoxTasks(TaskSource):
+    """What sources of pictures with boxes share. A new one implements `draw`, and gives `_episode` its tasks' pictures.
+
+    Args:
+        cells: G and K, into how many rows and columns of cells a picture is divided. A cell holds the centre of one box at most.
+        shots: support pictures a task, or a range (low, high) from which each task's number is drawn.
+        queries: query pictures a task.
+        batch: B, tasks in an episode.
+        unions: the most classes that are looked for as one, or a range (low, high): further tasks to train on, and with all
+            classes that of finding anything; 1 for validation and test.
+        turned: whether all pictures of a task are mirrored in one of the four ways, which makes four tasks of each; for training.
+        seed: see `TaskSource`.
+        length: see `TaskSource`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cells: tuple[int, int] = (8, 8),
+        shots: int | tuple[int, int] = 5,
+        queries: int = 5,
+        batch: int = 2,
+        unions: int | tuple[int, int] = 1,
+        turned: bool = False,
+        seed: int = 0,
+        length: int = 1_000_000,
+    ) -> None:
+        super().__init__(seed=seed, length=length)
+        for name, value in (("queries", queries), ("batch", batch), *(("cells", n) for n in cells)):
+            check_count(name, value)
+        shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
+        self.cells, self.shots, self.queries, self.batch, self.turned = cells, shots, queries, batch, turned
+        self.unions = unions
+
+    @property
+    def most(self) -> int:
+        """The largest number of support pictures."""
+        return self.shots if isinstance(self.shots, int) else self.shots[1]
+
+    def _unions(self, classes: int, generator: torch.Generator) -> list[list[int]]:
+        """The numbers of the classes of each task."""
+        low, high = (1, self.unions) if isinstance(self.unions, int) else self.unions
+        several = shots_per_task((min(low, classes), min(high, classes)), self.batch, generator).tolist()
+        orders = uniform(self.batch, classes, generator=generator).argsort(1).tolist()
+        return [order[:n] for order, n in zip(orders, several, strict=True)]
+
+    def _episode(self, tasks: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator) -> Episode:
+        """Tasks of `most` + `queries` pictures each, and their grids, support first."""
+        x, y = (torch.stack(list(part)) for part in zip(*tasks, strict=True))
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        counts = shots_per_task(self.shots, len(x), generator)
+        if self.turned:
+            ways = (uniform(len(x), 2, generator=generator) < 0.5).tolist()
+            x, y = (
+                torch.stack(list(p))
+                for p in zip(*(mirrored(*task, *w) for *task, w in zip(x, y, ways, strict=True)), strict=True)
+            )
+        size = max(1, int(counts.max()))
+        mask = torch.arange(size) < counts[:, None]
+        observed = mask[..., None, None, None]
+        support = Points(x[:, :size] * observed, y[:, :size] * observed, mask)
+        query = Points(x[:, self.most :], y[:, self.most :], torch.ones(len(x), self.queries, dtype=torch.bool))
+        return Episode(support, query)
+
+
+def mirrored(x: Tensor, y: Tensor, across: bool, down: bool) -> tuple[Tensor, Tensor]:
+    """Pictures ``(..., H, V)`` and grids ``(..., G, K, 5)``, with left and right, or top and bottom, changed for each other."""
+    if across:
+        x, y = x.flip(-1), y.flip(-2)[..., [0, 3, 2, 1, 4]] * y.new_tensor([1, -1, 1, -1, 1])
+    if down:
+        x, y = x.flip(-2), y.flip(-3)[..., [0, 1, 4, 3, 2]] * y.new_tensor([1, 1, -1, 1, -1])
+    return x, y
+
+
+class DetectionTasks(BoxTasks):
+    """Tasks "find all of this class": pictures that show one class, each with the grid of its boxes of that class.
+
+    Args:
+        images: ``(n, C, H, V)``, or ``(n, H, V)`` for one channel: bytes, which are scaled to [0, 1], or floating-point numbers.
+        boxes: of each picture the boxes ``(P, 4)``: left, top, right, bottom in pixels; P may be 0.
+        labels: of each picture the class of each box, P whole numbers.
+        classes: the classes that take part, None for all that are there: hold classes out for validation and test.
+        groups: ``(n,)`` whole numbers or strings: the source, video or patient of each picture. All pictures of a task are then
+            of one. Frames of a video are near-duplicates: hold out whole groups.
+        subset: the groups that take part, None for all.
+        absent: the share of pictures, but for the first of a support, that are drawn from those that do not show the class.
+        shape: cells, shots, queries, batch, unions, turned, seed, length: see `BoxTasks`.
+
+    A box whose centre lies in the cell of a larger one of its class has no place in the grid; a warning counts them.
+
+    Raises:
+        ValueError: boxes outside their picture or of no area, not one list of boxes and labels for each picture, classes or
+            groups that are not there, or no group with enough pictures of a class.
+
+    Example:
+        >>> images = torch.rand(20, 3, 64, 64)
+        >>> boxes, labels = [torch.tensor([[8.0, 8.0, 24.0, 32.0]])] * 20, [[0], [1]] * 10
+        >>> tasks = DetectionTasks(images, boxes, labels, shots=5, queries=2, batch=2)
+        >>> tasks[0].support.x.shape, tasks[0].query.y.shape
+        (torch.Size([2, 5, 3, 64, 64]), torch.Size([2, 2, 8, 8, 5]))
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        boxes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        classes: Sequence[int] | None = None,
+        groups: Labels | None = None,
+        subset: Labels | None = None,
+        absent: float = 0.0,
+        **shape: Unpack[BoxShape],
+    ) -> None:
+        super().__init__(**shape)
+        self._images = read_pictures(images)
+        found = read_boxes(boxes, labels, self._images)
+        known = sorted({c for _, kinds in found for c in kinds.tolist()})
+        self.classes = known if classes is None else list(classes)
+        strange = [c for c in self.classes if c not in known]
+        if strange or not self.classes:
+            raise ValueError(
+                f"classes: expected some of the labels' {known}, got {strange or self.classes}; name those that there are"
+            )
+        if not 0 <= absent < 1:
+            raise ValueError(f"absent: expected a share from 0 on and below 1, got {absent}; e.g. 0.2")
+        n = len(self._images)
+        names = np.zeros(n, int) if groups is None else read_labels("groups", groups)
+        if names.shape != (n,):
+            raise ValueError(
+                f"groups: expected one for each of the {n} pictures, got {names.shape}; name every picture's"
+            )
+        self.names, codes = np.unique(names, return_inverse=True)
+        chosen = self.names if subset is None else read_labels("subset", subset)
+        missing = [one for one in chosen if one not in self.names]
+        if missing or not len(chosen):
+            raise ValueError(
+                f"subset: expected some of the groups {self.names.tolist()}, got {missing or list(chosen)}; name "
+                "those that there are"
+            )
+        self.absent = absent
+        self._group = torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(names, chosen)), -1)
+        size, lost, total = tuple(self._images.shape[2:]), 0, 0
+        self._grids = torch.zeros(len(self.classes), n, *self.cells, 5)
+        for place, (corners, kinds) in enumerate(found):
+            for number, c in enumerate(self.classes):
+                own = corners[kinds == c]
+                if len(own):
+                    self._grids[number, place], kept = grid_of(own, self.cells, size)  # type: ignore[arg-type]
+                    lost, total = lost + int((~kept).sum()), total + len(own)
+        if lost:
+            warnings.warn(
+                f"cells: {lost} of {total} boxes lie in the cell of a larger one of their class and are left out; "
+                f"{self.cells} cells are too few to hold them",
+                stacklevel=2,
+            )
+        shows = self._grids[..., 0].flatten(2).any(2)  # (classes, n)
+        counts = torch.stack([(shows & (self._group == g)).sum(1) for g in range(len(self.names))], 1)
+        self._possible = counts >= self.most + self.queries
+        short = (~self._possible.any(1)).nonzero()
+        if len(short):
+            first = int(short[0, 0])
+            raise ValueError(
+                f"shots and queries: expected at most {int(counts[first].max())} together, the pictures of one group that show "
+                f"class {self.classes[first]}, got {self.most} + {self.queries}; ask for fewer, or leave that class out"
+            )
+        self._shows = shows
+
+    def clusters(self, index: int) -> Tensor:
+        """The class that each task looks for, ``(B,)``, the first of a union: tasks of one are not independent."""
+        return torch.tensor([chosen[0] for chosen, _ in self._kinds(self._generator(index))])
+
+    def _kinds(self, generator: torch.Generator) -> list[tuple[list[int], int]]:
+        """The numbers of each task's classes, and its group."""
+        kinds = []
+        lots = uniform(self.batch, generator=generator).tolist()
+        for chosen, lot in zip(self._unions(len(self.classes), generator), lots, strict=True):
+            groups = self._possible[chosen[0]].nonzero()[:, 0]
+            kinds.append((chosen, int(groups[int(lot * len(groups))])))
+        return kinds
+
+    def draw(self, generator: torch.Generator) -> Episode:
+        tasks = []
+        for chosen, group in self._kinds(generator):
+            shows, wanted = self._shows[chosen].any(0), self.most + self.queries
+            sides = [((self._group == group) & side).nonzero()[:, 0] for side in (shows, ~shows)]
+            with_one, without = (side[uniform(len(side), generator=generator).argsort()] for side in sides)
+            absent = uniform(wanted, generator=generator) < self.absent
+            absent[0] = False
+            absent &= absent.cumsum(0) <= len(without)
+            places = torch.empty(wanted, dtype=torch.long)
+            places[absent], places[~absent] = without[: absent.sum()], with_one[: (~absent).sum()]
+            tasks.append((self._images[places], joined(self._grids[chosen][:, places])))
+        return self._episode(tasks, generator)
+
+
+def joined(y: Tensor) -> Tensor:
+    """One grid of several ``(grids, ..., G, K, 5)``: of boxes in one cell the largest."""
+    wide, high = y[..., 3] - y[..., 1], y[..., 4] - y[..., 2]
+    largest = (wide * high).argmax(0)
+    return y.gather(0, largest[None, ..., None].expand(1, *y.shape[1:]))[0]

@@ -1,0 +1,206 @@
+"""Tasks of boxes: what they hold, what is held out, collages, and pictures from a COCO file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bayesmeta.distributions.boxes import boxes_of, grid_of
+from bayesmeta.tasks import Collages, DetectionTasks, coco
+from bayesmeta.tasks.detection import joined, mirrored
+
+N, H, V = 60, 16, 32
+CELLS = (2, 4)
+
+
+def data() -> tuple[Tensor, list[Tensor], list[list[int]], list[str]]:
+    """Pictures whose pixels are their number, each with a box of class i % 3 and every other one with one of class 3, too."""
+    images = torch.arange(N)[:, None, None, None].expand(N, 1, H, V).float()
+    boxes = [torch.tensor([[1.0, 2.0, 5.0 + i % 3, 8.0], [20.0, 4.0, 31.0, 16.0]])[: 1 + i % 2] for i in range(N)]
+    return images, boxes, [[i % 3, 3][: 1 + i % 2] for i in range(N)], [f"scene {i // 6 % 2}" for i in range(N)]
+
+
+def tasks_of(**shape: Any) -> DetectionTasks:
+    images, boxes, labels, groups = data()
+    return DetectionTasks(images, boxes, labels, groups=groups, cells=CELLS, **shape)
+
+
+def test_a_task_is_of_one_class_and_one_group_and_its_grids_hold_that_class_alone() -> None:
+    _, boxes, labels, groups = data()
+    tasks = tasks_of(classes=[1, 3], subset=["scene 1"], shots=3, queries=2, batch=4)
+    for index in range(5):
+        episode, chosen = tasks[index], tasks.clusters(index)
+        assert episode.support.x.shape == (4, 3, 1, H, V)
+        assert episode.query.y.shape == (4, 2, *CELLS, 5)
+        for b in range(4):
+            numbers = torch.cat([part.x[b, :, 0, 0, 0] for part in episode]).long()
+            c = [1, 3][int(chosen[b])]
+            assert len(numbers.unique()) == 5
+            for number, y in zip(numbers.tolist(), torch.cat([part.y[b] for part in episode]), strict=True):
+                assert groups[number] == "scene 1"
+                own = boxes[number][torch.tensor(labels[number]) == c]
+                assert len(own) == 1
+                torch.testing.assert_close(boxes_of(y, (H, V)), own)
+    assert torch.equal(tasks[7].support.x, tasks[7].support.x)
+
+
+def test_supports_of_several_sizes_are_padded() -> None:
+    tasks = tasks_of(shots=(0, 3), queries=2, batch=8)
+    assert {n for i in range(4) for n in tasks[i].support.mask.sum(1).tolist()} == {0, 1, 2, 3}
+    support = tasks[0].support
+    assert not support.x[~support.mask].any()
+    assert not support.y[~support.mask].any()
+
+
+def test_some_pictures_show_nothing_of_the_class() -> None:
+    tasks = tasks_of(classes=[0], absent=0.5, shots=5, queries=5, batch=2)
+    shows = torch.stack([torch.cat([part.y[..., 0].flatten(2).any(2) for part in tasks[i]], 1) for i in range(20)])
+    assert shows[..., 0].all()
+    assert 0.4 < shows[..., 1:].float().mean() < 0.6
+
+
+def test_unions_are_of_several_classes() -> None:
+    tasks = tasks_of(unions=(4, 4), shots=3, queries=2, batch=2)
+    episode = tasks[0]
+    for x, y in zip(episode.query.x.flatten(0, 1), episode.query.y.flatten(0, 1), strict=True):
+        assert y[..., 0].sum() == 1 + int(x[0, 0, 0]) % 2
+    assert {int(tasks_of(unions=2, batch=1)[i].query.y[0, :, :, :, 0].sum()) for i in range(20)} > {5}
+    pair = torch.stack([grid_of(torch.tensor([box]), CELLS, (H, V))[0] for box in ([0.0, 0, 7, 7], [1.0, 1, 6, 6])])
+    assert torch.equal(joined(pair.flip(0)), pair[0])
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_mirrored_grid_is_that_of_mirrored_boxes(across: bool, down: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    given = torch.rand(3, 2, 2, generator=g, dtype=torch.float64) * torch.tensor([V, H])
+    given = torch.cat([given.amin(1), given.amax(1)], 1)
+    x, y = mirrored(torch.rand(1, H, V, generator=g), grid_of(given, CELLS, (H, V))[0], across, down)
+    if across:
+        given = torch.stack([V - given[:, 2], given[:, 1], V - given[:, 0], given[:, 3]], 1)
+    if down:
+        given = torch.stack([given[:, 0], H - given[:, 3], given[:, 2], H - given[:, 1]], 1)
+    torch.testing.assert_close(y, grid_of(given, CELLS, (H, V))[0])
+    assert x.shape == (1, H, V)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": [[[1.0, 1, 33, 8]]] * N}, r"boxes\[0\]: expected left < right <= 32 and top < bottom <= 16"),
+        ({"boxes": [[[-1.0, 1, 3, 8]]] * N}, r"boxes\[0\]: expected .* got \[-1.0, 1.0, 3.0, 8.0\]"),
+        ({"boxes": [[[4.0, 1, 3, 8]]] * N}, r"boxes\[0\]: expected left < right"),
+        ({"boxes": [[[3.0, 1, 3, 8]]] * N}, r"boxes\[0\]: expected left < right"),
+        ({"boxes": [[[1.0, 1, torch.nan, 8]]] * N}, r"boxes\[0\]: expected left < right"),
+        ({"boxes": [[[1.0, 1, 3]]] * N}, r"boxes\[0\]: expected \(P, 4\), left, top, right and bottom of each box"),
+        ({"boxes": [[[1.0, 1, 3, 8]]] * 3}, "boxes and labels: expected one list for each of the 60 pictures, got 3"),
+        ({"labels": [[0, 1]] * N}, r"labels\[0\]: expected a whole number from 0 on for each of the picture's 1 boxes"),
+        ({"labels": [[0.5]] * N}, r"labels\[0\]: expected a whole number"),
+        ({"images": torch.zeros(N, 3, H, V).long()}, "images: expected .* of bytes"),
+        ({"images": torch.full((N, 3, H, V), torch.nan)}, "images: expected finite numbers"),
+        ({"images": [torch.zeros(3, 6, 8), torch.zeros(3, 5, 8)]}, "images: expected pictures of one size"),
+        ({"classes": [7]}, r"classes: expected some of the labels' \[0\], got \[7\]"),
+        ({"groups": ["a"]}, "groups: expected one for each of the 60 pictures"),
+        ({"subset": [5]}, "subset: expected some of the groups"),
+        ({"shots": 59, "queries": 2}, "shots and queries: expected at most 60 together"),
+        ({"absent": 1.0}, "absent: expected a share"),
+        ({"cells": (0, 4)}, "cells: expected"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
+    given = {"images": torch.zeros(N, 3, H, V), "boxes": [[[1.0, 1, 3, 8]]] * N, "labels": [[0]] * N, **change}
+    with pytest.raises(ValueError, match=message):
+        DetectionTasks(given.pop("images"), given.pop("boxes"), given.pop("labels"), **given)
+
+
+def test_pictures_without_a_box_are_legal_and_bytes_become_numbers_from_0_to_1() -> None:
+    images = torch.full((N, 3, H, V), 255).byte()
+    boxes: list[Any] = [[[1.0, 1, 3, 8]], [], torch.zeros(0, 4)] * (N // 3)
+    tasks = DetectionTasks(images, boxes, [[0], [], torch.zeros(0)] * (N // 3), cells=CELLS, absent=0.5)
+    episode = tasks[0]
+    assert episode.support.x.dtype == torch.float32
+    assert episode.support.x.max() == 1
+    assert set(torch.cat([part.y[..., 0].sum((2, 3)).flatten() for part in episode]).tolist()) == {0, 1}
+
+
+def test_boxes_that_share_a_cell_are_counted() -> None:
+    boxes = [[[1.0, 1, 6, 6], [0.0, 0, 7, 7]]] * N
+    with pytest.warns(UserWarning, match="cells: 60 of 120 boxes lie in the cell of a larger one"):
+        tasks = DetectionTasks(torch.zeros(N, 3, H, V), boxes, [[0, 0]] * N, cells=CELLS)
+    assert boxes_of(tasks[0].query.y[0, 0], (H, V)).tolist() == [[0, 0, 7, 7]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DetectionTasks(torch.zeros(N, 3, H, V), boxes, [[0, 1]] * N, cells=CELLS)
+
+
+def objects() -> Tensor:
+    """Plain rectangles of a brightness of their own, on black."""
+    views = torch.zeros(5, 2, 12, 12, dtype=torch.uint8)
+    for c in range(5):
+        views[c, 0, 2:10, 3:9] = 100 + 30 * c
+        views[c, 1, 3:9, 2:10] = 100 + 30 * c
+    return views
+
+
+@pytest.mark.parametrize("varied", [0.0, 1.0])
+def test_a_collage_holds_its_object_where_the_box_says(varied: float) -> None:
+    grounds = torch.zeros(1, 80, 90, dtype=torch.uint8)
+    tasks = Collages(objects(), grounds, classes=[1, 3], among=[0, 2], batch=3, absent=0.3, varied=varied, seed=1)
+    for index in range(3):
+        episode, chosen = tasks[index], tasks.clusters(index)
+        assert set(chosen.tolist()) <= {1, 3}
+        assert episode.support.y[:, 0, ..., 0].sum((1, 2)).eq(1).all()  # the first shows it
+        for part in episode:
+            for b in range(3):
+                for x, y in zip(part.x[b], part.y[b], strict=True):
+                    found = boxes_of(y, (64, 64))
+                    assert len(found) <= 1
+                    for left, top, right, bottom in found.round().long().tolist():
+                        if not varied:  # of which others cover the edges, if anything
+                            inside = x[0, top:bottom, left:right]
+                            assert (inside - (100 + 30 * chosen[b]) / 255).abs().median() < 1e-3
+                        assert 16 <= max(right - left, bottom - top) <= 32
+    assert torch.equal(tasks[2].query.x, tasks[2].query.x)
+
+
+def test_a_folder_of_cocos_format(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "a").mkdir()
+    for name, size in (("a/0.png", (32, 16)), ("1.png", (64, 64))):
+        image.fromarray(np.full((*size[::-1], 3), 7, np.uint8)).save(tmp_path / name)
+
+    def written(**change: Any) -> Path:
+        one = {"id": 5, "image_id": 3, "category_id": 9, "bbox": [8, 4, 16, 8]}
+        content = {
+            "images": [{"id": 3, "file_name": "a/0.png"}, {"id": 4, "file_name": "1.png"}],
+            "categories": [{"id": 9, "name": "screw"}, {"id": 2, "name": "nut"}],
+            "annotations": [one, {**one, "image_id": 4, "category_id": 2}, {**one, "iscrowd": 1}],
+            **change,
+        }
+        (tmp_path / "parts.json").write_text(json.dumps(content))
+        return tmp_path / "parts.json"
+
+    found = coco(written(), tmp_path, (32, 32))
+    assert found.images.shape == (2, 3, 32, 32)
+    assert found.names == ["nut", "screw"]
+    assert found.groups == ["a", "."]
+    assert [labels.tolist() for labels in found.labels] == [[1], [0]]
+    assert [boxes.tolist() for boxes in found.boxes] == [[[8, 8, 24, 24]], [[4, 2, 12, 6]]]
+    assert len(coco(written(annotations=[]), tmp_path, (32, 32)).boxes[0]) == 0
+    for bbox in ([20, 4, 16, 8], [8, 4, 0, 8], [-4, 4, 8, 8]):
+        wrong = {"id": 5, "image_id": 3, "category_id": 9, "bbox": bbox}
+        with pytest.raises(
+            ValueError, match=r"of some area within the picture's 32 x 16 pixels, got .* \(annotation 5 of"
+        ):
+            coco(written(annotations=[wrong]), tmp_path, (32, 32))
+    with pytest.raises(ValueError, match="expected COCO's format"):
+        coco(written(categories=[]), tmp_path, (32, 32))
+    with pytest.raises(FileNotFoundError, match=r"folder: expected b.png in"):
+        coco(written(images=[{"id": 3, "file_name": "b.png"}, {"id": 4, "file_name": "1.png"}]), tmp_path, (32, 32))
