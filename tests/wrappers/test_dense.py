@@ -169,7 +169,7 @@ def test_pictures_of_other_sizes_and_labels_beyond_the_learners_are_refused() ->
     three = bm.points(image, label + 2, classes=3, event_dims=2)
     for likelihood, outputs in ((bm.likelihoods.Bernoulli(), 1), (bm.likelihoods.Categorical(), 2)):
         head = bm.LaplaceHead(nn.Identity(), nn.Linear(C, outputs), likelihood)
-        with pytest.raises(ValueError, match="y: expected (targets that a Bernoulli|labels from 0)"):
+        with pytest.raises(ValueError, match=r"y: expected (targets that a Bernoulli|labels from 0)"):
             bm.Dense(nn.Identity(), head)(three)
 
 
