@@ -66,7 +66,27 @@ class HandFeatures(nn.Module):
 
 
 def _mean(maps: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
+    padded = F.pad(maps, [side // 2] * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), 1), (1, side), 1)
+
+
+class LearnedNumbers(nn.Module):
+    """The 57 numbers and some of what is farther around a pixel, and learned functions of them, random ones at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.given, self.learned = HandFeatures(), nn.Conv2d(57 + 18, width, 1)
+        nn.init.normal_(self.learned.weight, std=75**-0.5)
+        nn.init.uniform_(self.learned.bias, -1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, level = [self.given(x)], 4 * x - 2
+        for side in (17, 33):
+            blurred = _mean(level, side)
+            maps += [blurred, (_mean(level.square(), side) - blurred.square()).clamp(min=1e-6).sqrt()]
+        maps += [level.mean((2, 3), keepdim=True).expand_as(level), level.mean(3, keepdim=True).expand_as(level)]
+        given = torch.cat(maps, 1)
+        return torch.cat([self.learned(given).tanh(), given], 1)
 
 
 def unet(**settings: Any) -> bm.networks.UNet:
@@ -98,6 +118,11 @@ def laplace_both(evidence: float = 0.5, pixels: int = 4000) -> bm.Learner:
 def laplace_hand(evidence: float = 0.5, pixels: int = 4000) -> bm.Learner:
     head = bm.LaplaceHead(nn.Identity(), nn.Linear(57, 1), bm.likelihoods.Bernoulli(), evidence=evidence)
     return bm.Dense(HandFeatures(), head, pixels=pixels)
+
+
+def laplace_learned(evidence: float = 0.5, pixels: int = 4000, width: int = 64) -> bm.Learner:
+    head = bm.LaplaceHead(nn.Identity(), nn.Linear(width + 75, 1), bm.likelihoods.Bernoulli(), evidence=evidence)
+    return bm.Dense(LearnedNumbers(width), head, pixels=pixels)
 
 
 def anil(adapting: int = 5, inner: float = 0.5) -> bm.Learner:
