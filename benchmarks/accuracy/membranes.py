@@ -8,8 +8,8 @@ A task is a slice of 256 x 256 pixels: one or five of its tiles of 64 x 64 are m
 asked for in five others. Twenty tasks are of the ten last slices, 20 to 29. All slices are of one volume, and neighbours look
 alike (their pixels correlate by 0.2 to 0.3): slices 18 and 19 are left out, learners that see other slices see 0 to 17, and those
 that see streets (CamVid's training drives, in grey, all 11 classes) see no micrograph before their task. The U-Net alone starts
-anew for each task, and learns of its tiles by Adam, turned and mirrored; its steps and rate were chosen by `--validate`: on slices
-14 to 17, where learners that see slices see 0 to 11. Dice is that of the membrane, of a task's tiles together, of masks of the
+anew for each task, and learns of its tiles by Adam, turned and mirrored; its steps and rate were chosen by `--validate`: on
+slices 14 to 17, where learners that see slices see 0 to 11. Dice is that of the membrane, of a task's tiles together, of masks of the
 largest expected Dice. Finished runs are in results/membranes.json.
 """
 
@@ -41,6 +41,8 @@ METRICS = [Dice(), Dice("likeliest"), IoU(), NLL(), ECE()]
 
 class Alone(bm.Learner):
     """A U-Net that learns of a task's tiles and of nothing else."""
+
+    masks_entries = True
 
     def __init__(self, steps: int = 100, rate: float = 0.003) -> None:
         super().__init__()

@@ -43,6 +43,7 @@ HELD_OUT, DRIVE = ["Tree", "Car", "Pavement"], "Seq05VD"
 VALIDATION, VALIDATION_DRIVE = ["Building", "Fence", "SignSymbol"], "0006R0"
 SHOTS, TASKS, QUERIES, SEEDS = (1, 5), 12, 5, (0, 1, 2)
 METRICS = [IoU(), IoU("likeliest"), NLL(), ECE(), AURC(), Edges(ECE()), Edges(ECE(), far=True)]
+DOUBTS = ("error", "error of the surest 80 %", "epistemic")
 
 
 class HandFeatures(nn.Module):
@@ -144,6 +145,7 @@ def prototypes() -> bm.Learner:
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "Laplace head on a U-Net": (laplace_unet, {"steps": 420, "rate": 0.003}),
+    "Laplace head on learned numbers": (laplace_learned, {"steps": 180, "rate": 0.01}),
     "Laplace head on both": (laplace_both, {"steps": 320, "rate": 0.005}),
     "Laplace head on 57 hand features": (laplace_hand, {"steps": 300, "rate": 0.02}),
     "prototypes on a U-Net": (prototypes, {"steps": 500, "rate": 0.003}),
@@ -192,21 +194,23 @@ def figures(learner: Any, names: Sequence[str], drive: str, shots: int, tasks: i
         doubts.append(risk(learner, source, min(tasks, 4)))
     row: dict[str, Any] = {m.name: statistics.mean(found[name][m.name].value for name in names) for m in METRICS}
     row["by class"] = {name: list(found[name]["IoU"]) for name in names}
-    row["error"], row["error of the surest 80 %"] = torch.tensor(doubts).mean(0).tolist()
+    row |= zip(DOUBTS, torch.tensor(doubts).mean(0).tolist(), strict=True)
     return row
 
 
-def risk(learner: Any, source: SegmentationTasks, tasks: int) -> tuple[float, float]:
-    """The error rate of all pixels, and of the 80 % of least doubt."""
-    sure, right = [], []
+def risk(learner: Any, source: SegmentationTasks, tasks: int) -> tuple[float, float, float]:
+    """The error rate of all pixels, and of the 80 % of least doubt, and the mean epistemic part of the doubt, in nats."""
+    sure, right, epistemic = [], [], []
     for index in range(tasks):
         episode = source[index]
         with torch.no_grad():
-            p, label = class_probabilities(learner(episode.support)(episode.query.x)).max(-1)
+            posterior = learner(episode.support)
+            p, label = class_probabilities(posterior(episode.query.x)).max(-1)
+            epistemic.append(posterior.decompose(episode.query.x, 64).epistemic.mean())
         sure.append(p[episode.query.mask])
         right.append((label == episode.query.y)[episode.query.mask])
     share, error = bm.metrics.risk_coverage(torch.cat(sure), torch.cat(right))
-    return float(error[-1]), float(error[(share <= 0.8).sum() - 1])
+    return float(error[-1]), float(error[(share <= 0.8).sum() - 1]), float(torch.stack(epistemic).mean())
 
 
 def trained(name: str, seed: int, validate: bool, **changed: Any) -> tuple[bm.Learner, float]:
@@ -243,7 +247,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    names = [metric.name for metric in METRICS] + ["error", "error of the surest 80 %"]
+    names = [metric.name for metric in METRICS] + [*DOUBTS]
     lines = []
     for test in ("new classes, 5-shot", "new classes, 1-shot", "known classes, 5-shot"):
         lines += [f"| {test} | {' | '.join(names)} | training |", "|---" * (len(names) + 2) + "|"]
@@ -255,7 +259,7 @@ def table(results: dict[str, Any]) -> str:
         for name, runs in rows.items():
             runs = [run for run in runs if test in run]
             if runs:
-                cells = [f"{statistics.median(run[test][one] for run in runs):.3f}" for one in names]
+                cells = [f"{statistics.median(run[test].get(one, torch.nan) for run in runs):.3f}" for one in names]
                 seconds = statistics.median(run["training CPU seconds"] for run in runs)
                 lines.append(f"| {name} ({len(runs)}) | {' | '.join(cells)} | {seconds:.0f} s |")
         lines.append("")
