@@ -9,8 +9,8 @@ asked for in five others. Twenty tasks are of the ten last slices, 20 to 29. All
 alike (their pixels correlate by 0.2 to 0.3): slices 18 and 19 are left out, learners that see other slices see 0 to 17, and those
 that see streets (CamVid's training drives, in grey, all 11 classes) see no micrograph before their task. The U-Net alone starts
 anew for each task, and learns of its tiles by Adam, turned and mirrored; its steps and rate were chosen by `--validate`: on
-slices 14 to 17, where learners that see slices see 0 to 11. Dice is that of the membrane, of a task's tiles together, of masks of the
-largest expected Dice. Finished runs are in results/membranes.json.
+slices 14 to 17, where learners that see slices see 0 to 11. Dice is that of the membrane, of a task's tiles together, of masks
+of the largest expected Dice. Finished runs are in results/membranes.json.
 """
 
 from __future__ import annotations
