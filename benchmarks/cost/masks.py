@@ -37,7 +37,7 @@ LEARNERS: dict[str, Callable[[], bm.Learner]] = {
     "Laplace head on a U-Net, 4,000 pixels": lambda: laplace(4000),
     "Laplace head on a U-Net, all pixels": lambda: laplace(None),
     "Laplace head on 57 hand features, 4,000 pixels": laplace_hand,
-    "Laplace head on what is learned of them, 4,000 pixels": laplace_learned,
+    "Laplace head on learned numbers, 4,000 pixels": laplace_learned,
     "prototypes on a U-Net": lambda: bm.Dense(
         bm.networks.UNet(3).features, bm.PrototypicalNetwork(nn.Identity(), classes=2)
     ),
