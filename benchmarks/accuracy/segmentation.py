@@ -134,7 +134,7 @@ def anil(adapting: int = 20, inner: float = 1.0) -> bm.Learner:
     return bm.ANIL(network.features, network.head, likelihood, steps=adapting, rate=inner)
 
 
-def maml(adapting: int = 3, inner: float = 0.1) -> bm.Learner:
+def maml(adapting: int = 5, inner: float = 0.5) -> bm.Learner:
     likelihood = bm.likelihoods.Categorical(event_dims=2, classes_first=True)
     return bm.FirstOrderMAML(unet(), likelihood, steps=adapting, rate=inner)
 
