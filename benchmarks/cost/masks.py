@@ -2,9 +2,10 @@
 
     python benchmarks/cost/masks.py
 
-Each runs in processes of its own, since a process's peak never falls, with two threads; medians of three. Seconds are the wall
-time, and beside it the CPU time, of ``learner(support)(x)`` and its probabilities, without gradients, the second time that it is
-asked. Peak is the whole process's, torch and the learner among it. Finished rows are kept in results/masks.json.
+Each runs in processes of its own, since a process's peak never falls; medians of three. Seconds are of ``learner(support)(x)``
+and its probabilities, without gradients, after a first time: the wall time with two threads, which other work of the machine
+prolongs, and the CPU time with one. Peak is the whole process's, torch and the learner among it. Finished rows are kept in
+results/masks.json.
 """
 
 from __future__ import annotations
@@ -48,19 +49,20 @@ LEARNERS: dict[str, Callable[[], bm.Learner]] = {
 
 
 def measure(name: str) -> None:
-    """Prints wall seconds, CPU seconds and the peak in MiB."""
-    torch.set_num_threads(THREADS)
+    """Prints wall seconds of two threads, CPU seconds of one, and the peak in MiB."""
     torch.manual_seed(0)
     learner = LEARNERS[name]()
-    support = bm.points(
-        torch.rand(SHOTS, 3, SIDE, SIDE), torch.randint(2, (SHOTS, SIDE, SIDE)), classes=2, event_dims=2
-    )
-    x = torch.rand(1, 1, 3, SIDE, SIDE)
-    for _ in range(2):
-        began, busy = time.perf_counter(), time.process_time()
-        with torch.no_grad():
-            bm.distributions.class_probabilities(learner(support)(x))
-        seconds = time.perf_counter() - began, time.process_time() - busy
+    marked = torch.rand(SHOTS, 3, SIDE, SIDE), torch.randint(2, (SHOTS, SIDE, SIDE))
+    support, x = bm.points(*marked, classes=2, event_dims=2), torch.rand(1, 1, 3, SIDE, SIDE)
+    seconds = []
+    for threads, clock in ((THREADS, time.perf_counter), (1, time.process_time)):
+        torch.set_num_threads(threads)
+        for _ in range(2):
+            began = clock()
+            with torch.no_grad():
+                bm.distributions.class_probabilities(learner(support)(x))
+            took = clock() - began
+        seconds.append(took)
     print(*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -73,7 +75,7 @@ def main() -> None:
             for _ in range(REPEATS)
         ]
         wall, busy, peak = (statistics.median(map(float, column)) for column in zip(*runs, strict=True))
-        keep(RESULTS, name, {"wall seconds": wall, "CPU seconds": busy, "peak MiB": peak, "torch": torch.__version__})
+        keep(RESULTS, name, {"wall seconds": wall, "CPU seconds, one thread": busy, "peak MiB": peak, "torch": torch.__version__})
         print(f"{name:55} {wall:5.2f} s, {busy:5.2f} CPU s, peak {peak:5.0f} MiB", flush=True)
     return None
 
