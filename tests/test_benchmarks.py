@@ -40,6 +40,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.omniglot_learners", "RUNS", bm.networks.Conv4(width=8)),
         lambda: built("accuracy.segmentation", "LEARNERS"),
         lambda: built("accuracy.detection", "LEARNERS", *detector()),
+        lambda: built("cost.masks", "LEARNERS"),
         lambda: built("robustness.soak", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],

@@ -181,9 +181,9 @@ class _Mode(MarginallyDrawn):
             check_labels(support.y)
         check_event(prediction.event_shape, support.y.shape[2:])
 
-        def density(weights: Tensor) -> Tensor:
-            """log p(y | W), ``(..., B)``."""
-            return share * self._density(phi @ weights, support)
+        def density(outputs: Tensor) -> Tensor:
+            """log p(y | f), ``(..., B)``."""
+            return share * self._density(outputs, support)
 
         def prior(weights: Tensor) -> Tensor:
             """log p(W) but for what does not depend on W."""
@@ -214,10 +214,11 @@ class _Mode(MarginallyDrawn):
                 left = (
                     (factor.mT @ direction.flatten(1)[..., None]).square().sum()
                 )  # in nats, twice what is to be gained
-                reach = (phi @ direction).abs().amax((1, 2), keepdim=True)
-                direction = direction * (_REACH / reach.clamp(min=_REACH))
-                steps = weights + phi.new_tensor(_LENGTHS)[:, None, None, None] * direction
-                heights = (density(steps) + prior(steps)).nan_to_num(-torch.inf)
+                moved = phi @ direction
+                part = _REACH / moved.abs().amax((1, 2), keepdim=True).clamp(min=_REACH)
+                lengths = phi.new_tensor(_LENGTHS)[:, None, None, None] * part
+                steps = weights + lengths * direction
+                heights = (density(phi @ weights + lengths * moved) + prior(steps)).nan_to_num(-torch.inf)
                 best = heights.argmax(0)[None, :, None, None].expand(1, *weights.shape)
                 weights = steps.gather(0, best)[0]
                 if left < 1e-10:  # below it the rounding of many points' densities hides which step is best
@@ -227,7 +228,7 @@ class _Mode(MarginallyDrawn):
         self.cholesky = newton(self.mean)[0].contiguous()
         halves = outputs * torch.linalg.cholesky(precision).diagonal().log().sum()
         volume = halves - self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
-        self.evidence = density(self.mean) + prior(self.mean) + volume
+        self.evidence = density(phi @ self.mean) + prior(self.mean) + volume
 
     def _density(self, outputs: Tensor, points: Points) -> Tensor:
         y = points.y.to(outputs) if points.y.is_floating_point() else points.y  # or torch computes in y's type

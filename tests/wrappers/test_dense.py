@@ -154,6 +154,45 @@ def test_pictures_that_are_none_are_refused(change, message: str) -> None:
         dense("prototypes")(change(pictures(N)))(pictures(M).x)
 
 
+def test_pictures_of_other_sizes_and_labels_beyond_the_learners_are_refused() -> None:
+    image, label = torch.rand(2, C, H, V), torch.zeros(2, H, V).long()
+    with pytest.raises(
+        ValueError, match=r"x of task 1: expected the event shape \(4, 3, 5\) of task 0, got \(4, 3, 4\)"
+    ):
+        bm.points([image, image[..., 1:]], [label, label[..., 1:]], classes=2, event_dims=2)
+    learner = bm.Dense(nn.Identity(), LEARNERS["prototypes"]())
+    posterior = learner(bm.points(image, label, classes=2, event_dims=2))
+    with pytest.raises(ValueError, match=r"x: expected inputs of event shape \(4, 3, 5\), .*got \(4, 3, 4\)"):
+        posterior(image[None, ..., 1:])
+    with pytest.raises(ValueError, match="x: expected pictures of values from 0 to 1, got bytes"):
+        posterior((255 * image[None]).byte())
+    three = bm.points(image, label + 2, classes=3, event_dims=2)
+    for likelihood, outputs in ((bm.likelihoods.Bernoulli(), 1), (bm.likelihoods.Categorical(), 2)):
+        head = bm.LaplaceHead(nn.Identity(), nn.Linear(C, outputs), likelihood)
+        with pytest.raises(ValueError, match=r"y: expected (targets that a Bernoulli|labels from 0)"):
+            bm.Dense(nn.Identity(), head)(three)
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "yes and no"])
+def test_a_class_that_no_support_picture_shows(name: str) -> None:
+    """All that is marked is background: a legal answer, from which a learner may not be sure of what it has not seen."""
+    torch.manual_seed(0)
+    yes_no = bm.LaplaceHead(nn.Identity(), nn.Linear(C, 1), bm.likelihoods.Bernoulli(), evidence=0.5)
+    learner = bm.Dense(nn.Identity(), yes_no).double() if name == "yes and no" else dense(name)
+    support, query = pictures(N), pictures(M, seed=1)
+    background = support._replace(y=torch.zeros_like(support.y))
+    with torch.no_grad():
+        p = bm.distributions.class_probabilities(learner(background)(query.x))[..., 1]
+    assert p.isfinite().all()
+    assert ((p > 0) & (p < 1)).all()
+    assert p.mean() < 0.55  # prototypes have not seen any other, and are in doubt: 0.5
+    loss = learner.loss(Episode(background, query))
+    assert loss.isfinite()
+    if loss.requires_grad:  # prototypes of given features learn nothing
+        loss.backward()
+        assert all(w.grad is None or w.grad.isfinite().all() for w in learner.parameters())
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="pixels: expected a whole number of at least 1"):
         dense("prototypes", pixels=0)
