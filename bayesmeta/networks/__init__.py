@@ -5,14 +5,20 @@ from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
+from bayesmeta.networks.transformer import BEGIN, END, PADDING, NextToken, Transformer
 from bayesmeta.networks.unet import UNet
 
 __all__ = [
+    "BEGIN",
+    "END",
     "MLP",
+    "PADDING",
     "BatchNorm",
     "Conv4",
     "Gated",
     "GroupNorm",
+    "NextToken",
+    "Transformer",
     "UNet",
     "check_network",
     "check_padding",

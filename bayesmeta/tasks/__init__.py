@@ -15,6 +15,8 @@ from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
+from bayesmeta.tasks.tokens import Tokens
+from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, translation_points
 
 __all__ = [
     "ArrayTasks",
@@ -35,10 +37,15 @@ __all__ = [
     "Switching",
     "SyntheticTasks",
     "TaskSource",
+    "Tokens",
+    "TranslationTasks",
     "camvid",
     "image_folder",
     "mask_folder",
     "membranes",
+    "pair_file",
     "tasks_from_arrays",
     "tasks_from_frame",
+    "tatoeba",
+    "translation_points",
 ]
