@@ -9,6 +9,7 @@ from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, Classwis
 from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
+from bayesmeta.metrics.outside import Inside, Outside, OutsideAUPR, OutsideRecall
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
     CRPS,
@@ -41,9 +42,13 @@ __all__ = [
     "EnergyScore",
     "ErrorAUROC",
     "Estimate",
+    "Inside",
     "IoU",
     "Metric",
+    "Outside",
+    "OutsideAUPR",
     "OutsideAUROC",
+    "OutsideRecall",
     "QuantileCalibrationError",
     "Sharpness",
     "Width",

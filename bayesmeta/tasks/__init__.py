@@ -15,17 +15,20 @@ from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
+from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
 from bayesmeta.tasks.tokens import Tokens
 from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, translation_points
 
 __all__ = [
     "ArrayTasks",
+    "ClassSplit",
     "ClassStreams",
     "ClassTasks",
     "DomainStreams",
     "DriftingSinusoids",
     "GaussianProcessTasks",
     "ImageTasks",
+    "LabelledTexts",
     "LinearGaussian",
     "Longitudinal",
     "Masks",
@@ -39,7 +42,10 @@ __all__ = [
     "TaskSource",
     "Tokens",
     "TranslationTasks",
+    "banking77",
     "camvid",
+    "clinc150",
+    "fewrel",
     "image_folder",
     "mask_folder",
     "membranes",

@@ -104,8 +104,14 @@ class Tokens:
         return [[_OWN + i for i in one.ids] for one in encoded]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Ids ``(n, L)``, filled up with `PADDING`: sources, as `generate` takes them."""
-        return filled(self.ids(texts))
+        """Ids ``(n, L)``, filled up with `PADDING`: sources, as `generate` takes them, and what `TextEncoder` reads.
+
+        An empty text is a row of padding.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("texts: expected a list of texts, got one text or something else; write [text]")
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return filled([[_OWN + i for i in one.ids] for one in encoded])
 
     def decode(self, ids: Tensor) -> list[str]:
         """The texts of ids ``(n, T)``, each up to its `END` or padding.
