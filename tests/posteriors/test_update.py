@@ -45,7 +45,9 @@ WRAPPED: dict[str, Callable[[str], Learner]] = {
 CONSTANT = {
     "ALPaCA",
     "PrototypicalNetwork",
+    "PrototypicalNetwork, scaled",
     "GeMCL",
+    "GeMCL, isotropic",
     "CNP",
     "NP",
     "NP, classwise",
