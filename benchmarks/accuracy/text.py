@@ -8,7 +8,8 @@
 CLINC150 and BANKING77 by the five public splits of their classes; learners train on a split's training classes and are asked
 about its test classes: 200 tasks a split, 5 queries a class, of all of the pack's utterances. Intervals draw tasks and classes
 anew, of all five splits together. Inputs are 384 numbers a text (all-MiniLM-L6-v2, frozen), or the texts alone. None of these: of
-30 queries 5, one in six, are of other classes, in training as in the test; the same learners are then asked where it is 25 of 50.
+30 queries 5, one in six, are of other classes, in training as in the test; the same learners are then asked where it is 25 of 50,
+and where the 5 are of the pack's utterances that are out of scope.
 FewRel: training on 11 relations of Wikipedia, tests on three other domains.
 
 Baselines have what can be fitted afterwards: a temperature, and with none of these a constant logit of that label, both by the
@@ -82,7 +83,27 @@ PROTOCOLS = {
 @cache
 def texts(name: str) -> LabelledTexts:
     read: LabelledTexts = getattr(bm.tasks, name)()
-    return read.take(*(part for part in dict.fromkeys(read.parts) if not part.startswith("oos")))
+    return read
+
+
+class OutOfScope(torch.utils.data.Dataset[bm.Episode]):
+    """Tasks whose queries outside are of no class at all: CLINC150's utterances that are out of scope."""
+
+    def __init__(self, tasks: ClassTasks, rows: torch.Tensor, count: int) -> None:
+        self.tasks, self.rows, self.count = tasks, rows, count
+        self.clusters = tasks.clusters
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> bm.Episode:
+        support, query = self.tasks[index]
+        drawn = (
+            torch.rand(BATCH, len(self.rows), generator=torch.Generator().manual_seed(index)).topk(self.count).indices
+        )
+        y = torch.full(drawn.shape, self.tasks.ways)
+        strange = bm.Points(self.tasks.x[self.rows[drawn]], y, torch.ones_like(y, dtype=torch.bool))
+        return bm.Episode(support, bm.concatenate(query, strange))
 
 
 def splits(protocol: Protocol) -> list[ClassSplit]:
@@ -106,18 +127,25 @@ def given(protocol: Protocol, split: ClassSplit) -> Given:
     return Given(data, split.train, protocol.ways, protocol.shots, QUERIES, protocol.outside)
 
 
-def pooled(made: Sequence[Any], protocol: Protocol, asked: str, outside: int, episodes: int) -> dict[str, Estimate]:
-    """Figures over the tasks of all splits, each with its learner and its inputs."""
+def pooled(
+    made: Sequence[Any], protocol: Protocol, asked: str, outside: int, episodes: int, scope: str = ""
+) -> dict[str, Estimate]:
+    """Figures over the tasks of all splits, each with its learner and its inputs.
+
+    What is outside is of other classes, or of a part of the pack, its scope.
+    """
     metrics: list[Metric] = NONE if outside else METRICS
+    strange = torch.tensor([i for i, part in enumerate(texts(protocol.data).parts) if part == scope])
     rows: list[list[torch.Tensor]] = []
     shared = []
     names = {label: i for i, label in enumerate(sorted({*texts(protocol.data).labels}))}
     for (predictor, x), split in zip(made, splits(protocol), strict=False):
         source = ClassTasks(
             x, texts(protocol.data).labels, subset=getattr(split, asked), ways=protocol.ways, shots=protocol.shots,
-            queries=QUERIES, outside=outside, batch=BATCH, whole=True, seed=1000,
+            queries=QUERIES, outside=0 if scope else outside, batch=BATCH, whole=True, seed=1000,
         )  # fmt: skip
-        _, found, units = statistics(predictor, source, episodes=episodes, metrics=metrics)
+        tasks = OutOfScope(source, strange, outside) if scope else source
+        _, found, units = statistics(predictor, tasks, episodes=episodes, metrics=metrics)
         rows.append(found)
         assert units is not None
         shared.append(torch.tensor([names[str(name)] for name in source.names])[units])
@@ -142,6 +170,7 @@ def measured(name: str, protocol: Protocol) -> dict[str, Any]:
     if protocol.outside:
         many = protocol.ways * QUERIES
         row["test, one in two"] = dict(pooled(predictors, protocol, "test", many, EPISODES))
+        row["test, out of scope"] = dict(pooled(predictors, protocol, "test", protocol.outside, EPISODES, "oos_test"))
     return row
 
 
@@ -157,7 +186,7 @@ def table(results: dict[str, Any]) -> str:
     lines = []
     for asked, protocol in PROTOCOLS.items():
         metrics = NONE if protocol.outside else METRICS
-        for test in ("test", "test, one in two") if protocol.outside else ("test",):
+        for test in ("test", "test, one in two", "test, out of scope") if protocol.outside else ("test",):
             lines += [
                 f"| {asked}{test[4:]} | {' | '.join(metric.name for metric in metrics)} | training |",
                 "|---" * (len(metrics) + 2) + "|",
