@@ -65,7 +65,7 @@ class Kind(NamedTuple):
     """Whether it has a label for none of these."""
 
 
-def categorical() -> bm.Likelihood:
+def categorical() -> bm.likelihoods.Likelihood:
     return bm.likelihoods.Categorical()
 
 
