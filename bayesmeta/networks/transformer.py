@@ -66,8 +66,8 @@ class Features(Recorded):
             embedded = self.tokens(both)
         except IndexError as error:
             raise ValueError(
-                f"x: expected token ids from 0 to {self.vocabulary - 1}, of Transformer({self.vocabulary}), got others ({error}); "
-                "encode with the tokenizer that the network was built for"
+                f"x: expected token ids from 0 to {self.vocabulary - 1}, of Transformer({self.vocabulary}), got others "
+                f"({error}); encode with the tokenizer that the network was built for"
             ) from error
         h = embedded + torch.cat([self.places[0, :length], self.places[1, :written]])
         order = torch.arange(length + written, device=both.device)
@@ -125,8 +125,8 @@ class Transformer(Recorded):
 
     x is ``{"source": (N, L), "prefix": (N, T)}``, token ids; outputs are ``(N, T, V)``, the logits of y, the prefix's next
     tokens. A text of three tokens a b c is the prefix ``BEGIN a b c``, and y is ``a b c END``; both, and the source, are filled
-    up with `PADDING` at their ends, to any length up to `longest`. With `Categorical(event_dims=1)` the log-probability of y is that
-    of the whole text, exactly; padding costs 0. `bayesmeta.generate` writes texts.
+    up with `PADDING` at their ends, to any length up to `longest`. With `Categorical(event_dims=1)` the log-probability of y is
+    that of the whole text, exactly; padding costs 0. `bayesmeta.generate` writes texts.
 
     Args:
         vocabulary: V, as many as the tokenizer has.
