@@ -106,17 +106,15 @@ def anil(given: Given, size: int, inner: float = 0.5, adapting: float = 5, width
 
 
 def zero(head: nn.Linear) -> nn.Linear:
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    for part in head.parameters():
+        nn.init.zeros_(part)
     return head
 
 
 def words(given: Given, size: int, width: float = 256, layers: float = 0) -> bm.Learner:
-    return bm.PrototypicalNetwork(encoder(size, width, layers).features, given.ways, scaled=True)
-
-
-def words_gaussians(given: Given, size: int, width: float = 256, layers: float = 0) -> bm.Learner:
-    return bm.GeMCL(encoder(size, width, layers).features, int(width), given.labels, isotropic=True)
+    return bm.PrototypicalNetwork(
+        bm.networks.TextEncoder(size, width=int(width), layers=int(layers)).features, given.ways, scaled=True
+    )
 
 
 def words_maml(
@@ -125,10 +123,6 @@ def words_maml(
     network = bm.networks.TextEncoder(size, given.labels, width=int(width), layers=int(layers))
     zero(network.head)
     return bm.MAML(network, categorical(), steps=int(adapting), rate=inner)
-
-
-def encoder(size: int, width: float, layers: float) -> bm.networks.TextEncoder:
-    return bm.networks.TextEncoder(size, width=int(width), layers=int(layers))
 
 
 QUICK = {"steps": 200, "rate": 0.02, "batch": 8}
@@ -143,7 +137,6 @@ LEARNERS = {
     "MAML, a linear layer": Kind(maml, {**QUICK, "rate": 3e-3}),
     "ANIL": Kind(anil, {"steps": 400, "rate": 3e-3, "batch": 8}),
     "texts alone: prototypes": Kind(words, WIDE, "tokens", none=False),
-    "texts alone: class Gaussians": Kind(words_gaussians, WIDE, "tokens"),
     "texts alone: MAML": Kind(words_maml, {"steps": 600, "rate": 3e-3, "batch": 8}, "tokens"),
 }
 
