@@ -25,6 +25,7 @@ from bayesmeta.border import check, points
 from bayesmeta.data import Episode, Points, concatenate, move
 from bayesmeta.evaluation import evaluate
 from bayesmeta.files import load, save
+from bayesmeta.generation import Generated, generate
 from bayesmeta.learner import Learner
 from bayesmeta.methods import (
     ABML,
@@ -110,6 +111,7 @@ __all__ = [
     "ExperienceReplay",
     "FirstOrderMAML",
     "GeMCL",
+    "Generated",
     "ImplicitMAML",
     "LaMAML",
     "LaplaceGP",
@@ -137,6 +139,7 @@ __all__ = [
     "evaluation",
     "fit",
     "functional",
+    "generate",
     "likelihoods",
     "load",
     "metrics",

@@ -208,7 +208,9 @@ LEARNERS: dict[str, Make] = {
         network.features, ScaleKernel(RBFKernel()), classes=W, objective=bm.ELBO()
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
+    "PrototypicalNetwork, scaled": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W, scaled=True),
     "GeMCL": lambda network, _: bm.GeMCL(network.features, size=8, classes=W),
+    "GeMCL, isotropic": lambda network, _: bm.GeMCL(network.features, size=8, classes=W, isotropic=True),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),
     "LaplaceHead": lambda network, likelihood: bm.LaplaceHead(network.features, network.head, likelihood),
     "LaplaceHead, ELBO": lambda network, likelihood: bm.LaplaceHead(

@@ -99,6 +99,18 @@ def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.8 < found["90% edge coverage"].value < 1
 
 
+@pytest.mark.slow
+def test_intents() -> None:
+    """Five intents of five examples are told apart, and most messages that are of none are said to be."""
+    if "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no CLINC150: BAYESMETA_DATA is not set")
+    found = runpy.run_path(str(EXAMPLES / "intents.py"))["main"]()
+    assert found["Accuracy inside"].value > 0.95
+    assert found["Accuracy outside"].value > 0.8
+    assert found["outside AUROC"].value > 0.97
+    assert found["ECE"].value < 0.05
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():

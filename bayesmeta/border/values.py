@@ -68,7 +68,8 @@ def readable(values: Tensor) -> bool:
 def queries(support: Tensor, x: Any) -> Tensor:
     """A user's query inputs as ``(B, M, *X)``, on the device and of the floating type of the support's ``(B, N, *X)``.
 
-    Values are checked where they can be read.
+    Values are checked where they can be read. Sequences of whole numbers, such as tokens, may be longer or shorter than the
+    support's.
 
     Raises:
         ValueError: x is not numbers, is of another shape, holds pictures as bytes, or a value is not finite or is lost.
@@ -84,7 +85,8 @@ def queries(support: Tensor, x: Any) -> Tensor:
         given = given[:, None]
     if given.dim() == 1 + len(event):
         given = given[None]
-    if given.dim() == 2 + len(event) and given.shape[0] == batch and given.shape[2:] != event:
+    longer = not support.is_floating_point() and len(event) > 0  # tokens: the network says how many it takes
+    if given.dim() == 2 + len(event) and given.shape[0] == batch and given.shape[2:] != event and not longer:
         raise ValueError(
             f"x: expected inputs of event shape {tuple(event)}, as the support has, got {tuple(given.shape[2:])}; give the same "
             "features, in the same order"

@@ -10,6 +10,11 @@ Meta-Learning without Tasks" (MOCA), https://arxiv.org/abs/1912.08866:
 
 f, μ, τ, σ and the weight of a new class are learned. (GeMCL gives each class a noise of its own, with a Gamma prior: Student's t
 in the place of the normal. PCOC has π_k by Dirichlet counts; here all classes are equally likely, as in GeMCL.)
+
+Where all features share one τ and one σ, it is the two-covariance model of speaker recognition (Brümmer & de Villiers 2010, "The
+Speaker Partitioning Problem"), isotropic. Its densities then enter by a power η that is learned too, p(f(x) | k, support)^η, as F
+features that repeat each other say less than F numbers: η F is how many they amount to. The odds against a new class depend on
+the n_k points of the others, by v_k.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import on_features
+from bayesmeta.posteriors import class_moments, met, on_features
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["GeMCL"]
@@ -55,6 +60,9 @@ class GeMCL(Learner):
         size: F, the number of features.
         classes: W, the number of labels: the most that a task or a stream can come to. No weight depends on it, so that it may
             be set anew after training: ``learner.classes = 600``.
+        isotropic: whether all features share one τ and one σ, and a learned η says how much they count (`log_evidence`). `fit`
+            starts these and μ where the first tasks' features are, so that they need no unit size: for embeddings of a frozen
+            network, of which there are many and few classes to learn from.
 
     Raises:
         ValueError: fewer than two classes, features with running statistics; at a call labels of W or more, or another number of
@@ -68,7 +76,7 @@ class GeMCL(Learner):
                  [0.3100, 0.0100, 0.6900]]])
     """
 
-    def __init__(self, features: nn.Module, size: int, classes: int) -> None:
+    def __init__(self, features: nn.Module, size: int, classes: int, *, isotropic: bool = False) -> None:
         super().__init__()
         check_network(features, "features")
         check_count("size", size)
@@ -78,14 +86,26 @@ class GeMCL(Learner):
         self.classes = classes
         self.likelihood = Categorical()
         self.mean = nn.Parameter(torch.zeros(size))
-        self.log_spread = nn.Parameter(torch.zeros(size))
-        self.log_noise = nn.Parameter(torch.zeros(size))
+        self.log_spread = nn.Parameter(torch.zeros(1 if isotropic else size))
+        self.log_noise = nn.Parameter(torch.zeros(1 if isotropic else size))
+        self.log_evidence = nn.Parameter(torch.zeros(())) if isotropic else None
         self.log_new = nn.Parameter(torch.zeros(()))
 
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
         """μ, τ² and σ², each ``(F,)``, in float64."""
         spread, noise = ((2 * part.double().clamp(-9.0, 9.0)).exp() for part in (self.log_spread, self.log_noise))
-        return self.mean.double(), spread, noise
+        return self.mean.double(), spread.expand(self.size), noise.expand(self.size)
+
+    @torch.no_grad()
+    def start(self, embedded: Points) -> None:
+        """Takes μ, τ, σ and η from the moments of labelled features ``(B, N, F)``, if it is isotropic and as it was built."""
+        own = (self.mean, self.log_spread, self.log_noise, self.log_evidence)
+        if any(part is None or part.any() or not part.requires_grad for part in own):
+            return
+        if (found := class_moments(embedded)) is not None:
+            mean, spread, noise, share = found
+            for part, value in zip(own, (mean, spread.log() / 2, noise.log() / 2, share.log()), strict=True):
+                part.copy_(value)  # type: ignore[union-attr]
 
     def forward(self, support: Points) -> Posterior:
         check_count("classes", self.classes, least=2)  # it may have been set anew
@@ -96,8 +116,11 @@ class GeMCL(Learner):
                 f"size: expected the number of features, which have event shape {tuple(embedded.x.shape[2:])}, got {self.size}; "
                 f"build the learner with size={embedded.x[0, 0].numel()}, and end the features with nn.Flatten() if need be"
             )
-        prior, new = self.prior(), self.log_new.double().clone()
-        return on_features(_ClassGaussians(self.likelihood, self.classes, prior, new, embedded), support, features)
+        met(self, embedded)
+        new = self.log_new.double().clone()
+        evidence = torch.ones_like(new) if self.log_evidence is None else self.log_evidence.double().exp()
+        inner = _ClassGaussians(self.likelihood, self.classes, self.prior(), new, evidence, embedded)
+        return on_features(inner, support, features)
 
 
 class _ClassGaussians(Posterior):
@@ -109,13 +132,20 @@ class _ClassGaussians(Posterior):
     _of_tasks = ("total", "count")
 
     def __init__(
-        self, likelihood: Categorical, classes: int, prior: tuple[Tensor, Tensor, Tensor], new: Tensor, support: Points
+        self,
+        likelihood: Categorical,
+        classes: int,
+        prior: tuple[Tensor, Tensor, Tensor],
+        new: Tensor,
+        evidence: Tensor,
+        support: Points,
     ) -> None:
         super().__init__(support)
         self.classes = classes
         self.likelihood = Frozen(likelihood)
         mean, spread, noise = prior
-        self.mean, self.scale, self.ratio, self.new = mean.clone(), noise.sqrt(), spread / noise, new
+        self.mean, self.scale, self.ratio = mean.clone(), noise.sqrt(), spread / noise
+        self.new, self.evidence = new, evidence
         self.total, self.count = self._sums(support, "support")
 
     def _scaled(self, features: Tensor) -> Tensor:
@@ -159,7 +189,7 @@ class _ClassGaussians(Posterior):
         return -0.5 * (square + constant[:, None])
 
     def _labels(self, log_density: Tensor) -> Distribution:
-        logits = (log_density + self._log_prior()[:, None]).log_softmax(-1)
+        logits = (self.evidence * log_density + self._log_prior()[:, None]).log_softmax(-1)
         distribution: Distribution = self.likelihood(logits.to(self.support.x.dtype))
         return distribution
 

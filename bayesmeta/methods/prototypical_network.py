@@ -4,7 +4,10 @@ Snell, Swersky & Zemel 2017, "Prototypical Networks for Few-shot Learning", http
 
     p(y = k | x) ∝ exp(-‖f(x) - c_k‖²),   c_k the mean of f over the support points of class k.
 
-As ‖f(x)‖² is common to all classes, that is a linear head with weights 2c_k and biases -‖c_k‖² (their section 2.4).
+Features of another size than the data's differences want another unit: with a learned s > 0, p(y = k | x) ∝ exp(-s ‖f(x) - c_k‖²)
+(Oreshkin, Rodríguez López & Lacoste 2018, "TADAM", https://arxiv.org/abs/1805.10123, equation 3).
+
+As ‖f(x)‖² is common to all classes, that is a linear head with weights 2s c_k and biases -s ‖c_k‖² (Snell et al.'s section 2.4).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Categorical
 from bayesmeta.networks import check_network
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import on_features
+from bayesmeta.posteriors import class_moments, met, on_features
 
 __all__ = ["PrototypicalNetwork"]
 
@@ -40,6 +43,9 @@ class PrototypicalNetwork(Learner):
     Args:
         features: the body, any module from ``(N, *X)`` to features ``(N, F)``.
         classes: W, the number of classes of a task.
+        scaled: whether squared distances are multiplied by a learned number s (`log_scale`), which `fit` starts where the first
+            tasks' features are; else by 1, as in the paper. Needed for features that nothing trains, such as embeddings of unit
+            norm, whose distances are below 2 and so say next to nothing.
 
     Raises:
         ValueError: fewer than two classes, features with running statistics, or at a call labels of W or more.
@@ -51,19 +57,30 @@ class PrototypicalNetwork(Learner):
         tensor([[[0.8000, 0.2000]]])
     """
 
-    def __init__(self, features: nn.Module, classes: int) -> None:
+    def __init__(self, features: nn.Module, classes: int, *, scaled: bool = False) -> None:
         super().__init__()
         check_count("classes", classes, least=2)
         check_network(features, "features")
         self.features = features
         self.classes = classes
         self.likelihood = Categorical()
+        self.log_scale = nn.Parameter(torch.zeros(())) if scaled else None
+
+    @torch.no_grad()
+    def start(self, embedded: Points) -> None:
+        """Takes s from labelled features ``(B, N, F)``, if it is as it was built: that of normal classes, η / 2σ² by moments."""
+        if self.log_scale is None or self.log_scale or not self.log_scale.requires_grad:
+            return
+        if (found := class_moments(embedded)) is not None:
+            self.log_scale.copy_((found.share / (2 * found.noise)).log())
 
     def forward(self, support: Points) -> Posterior:
         check_count("classes", self.classes, least=2)  # it may have been set anew
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
-        return on_features(_Prototypes(self.likelihood, self.classes, embedded), support, features)
+        met(self, embedded)
+        scale = embedded.x.new_ones(()) if self.log_scale is None else self.log_scale.exp()
+        return on_features(_Prototypes(self.likelihood, self.classes, scale, embedded), support, features)
 
 
 class _Prototypes(Posterior):
@@ -71,9 +88,9 @@ class _Prototypes(Posterior):
 
     _of_tasks = ("total", "count", "prototypes")
 
-    def __init__(self, likelihood: Categorical, classes: int, support: Points) -> None:
+    def __init__(self, likelihood: Categorical, classes: int, scale: Tensor, support: Points) -> None:
         super().__init__(support, samples=1)
-        self.classes = classes
+        self.classes, self.scale = classes, scale
         self.likelihood = Frozen(likelihood)
         self._set(*self._sums(support, "support"))
 
@@ -100,7 +117,7 @@ class _Prototypes(Posterior):
 
     def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
         logits = 2 * x @ self.prototypes.mT - self.prototypes.square().sum(-1)[:, None]
-        distribution: Distribution = self.likelihood(logits)
+        distribution: Distribution = self.likelihood(self.scale * logits)
         return distribution
 
     def _functions(self, samples: int) -> Functions:

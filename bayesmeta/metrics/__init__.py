@@ -19,6 +19,7 @@ from bayesmeta.metrics.detection import (
 from bayesmeta.metrics.intervals import bootstrap, estimates, interval
 from bayesmeta.metrics.matching import Detections, detections
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
+from bayesmeta.metrics.outside import Inside, Outside, OutsideAUPR, OutsideRecall
 from bayesmeta.metrics.ranking import aupr, auroc, risk_coverage
 from bayesmeta.metrics.regression import (
     CRPS,
@@ -58,9 +59,13 @@ __all__ = [
     "EnergyScore",
     "ErrorAUROC",
     "Estimate",
+    "Inside",
     "IoU",
     "Metric",
+    "Outside",
+    "OutsideAUPR",
     "OutsideAUROC",
+    "OutsideRecall",
     "QuantileCalibrationError",
     "Sharpness",
     "Width",

@@ -124,6 +124,12 @@ class AURC(Metric):
         return risk_coverage_of_bins(correct, count - correct)
 
 
+def by_outside(p: Tensor, chosen: Tensor) -> Tensor:
+    """How many chosen points ``(B, M)`` have the last label's probability in each bin of its log-odds: ``(B, FINE)``."""
+    odds = ((p[..., -1].logit(1e-12) / 4).sigmoid() * FINE).long()  # finest where it is near 0 and 1
+    return p.new_zeros(len(p), FINE).scatter_add(1, odds.clamp(0, FINE - 1), chosen.double())
+
+
 @final
 @dataclass(frozen=True)
 class OutsideAUROC(Metric):
@@ -143,12 +149,8 @@ class OutsideAUROC(Metric):
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
         p, labels, given = probabilities(distribution, given)
-        place = (
-            ((p[..., -1].logit(1e-12) / 4).sigmoid() * FINE).long().clamp(0, FINE - 1)
-        )  # finest where it is near 0 and 1
-        outside, empty = labels == p.shape[-1] - 1, p.new_zeros(len(p), FINE)
-        counts = [empty.scatter_add(1, place, (kind & given.mask).double()) for kind in (outside, ~outside)]
-        return torch.cat(counts, 1)
+        outside = labels == p.shape[-1] - 1
+        return torch.cat([by_outside(p, kind & given.mask) for kind in (outside, ~outside)], 1)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return auroc_of_bins(*sums.chunk(2, -1))

@@ -6,15 +6,23 @@ from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
 from bayesmeta.networks.norms import BatchNorm, GroupNorm
+from bayesmeta.networks.text_encoder import TextEncoder
+from bayesmeta.networks.transformer import BEGIN, END, PADDING, NextToken, Transformer
 from bayesmeta.networks.unet import UNet
 
 __all__ = [
+    "BEGIN",
+    "END",
     "MLP",
+    "PADDING",
     "BatchNorm",
     "Cells",
     "Conv4",
     "Gated",
     "GroupNorm",
+    "NextToken",
+    "TextEncoder",
+    "Transformer",
     "UNet",
     "check_network",
     "check_padding",

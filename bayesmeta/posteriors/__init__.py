@@ -1,5 +1,6 @@
 """What a support taught: the posteriors that methods share."""
 
+from bayesmeta.posteriors.class_moments import ClassMoments, class_moments, met, starting
 from bayesmeta.posteriors.encoded import Encoded, told
 from bayesmeta.posteriors.gaussian_weights import GaussianWeights, LearnedInParts, Weights
 from bayesmeta.posteriors.linear import BayesianLinear, linear_prior
@@ -26,6 +27,7 @@ from bayesmeta.posteriors.transformed import Transformed, check_pointwise, on_fe
 
 __all__ = [
     "BayesianLinear",
+    "ClassMoments",
     "Encoded",
     "GaussianWeights",
     "LearnedInParts",
@@ -46,10 +48,12 @@ __all__ = [
     "check_inner_loop",
     "check_pointwise",
     "check_replay",
+    "class_moments",
     "heads",
     "in_turn",
     "joined",
     "linear_prior",
+    "met",
     "networks",
     "normal_numbers",
     "observed_first",
@@ -57,5 +61,6 @@ __all__ = [
     "recall",
     "remember",
     "replayed",
+    "starting",
     "told",
 ]

@@ -25,6 +25,11 @@ __all__ = [
     "ArrayTasks",
     "Boxed",
     "CartPole",
+from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
+from bayesmeta.tasks.tokens import Tokens
+from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, translation_points
+
+    "ClassSplit",
     "ClassStreams",
     "ClassTasks",
     "Collages",
@@ -33,6 +38,7 @@ __all__ = [
     "DriftingSinusoids",
     "GaussianProcessTasks",
     "ImageTasks",
+    "LabelledTexts",
     "LinearGaussian",
     "Longitudinal",
     "Masks",
@@ -52,9 +58,17 @@ __all__ = [
     "cells_and_cards",
     "coco",
     "coil20",
+    "Tokens",
+    "TranslationTasks",
+    "banking77",
+    "clinc150",
+    "fewrel",
     "image_folder",
     "mask_folder",
     "membranes",
+    "pair_file",
     "tasks_from_arrays",
     "tasks_from_frame",
+    "tatoeba",
+    "translation_points",
 ]

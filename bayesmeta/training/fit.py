@@ -27,6 +27,7 @@ from bayesmeta.training.checks import check_arguments, explain_update, preflight
 from bayesmeta.training.gradient import MetaGradient, explain_strategy
 from bayesmeta.training.interruption import Interruption
 from bayesmeta.training.processes import Processes
+from bayesmeta.training.starts import start_classes
 from bayesmeta.training.step import Diverged, History, Update
 from bayesmeta.training.validation import Validation
 
@@ -168,6 +169,7 @@ def fit(
             say(f"goes on after step {len(history.losses)} of {steps}, which {checkpoint} holds")
         else:
             start_kernels(learner, first)
+            start_classes(learner, first)
             looks.look(0, processes)
         update = Update(learner, optimizer, scheduler, clip, processes, interruption, meta_gradient, history, first)
         while not (ended := _ended(history, steps, looks)):

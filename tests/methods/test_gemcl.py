@@ -17,11 +17,13 @@ from bayesmeta import Episode, Points
 F, W = 3, 4
 
 
-def learner(seed: int = 0, classes: int = W) -> bm.GeMCL:
+def learner(seed: int = 0, classes: int = W, isotropic: bool = False) -> bm.GeMCL:
     torch.manual_seed(seed)
-    made = bm.GeMCL(nn.Sequential(nn.Linear(2, F), nn.Tanh()), size=F, classes=classes).double()
+    body = nn.Sequential(nn.Linear(2, F), nn.Tanh())
+    made = bm.GeMCL(body, size=F, classes=classes, isotropic=isotropic).double()
+    own = (made.mean, made.log_spread, made.log_noise, made.log_new, made.log_evidence)
     with torch.no_grad():
-        for parameter in (made.mean, made.log_spread, made.log_noise, made.log_new):
+        for parameter in (part for part in own if part is not None):
             parameter.copy_(0.5 * torch.randn_like(parameter))
     return made
 
@@ -49,8 +51,10 @@ def moments(made: bm.GeMCL, features: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(means), torch.stack(variances)
 
 
-def test_predictions_are_bayes_rule_on_the_conditioned_normals() -> None:
-    made, support, query = learner(), drawn(6, classes=3), drawn(5, seed=2)
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_predictions_are_bayes_rule_on_the_conditioned_normals(isotropic: bool) -> None:
+    made, support, query = learner(isotropic=isotropic), drawn(6, classes=3), drawn(5, seed=2)
+    power = 1.0 if made.log_evidence is None else made.log_evidence.exp()
     support.y[1] %= 2  # task 1 has two labels without points, task 0 one
     probabilities = made(support)(query.x).probs  # type: ignore[attr-defined]
     for b in range(2):
@@ -60,7 +64,7 @@ def test_predictions_are_bayes_rule_on_the_conditioned_normals() -> None:
         columns = []
         for label in range(W):
             mean, variance = moments(made, features[support.y[b] == label])
-            density = Normal(mean, variance.sqrt()).log_prob(asked).sum(-1).exp()
+            density = (power * Normal(mean, variance.sqrt()).log_prob(asked).sum(-1)).exp()
             columns.append((1 if label in known else new) * density)
         expected = torch.stack(columns, -1)
         torch.testing.assert_close(probabilities[b], expected / expected.sum(-1, keepdim=True), rtol=1e-10, atol=0)
@@ -102,8 +106,9 @@ def test_parts_in_any_order_equal_all_at_once_after_ten_thousand_points(dtype: t
             torch.testing.assert_close(posterior(query).probs, expected, rtol=0, atol=exact)  # type: ignore[attr-defined]
 
 
-def test_the_gradient_is_that_of_finite_differences_through_an_update() -> None:
-    made, support, query = learner(), drawn(6, classes=3), drawn(8, seed=2)
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_the_gradient_is_that_of_finite_differences_through_an_update(isotropic: bool) -> None:
+    made, support, query = learner(isotropic=isotropic), drawn(6, classes=3), drawn(8, seed=2)
     parameters = list(made.parameters())
 
     def loss() -> Tensor:
@@ -153,6 +158,17 @@ def test_what_is_new_is_learned_from_queries_outside() -> None:
     found = bm.evaluate(made, source, episodes=5)
     assert found["Accuracy"].value > 0.97
     assert found["NLL"].value < 0.15
+
+
+def test_more_points_make_a_new_class_likelier_where_none_of_them_is_near() -> None:
+    """At the prior's mean, far from a class: the more certain that class's mean, the less it can be one of its."""
+    made = bm.GeMCL(nn.Identity(), 2, classes=2, isotropic=True)
+    new = []
+    for count in (1, 2, 5, 50):
+        known = Points(torch.full((1, count, 2), 1.0), torch.zeros(1, count).long(), torch.ones(1, count).bool())
+        new.append(made(known)(torch.zeros(1, 1, 2)).probs[0, 0, 1].item())  # type: ignore[attr-defined]
+    assert new == sorted(new)
+    assert new[0] < new[-1] - 0.03
 
 
 def test_bad_input() -> None:
