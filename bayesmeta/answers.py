@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.distributions import apart
 
-__all__ = ["Decomposition", "Functions", "Joint", "refuse_copies", "refuse_misfit", "refuse_update", "repeated"]
+__all__ = ["Decomposition", "Functions", "Joint", "refuse_copies", "refuse_gaussian", "refuse_update", "repeated"]
 
 Functions: TypeAlias = Callable[[Any, bool], Distribution]
 """S functions, each the same whenever it is asked: of inputs, and of whether each function has inputs of its own.
@@ -80,9 +80,9 @@ def refuse_copies(posterior: object) -> NoReturn:
     )
 
 
-def refuse_misfit(posterior: object) -> NoReturn:
+def refuse_gaussian(posterior: object, name: str, what: str, remedy: str) -> NoReturn:
     """Raises the NotImplementedError of a posterior whose functions are not Gaussian."""
     raise NotImplementedError(
-        "learner: expected one whose functions are Gaussian, such as ALPaCA, DKT, ADKL or ADKF, got one with the posterior "
-        f"{type(posterior).__name__}; give it a Student's t likelihood, likelihoods.StudentT(), or another learner"
+        f"{name}: expected a {what} whose functions are Gaussian, such as those of ALPaCA, DKT, ADKL and ADKF, got "
+        f"{type(posterior).__name__}; {remedy}"
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.answers import Decomposition, Functions, Joint, refuse_copies, refuse_misfit, refuse_update
+from bayesmeta.answers import Decomposition, Functions, Joint, refuse_copies, refuse_gaussian, refuse_update
 from bayesmeta.border import as_tensor, check, check_count, check_form, check_lengths, convert, queries, readable
 from bayesmeta.border.checks import ADAPTING, check_further, check_whole
 from bayesmeta.border.explained import explained
@@ -159,14 +159,11 @@ class Posterior(ABC):
         return self._joint(self._inputs(x))
 
     def _joint(self, x: Any) -> Joint:
-        raise NotImplementedError(
-            "joint: expected a posterior whose functions are Gaussian, such as those of ALPaCA, DKT, ADKL and ADKF, got "
-            f"{type(self).__name__}; draw from it, posterior.functions(S)"
-        )
+        refuse_gaussian(self, "joint", "posterior", "draw from it, posterior.functions(S)")
 
     def _misfit(self) -> tuple[Tensor, Tensor]:
-        """How many points each task was told ``(B,)``, and their squared Mahalanobis distance to the prior's mean ``(B, Y)``."""
-        refuse_misfit(self)
+        """Each task's number of points ``(B,)``, and their squared Mahalanobis distance to the prior's mean ``(B, Y)``."""
+        refuse_gaussian(self, "learner", "learner", "likelihoods.StudentT() is for others")
 
     def update(self, points: Points) -> Posterior:
         """The posterior after further points of the same B tasks. This one stays as it is.

@@ -19,16 +19,15 @@ from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
+from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
+from bayesmeta.tasks.tokens import Tokens
+from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, translation_points
 from bayesmeta.tasks.worlds import CartPole, Pendulum, Transitions, World
 
 __all__ = [
     "ArrayTasks",
     "Boxed",
     "CartPole",
-from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
-from bayesmeta.tasks.tokens import Tokens
-from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, translation_points
-
     "ClassSplit",
     "ClassStreams",
     "ClassTasks",
@@ -52,16 +51,16 @@ from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, tr
     "Switching",
     "SyntheticTasks",
     "TaskSource",
+    "Tokens",
     "Transitions",
+    "TranslationTasks",
     "World",
+    "banking77",
     "camvid",
     "cells_and_cards",
+    "clinc150",
     "coco",
     "coil20",
-    "Tokens",
-    "TranslationTasks",
-    "banking77",
-    "clinc150",
     "fewrel",
     "image_folder",
     "mask_folder",

@@ -138,7 +138,9 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(ValueError, match="df: expected"):
             bm.OwnScale(learners()["DKT"], df=df)
     maml = bm.OwnScale(bm.MAML(bm.networks.MLP(1, 1), Gaussian()))
-    with pytest.raises(NotImplementedError, match=r"learner: expected one whose functions are Gaussian.*PointEstimate"):
+    with pytest.raises(
+        NotImplementedError, match=r"learner: expected a learner whose functions are Gaussian.*PointEstimate"
+    ):
         maml(bm.points([0.0, 1.0], [0.0, 1.0]))
     with pytest.raises(TypeError, match="tasks: expected LinearGaussian"):
         OwnScales(bm.tasks.Sinusoids())  # type: ignore[arg-type]
