@@ -181,7 +181,7 @@ class Posterior(ABC):
           `Changepoints` allows for a change of the task before each update.
         - All others refuse: `Rehearsal` keeps the points and adapts again.
 
-        Exact means: as if all points had been known at once. The result is differentiable as the posterior itself. It keeps no
+        Exact means: as if all points had been known at once. The result is differentiable as the posterior itself, and keeps no
         points: its `support` is one unobserved row of zeros, which says shapes, types and device.
 
         Args:
