@@ -75,7 +75,11 @@ def main() -> None:
             for _ in range(REPEATS)
         ]
         wall, busy, peak = (statistics.median(map(float, column)) for column in zip(*runs, strict=True))
-        keep(RESULTS, name, {"wall seconds": wall, "CPU seconds, one thread": busy, "peak MiB": peak, "torch": torch.__version__})
+        keep(
+            RESULTS,
+            name,
+            {"wall seconds": wall, "CPU seconds, one thread": busy, "peak MiB": peak, "torch": torch.__version__},
+        )
         print(f"{name:55} {wall:5.2f} s, {busy:5.2f} CPU s, peak {peak:5.0f} MiB", flush=True)
     return None
 
