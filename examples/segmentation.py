@@ -24,8 +24,8 @@ SEED = 0
 class Features(nn.Module):
     """A pixel's colour, the mean colours and the spread around it, near and far, and its place; and learned functions of them.
 
-    These are waves of random slopes at first, of which a head can make any smooth function: a pixel by itself is not told apart
-    by a line. A network that sees more of the picture has more to learn, and forgets more of what tells new classes apart.
+    These are random at first, each a step in some direction, of which a head can make any smooth function, where a line would not
+    tell pixels apart. A network that sees more of the picture has more to learn, and forgets more of what tells classes apart.
     """
 
     def __init__(self) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta.metrics import ECE, NLL, Dice, IoU
 from bayesmeta.tasks import Masks, SceneTasks, SegmentationTasks
+from bayesmeta.tasks.segmentation import MaskTasks
 from benchmarks.accuracy.segmentation import DRIVE, VOID, laplace_hand, laplace_learned
 from benchmarks.accuracy.segmentation import pictures as streets
 from benchmarks.store import keep, load
@@ -99,7 +100,7 @@ def trained(name: str, seed: int, validate: bool, **changed: Any) -> tuple[bm.Le
     if name == LEARNERS[0]:
         return Alone(**changed), 0.0
     learner = laplace_hand() if name.startswith("57") else laplace_learned()
-    tasks = street_tasks(seed)
+    tasks: MaskTasks = street_tasks(seed)
     if name.endswith("slices"):
         tasks = slices(0, 11 if validate else 17, shots=5, queries=3, seed=seed)
     steps = changed.get("steps", 150)
