@@ -11,7 +11,7 @@ drawing tasks included. Settings were chosen on validation objects and classes (
 and aces), which are training ones in the end; the test was looked at once.
 
     python -m benchmarks.accuracy.detection                          # all, from where it was left; then prints tables
-    python -m benchmarks.accuracy.detection --validate ANIL rate=0.03  # tries a setting on validation classes
+    python -m benchmarks.accuracy.detection --validate ANIL inner=0.03  # tries a setting on validation classes
 
 Figures are in benchmarks/results/detection.json; AP50 is pooled over tasks for collages, and the mean over the classes for cells
 and cards. NLL is of a picture's grid, of edges in cells; "NLL of sizes" is the same density as one of a centre in cells and a log
