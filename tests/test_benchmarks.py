@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ def built(module: str, name: str, *arguments: Any) -> list[bm.Learner]:
         lambda: built("accuracy.kernel_starts", "CLASSIFIERS"),
         lambda: built("accuracy.omniglot_learners", "RUNS", bm.networks.Conv4(width=8)),
         lambda: built("accuracy.segmentation", "LEARNERS"),
+        lambda: built("accuracy.text_learners", "LEARNERS", SimpleNamespace(ways=5, labels=6), 300),
         lambda: built("robustness.soak", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],
