@@ -177,7 +177,7 @@ class Posterior(ABC):
         - The posterior becomes the prior: `ABML`, `VCL`, `OnlineLaplace`. Sequential, and of constant size but for a coreset.
         - By as many further gradient steps as the learner takes, on the new points alone, from where the old ones led: the MAML
           family (`MAML`, `FirstOrderMAML`, `MetaSGD`, `ANIL`, `Reptile`). It is the baseline that forgets.
-        - Through wrappers. An `Ensemble` keeps its weights, a temperature that of fewer points; `Changepoints` allows for a change.
+        - Through wrappers. An `Ensemble` keeps its weights, a temperature its value; `Changepoints` allows for a change.
         - All others refuse: `Rehearsal` keeps the points and adapts again.
 
         Exact means: as if all points had been known at once. The result is differentiable as the posterior itself, and keeps no

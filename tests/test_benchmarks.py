@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.segmentation", "LEARNERS"),
         lambda: built("accuracy.detection", "LEARNERS", *detector()),
         lambda: built("cost.masks", "LEARNERS"),
+        lambda: built("accuracy.text_learners", "LEARNERS", SimpleNamespace(ways=5, labels=6), 300),
         lambda: built("robustness.soak", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],

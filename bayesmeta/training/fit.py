@@ -68,6 +68,7 @@ def fit(
 
     Lengthscales of kernels that are as gpytorch made them start from the first episode's tasks: at 1/√2 of the median distance
     between the features of two points (see `bayesmeta.gaussian_process.starts.start_kernels`). What you have set yourself stays.
+    The scales of `PrototypicalNetwork(scaled=True)` and `GeMCL(isotropic=True)` start there too (`bayesmeta.training.starts`).
 
     Args:
         learner: what to train; tasks are moved to its device and floating type.
