@@ -22,6 +22,7 @@ from bayesmeta.metrics.regression import (
     ranks,
 )
 from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
+from bayesmeta.metrics.sequences import ExactMatch, Perplexity, SequenceECE, SpanF1, TokenF1
 
 __all__ = [
     "AURC",
@@ -41,11 +42,16 @@ __all__ = [
     "EnergyScore",
     "ErrorAUROC",
     "Estimate",
+    "ExactMatch",
     "IoU",
     "Metric",
     "OutsideAUROC",
+    "Perplexity",
     "QuantileCalibrationError",
+    "SequenceECE",
     "Sharpness",
+    "SpanF1",
+    "TokenF1",
     "Width",
     "aupr",
     "auroc",

@@ -12,6 +12,7 @@ from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
+from bayesmeta.tasks.slots import SlotTasks, slot_file, snips, spelled
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
@@ -33,6 +34,7 @@ __all__ = [
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
+    "SlotTasks",
     "StreamSource",
     "Switching",
     "SyntheticTasks",
@@ -44,6 +46,9 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "slot_file",
+    "snips",
+    "spelled",
     "tasks_from_arrays",
     "tasks_from_frame",
     "tatoeba",
