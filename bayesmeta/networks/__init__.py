@@ -1,6 +1,7 @@
 """Networks that work under every learner."""
 
 from bayesmeta.networks.checks import check_network, check_padding, has_batch_norm, parts
+from bayesmeta.networks.choice import Choice
 from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "PADDING",
     "BatchNorm",
+    "Choice",
     "Conv4",
     "Gated",
     "GroupNorm",

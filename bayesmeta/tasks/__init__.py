@@ -1,5 +1,6 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
+from bayesmeta.tasks.answers import Candidates, Question, sentence_choices, span_choices, xquad
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.classes import ClassTasks
 from bayesmeta.tasks.domains import DomainStreams
@@ -21,6 +22,7 @@ from bayesmeta.tasks.translation import TranslationTasks, pair_file, tatoeba, tr
 
 __all__ = [
     "ArrayTasks",
+    "Candidates",
     "ClassStreams",
     "ClassTasks",
     "DomainStreams",
@@ -31,6 +33,7 @@ __all__ = [
     "Longitudinal",
     "Masks",
     "Omniglot",
+    "Question",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
@@ -46,11 +49,14 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "sentence_choices",
     "slot_file",
     "snips",
+    "span_choices",
     "spelled",
     "tasks_from_arrays",
     "tasks_from_frame",
     "tatoeba",
     "translation_points",
+    "xquad",
 ]

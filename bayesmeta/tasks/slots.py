@@ -140,7 +140,6 @@ class SlotTasks(TaskSource):
             *(Points(x[:, part], y[:, part], mask[:, part]) for part in (slice(self.shots), slice(self.shots, None)))
         )
 
-
     def _numbers(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
         """The labels of no slot and of an intent's slots in an episode."""
         above = 1 + len(self.known)

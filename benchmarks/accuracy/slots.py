@@ -14,13 +14,13 @@ intents, its penalty chosen on the validation intent. Intervals are over tasks, 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gpytorch
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +28,6 @@ import bayesmeta as bm
 from bayesmeta.metrics import ECE, NLL, ExactMatch, SequenceECE, SpanF1, TokenF1
 from bayesmeta.networks.transformer import Block
 from bayesmeta.tasks import SlotTasks
-from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "slots.json"
 NEW, WIDTH = 14, 64
@@ -36,7 +35,10 @@ METRICS = [TokenF1(), SpanF1(), NLL(), ECE(), ExactMatch(), SequenceECE()]
 
 
 class Words(nn.Module):
-    """Features of each word in its sentence: ``(N, T, 12)`` whole numbers of `spelled` to ``(N, T, 64)``."""
+    """Features of each word in its sentence: ``(N, T, 12)`` whole numbers of `spelled` to ``(N, T, 256)``.
+
+    64 of the sentence around it by attention, and 64 each of the word itself and of the words before and after it.
+    """
 
     def __init__(self, layers: int = 2) -> None:
         super().__init__()
@@ -51,18 +53,17 @@ class Words(nn.Module):
         there = (x > 0).any(-1)
         word = self.pieces(x).sum(-2) / 3 * there[..., None]
         none = torch.zeros_like(word[..., :1, :])
-        h = torch.cat([word, torch.cat([none, word[..., :-1, :]], -2), torch.cat([word[..., 1:, :], none], -2)], -1)
-        h = self.near(h) + self.places[: x.shape[-2]]
+        near = torch.cat([word, torch.cat([none, word[..., :-1, :]], -2), torch.cat([word[..., 1:, :], none], -2)], -1)
+        h = self.near(near) + self.places[: x.shape[-2]]
         itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
         sees = (there[..., None, :] | itself)[..., None, :, :]
         for block in self.blocks:
             h = block(h, sees)
-        features: Tensor = self.last(h)
-        return features
+        return torch.cat([self.last(h), near], -1)
 
 
 class OfPicture(nn.Module):
-    """The same of sentences as pictures of one row, ``(N, 12, 1, T)`` to ``(N, 64, 1, T)``, as `Dense` has them."""
+    """The same of sentences as pictures of one row, ``(N, 12, 1, T)`` to ``(N, 256, 1, T)``, as `Dense` has them."""
 
     def __init__(self, words: nn.Module) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class Pictures(bm.tasks.TaskSource):
 
 def anil(labels: int, adapting: int = 10, inner: float = 0.3) -> bm.Learner:
     return bm.ANIL(
-        Words(), nn.Linear(WIDTH, labels), bm.likelihoods.Categorical(event_dims=1), steps=adapting, rate=inner
+        Words(), nn.Linear(4 * WIDTH, labels), bm.likelihoods.Categorical(event_dims=1), steps=adapting, rate=inner
     )
 
 
@@ -100,18 +101,16 @@ def prototypes(labels: int) -> bm.Learner:
     return bm.Dense(OfPicture(Words()), bm.PrototypicalNetwork(nn.Identity(), classes=labels))
 
 
-def laplace(labels: int, evidence: float = 1.0) -> bm.Learner:
-    head = bm.LaplaceHead(
-        nn.Identity(), nn.Linear(WIDTH, labels), bm.likelihoods.Categorical(), evidence=evidence
-    )
-    return bm.Dense(OfPicture(Words()), head)
+def process(labels: int) -> bm.Learner:
+    kernel = gpytorch.kernels.RBFKernel()
+    return bm.Dense(OfPicture(Words()), bm.DKTClassifier(nn.Identity(), kernel, classes=labels))
 
 
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "ANIL": (anil, {"first": 500, "steps": 300, "rate": 0.001}),
-    "prototypes": (prototypes, {"steps": 250, "rate": 0.003}),
-    "Laplace head": (laplace, {"steps": 60, "rate": 0.003}),
+    "prototypes": (prototypes, {"first": 500, "steps": 300, "rate": 0.001}),
+    "Gaussian process": (process, {"first": 500, "steps": 150, "rate": 0.001}),
 }
 
 
@@ -123,7 +122,11 @@ def sentences() -> dict[str, Any]:
 def source(number: int, intents: Sequence[str], **settings: Any) -> SlotTasks:
     known = sorted({slot for one in split(number)[0] for _, slots in sentences()[one] for slot in slots if slot})
     return SlotTasks(
-        {one: sentences()[one] for one in intents}, bm.tasks.spelled, known=known, labels=1 + len(known) + NEW, **settings
+        {one: sentences()[one] for one in intents},
+        bm.tasks.spelled,
+        known=known,
+        labels=1 + len(known) + NEW,
+        **settings,
     )
 
 
@@ -143,10 +146,12 @@ def trained(name: str, number: int, **changed: Any) -> tuple[bm.Learner, float]:
     own = {key: value for key, value in settings.items() if key not in ("first", "steps", "rate")}
     learner = make(tasks.labels, **own)
     began = time.process_time()
+    words = learner.features.words if isinstance(learner, bm.Dense) else learner.features
+    start = anil(tasks.labels, adapting=0)
+    start.features = words
+    fitted(start, joint, settings["first"], 0.003)  # all training intents at once, by the slots' names
     if isinstance(learner, bm.ANIL):
-        adapting, learner.steps = learner.steps, 0
-        fitted(learner, joint, settings["first"], 0.003)  # all training intents at once, by the slots' names
-        learner.steps = adapting
+        learner.head.load_state_dict(start.head.state_dict())
     fitted(learner, Pictures(tasks) if isinstance(learner, bm.Dense) else tasks, settings["steps"], settings["rate"])
     return learner, time.process_time() - began
 
