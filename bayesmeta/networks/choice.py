@@ -38,8 +38,8 @@ class Choice(Recorded):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 3 or x.shape[-1] < 2:
             raise ValueError(
-                f"x: expected candidates (N, W, F + 1), the last number 1 for those that there are, got {tuple(x.shape)}; give each "
-                "point a row for each candidate"
+                f"x: expected candidates (N, W, F + 1), the last number 1 for those that there are, got {tuple(x.shape)}; give "
+                "each point a row for each candidate"
             )
         score = self.network(x[..., :-1]).squeeze(-1)
         logits: Tensor = torch.where(x[..., -1] > 0.5, score, max(_NEVER, torch.finfo(score.dtype).min / 4))

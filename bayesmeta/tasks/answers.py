@@ -1,8 +1,8 @@
 """Questions about paragraphs: which sentence holds the answer, or which words are it, chosen among candidates.
 
 Artetxe, Ruder & Yogatama 2020, "On the Cross-lingual Transferability of Monolingual Representations" (XQuAD),
-https://arxiv.org/abs/1910.11856. A candidate is known by how it and what surrounds it agree with the question, numbers that mean the
-same in every article and language, in the manner of Richardson, Burges & Renshaw 2013 (MCTest), https://aclanthology.org/D13-1020.
+https://arxiv.org/abs/1910.11856. A candidate is known by how it and what surrounds it agree with the question, numbers that mean
+the same in every article and language, in the manner of Richardson, Burges & Renshaw 2013 (MCTest), https://aclanthology.org/D13-1020.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def sentence_choices(questions: Sequence[Question], *, most: int = 16) -> Candid
     """Which sentence of the paragraph holds the answer?
 
     Args:
-        questions: of `xquad` or your own. Those whose answer is in no single sentence, and those of paragraphs of one sentence, or
-            of more than `most`, are left out.
+        questions: of `xquad` or your own. Those whose answer is in no single sentence, and those of paragraphs of one sentence,
+            or of more than `most`, are left out.
         most: W.
 
     Raises:
@@ -161,7 +161,8 @@ def span_choices(questions: Sequence[Question], *, words: int = 160, widths: int
 def _stacked(rows: list[Tensor], labels: list[int], kept: list[Question], most: int) -> Candidates:
     if not rows:
         raise ValueError(
-            "questions: expected some whose answer is among the candidates, got none; look at where answers begin, or allow for more"
+            "questions: expected some whose answer is among the candidates, got none; look at where answers begin, or allow "
+            "for more"
         )
     x = torch.zeros(len(rows), most, rows[0].shape[1])
     for place, row in enumerate(rows):

@@ -1,7 +1,7 @@
 """Few-shot slot filling: each intent is a task, whose points are sentences with a label for each word.
 
-Coucke et al. 2018, "Snips Voice Platform", https://arxiv.org/abs/1805.10190, section 5 (the sentences of seven intents). Words are
-what stands between spaces, and each punctuation mark by itself. A label is a slot's number, 0 for words of none.
+Coucke et al. 2018, "Snips Voice Platform", https://arxiv.org/abs/1805.10190, section 5 (the sentences of seven intents). Words
+are what stands between spaces, and each punctuation mark by itself. A label is a slot's number, 0 for words of none.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Tagged: TypeAlias = tuple[Sequence[str], Sequence[str | None]]
 class SlotTasks(TaskSource):
     """Intents as tasks: sentences whose slots are marked to learn from, and others to be judged on.
 
-    An episode's y are labels ``(B, N, T)`` in sentences filled up to T words, with a mask of that shape. Slots that intents share,
-    such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers above, in an order
+    An episode's y are labels ``(B, N, T)`` in sentences filled up to T words, with a mask of that shape. Slots that intents
+    share, such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers above, in an order
     that each episode draws anew, so that these mean nothing beyond the task. Slots that the support does not show may be asked.
 
     Args:
@@ -50,8 +50,8 @@ class SlotTasks(TaskSource):
         length: see `TaskSource`.
 
     Raises:
-        ValueError: an intent has too few sentences or too many slots, a sentence has no word, or not as many slots as words; or an
-            argument is out of range.
+        ValueError: an intent has too few sentences or too many slots, a sentence has no word, or not as many slots as words; or
+            an argument is out of range.
 
     Example:
         >>> booking = [(["a", "table", "in", "Rome"], [None, None, None, "city"]), (["Oslo", "please"], ["city", None])]
@@ -97,8 +97,8 @@ class SlotTasks(TaskSource):
             for place, (words, slots) in enumerate(given):
                 if not words or len(words) != len(slots):
                     raise ValueError(
-                        f"sentences of {intent!r}: expected a slot or None for each word, got {len(slots)} for {len(words)} words "
-                        f"at {place}; leave out empty sentences"
+                        f"sentences of {intent!r}: expected a slot or None for each word, got {len(slots)} for {len(words)} "
+                        f"words at {place}; leave out empty sentences"
                     )
             names = sorted({slot for _, slots in given for slot in slots if slot is not None})
             number = {None: 0, **{name: k for k, name in enumerate(names, 1)}}
@@ -111,8 +111,8 @@ class SlotTasks(TaskSource):
         """W, labels of the learner, 0 among them."""
         if self.labels < least:
             raise ValueError(
-                f"labels: expected at least {least}, for 0, {len(self.known)} known slots and {max(new)} others of an intent, got "
-                f"{labels}; raise it"
+                f"labels: expected at least {least}, for 0, {len(self.known)} known slots and {max(new)} others of an intent, "
+                f"got {labels}; raise it"
             )
 
     def members(self, index: int) -> Tensor:
@@ -208,7 +208,8 @@ def snips(root: str | os.PathLike[str] | None = None) -> dict[str, list[Tagged]]
     if not path.exists():
         raise FileNotFoundError(
             f"root: expected {path.name} in {path.parent}, found none; pass the folder that holds it, or set BAYESMETA_DATA to "
-            "the folder of snips_slots. Its sentences are those of github.com/snipsco/nlu-benchmark, 2017-06-custom-intent-engines"
+            "the folder of snips_slots. Its sentences are those of github.com/snipsco/nlu-benchmark, "
+            "2017-06-custom-intent-engines"
         )
     with gzip.open(path, "rt", encoding="utf-8") as file:
         pack = json.load(file)
@@ -244,7 +245,8 @@ def slot_file(path: str | os.PathLike[str]) -> dict[str, list[Tagged]]:
             words, slots = [], []
         elif intent is None or len(columns) > 2:
             raise ValueError(
-                f"{path}, line {number}: expected a word, a tab and its slot, below a line '# intent', got {line!r}; see slot_file"
+                f"{path}, line {number}: expected a word, a tab and its slot, below a line '# intent', got {line!r}; "
+                "see slot_file"
             )
         else:
             words.append(columns[0])

@@ -4,11 +4,12 @@
     BAYESMETA_DATA=... python benchmarks/accuracy/answers.py sentences        # what begins so
     BAYESMETA_DATA=... python benchmarks/accuracy/answers.py --table          # prints what is there
 
-The 48 articles are in six parts, in the order of their names: each is the test once, the next one is for validation (temperature),
-and the other four are for training. Tasks are articles, and 5 questions of each are its support. By language: trained in six
-languages, tested in five others, on articles of the test part. By type: a task is a type of question in a part, one type is not
-trained on, and asked about. The joint learner is the same network without adaptation. Baselines have no probabilities: the sentence that shares most rare words with
-the question, and the window of words that does, without its own words. Intervals are over articles (and languages). One thread.
+The 48 articles are in six parts, in the order of their names: each is the test once, the next one is for validation
+(temperature), and the other four are for training. Tasks are articles, and 5 questions of each are its support. By language:
+trained in six languages, tested in five others, on articles of the test part. By type: a task is a type of question in a part,
+one type is not trained on, and asked about. The joint learner is the same network without adaptation. Baselines have no
+probabilities: the sentence that shares most rare words with the question, and the window of words that does, without its own
+words. Intervals are over articles (and languages). One thread.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ test, and the others of even number are for training, 32. English sentences of v
 training, and those of the test out of validation. Tokens are learned of the training pairs; pairs with a sentence of more than 48
 are left out everywhere, and of more than 32 where starts learn to adapt.
 
-All starts begin with the same joint training (the first half) and then go on for as much CPU time with their own objective. Each is asked: without adaptation; by its own adaptation to 200 pairs, if it has one; and by fine-tuning: Adam on 160
-of them, stopped by the other 40. Settings were chosen on the validation languages, and temperatures are fitted there. Intervals
-are of 95 %, over languages and sentences within them (a bootstrap of both). One thread. Finished figures are in
+All starts begin with the same joint training (the first half) and then go on for as much CPU time with their own objective.
+Each is asked: without adaptation; by its own adaptation to 200 pairs, if it has one; and by fine-tuning: Adam on 160 of them,
+stopped by the other 40. Settings were chosen on the validation languages, and temperatures are fitted there. Intervals are of
+95 %, over languages and sentences within them (a bootstrap of both). One thread. Finished figures are in
 results/translation.json, and the states of training in $BAYESMETA_RUNS, or translation_runs.
 """
 
