@@ -3,8 +3,8 @@
 A sequence y has p(y | x) = Σ_s Π_t p_s(y_t | x, y_<t) / S under S functions. So after a prefix each function counts by how likely
 it made the prefix, w_s ∝ Π p_s(y_<t), and the next token has p(y_t) = Σ_s w_s p_s(y_t): the tokens' log-probabilities add up to
 the sequence's, exactly. Doubt is split as by Malinin & Gales 2021, "Uncertainty Estimation in Autoregressive Structured
-Prediction", https://arxiv.org/abs/2002.07650, section 3: total is the entropy of p(y_t), and epistemic the mutual information of y_t and s.
-Beams are those of Sutskever, Vinyals & Le 2014, https://arxiv.org/abs/1409.3215, section 3.2.
+Prediction", https://arxiv.org/abs/2002.07650, section 3: total is the entropy of p(y_t), and epistemic the mutual information of
+y_t and s. Beams are those of Sutskever, Vinyals & Le 2014, https://arxiv.org/abs/1409.3215, section 3.2.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _begun(source: Tensor, functions: Callable[[Any], Distribution], count: int,
         logits: Tensor = marginals(said).logits[..., -1, :]  # type: ignore[attr-defined]  # (S, B, M K, V)
         return logits.log_softmax(-1).flatten(1, 2)
 
-    return _State(ask, (*source.shape[:2], count), samples, source.device)  # type: ignore[arg-type]
+    return _State(ask, (*source.shape[:2], count), samples, source.device)
 
 
 def _best(log_prob: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,12 +216,12 @@ def _of_sentences(one: Question, parts: list[str]) -> Tensor:
     words, pieces = [_words(part) for part in parts], [_pieces(part) for part in parts]
     asked_words, asked_pieces = _words(one.text), _pieces(one.text)
     by_word, by_piece = _weights(words), _weights([list(p) for p in pieces])
-    pairs = set(zip(asked_words, asked_words[1:], strict=False))
+    pairs = set(pairwise(asked_words))
     rows = []
     for k, part in enumerate(parts):
         cosine = sum(asked_pieces[p] * pieces[k][p] * by_piece.get(p, 0) ** 2 for p in asked_pieces)
         norm = math.sqrt(sum((n * by_piece[p]) ** 2 for p, n in pieces[k].items())) or 1.0
-        bigrams = len(pairs & set(zip(words[k], words[k][1:], strict=False))) / max(1, len(pairs))
+        bigrams = len(pairs & set(pairwise(words[k]))) / max(1, len(pairs))
         stems = _share(
             [w[:4] for w in asked_words], [w[:4] for w in words[k]], _weights([[w[:4] for w in p] for p in words])
         )

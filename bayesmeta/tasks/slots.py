@@ -32,8 +32,8 @@ class SlotTasks(TaskSource):
     """Intents as tasks: sentences whose slots are marked to learn from, and others to be judged on.
 
     An episode's y are labels ``(B, N, T)`` in sentences filled up to T words, with a mask of that shape. Slots that intents
-    share, such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers above, in an order
-    that each episode draws anew, so that these mean nothing beyond the task. Slots that the support does not show may be asked.
+    share, such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers above, in an
+    order that each episode draws anew, so that these mean nothing beyond the task. Slots that the support does not show may be asked.
 
     Args:
         sentences: of each intent its sentences: of `snips`, `slot_file`, or your own.
@@ -101,7 +101,7 @@ class SlotTasks(TaskSource):
                         f"words at {place}; leave out empty sentences"
                     )
             names = sorted({slot for _, slots in given for slot in slots if slot is not None})
-            number = {None: 0, **{name: k for k, name in enumerate(names, 1)}}
+            number: dict[str | None, int] = {None: 0, **{name: k for k, name in enumerate(names, 1)}}
             self.slots[intent] = names
             self._words[intent] = [encode(words) for words, _ in given]
             self._labels[intent] = [torch.tensor([number[slot] for slot in slots]) for _, slots in given]
@@ -237,6 +237,8 @@ def slot_file(path: str | os.PathLike[str]) -> dict[str, list[Tagged]]:
     for number, line in enumerate([*Path(path).read_text(encoding="utf-8").split("\n"), ""], 1):
         columns = line.rstrip().split("\t")
         if line.startswith("# "):
+            if words:
+                raise ValueError(f"{path}, line {number}: expected an empty line before {line!r}, got none; add one")
             intent = line[2:].strip()
             found.setdefault(intent, [])
         elif not line.strip():
