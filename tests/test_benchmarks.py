@@ -34,6 +34,7 @@ def built(module: str, name: str, *arguments: Any) -> list[bm.Learner]:
         lambda: built("accuracy.kernel_starts", "CLASSIFIERS"),
         lambda: built("accuracy.omniglot_learners", "RUNS", bm.networks.Conv4(width=8)),
         lambda: built("accuracy.segmentation", "LEARNERS"),
+        lambda: built("accuracy.slots", "LEARNERS", 20),
         lambda: built("robustness.soak", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],

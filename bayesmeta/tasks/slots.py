@@ -32,8 +32,9 @@ class SlotTasks(TaskSource):
     """Intents as tasks: sentences whose slots are marked to learn from, and others to be judged on.
 
     An episode's y are labels ``(B, N, T)`` in sentences filled up to T words, with a mask of that shape. Slots that intents
-    share, such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers above, in an
-    order that each episode draws anew, so that these mean nothing beyond the task. Slots that the support does not show may be asked.
+    share, such as a city, may be `known`: they have the same number in all tasks. The others of a task have numbers
+    above, in an order that each episode draws anew, so that these mean nothing beyond the task. Slots that the support does not
+    show may be asked about.
 
     Args:
         sentences: of each intent its sentences: of `snips`, `slot_file`, or your own.

@@ -39,34 +39,7 @@ def test_chinese_sentences() -> None:
 def test_spans() -> None:
     found = span_choices([asked("Oslo"), asked("on a fjord"), asked("the Tiber, in Italy")], words=40, widths=4)
     assert found.x.shape[:2] == (2, 160)  # the third has five words and marks
-    words = [
-        "Rome",
-        "lies",
-        "on",
-        "the",
-        "Tiber",
-        ",",
-        "in",
-        "Italy",
-        ".",
-        "Oslo",
-        "lies",
-        "on",
-        "a",
-        "fjord",
-        "in",
-        "Norway",
-        ".",
-        "Bern",
-        "lies",
-        "on",
-        "the",
-        "Aare",
-        ",",
-        "they",
-        "say",
-        ".",
-    ]
+    words = TEXT.replace(",", " ,").replace(".", " .").split()
     assert found.y.tolist() == [words.index("Oslo") * 4, (words.index("a") - 1) * 4 + 2]
     there = found.x[..., -1].reshape(-1, 40, 4)
     for start in range(40):

@@ -65,10 +65,11 @@ def test_episodes_depend_on_the_index_alone_and_are_cut() -> None:
 
 
 def test_long_pairs_are_left_out_and_counted() -> None:
-    known = tokens()
-    sizes = [len(ids) for ids in known.ids(PAIRS["deu"][0])]
-    source = TranslationTasks({"deu": PAIRS["deu"]}, known, batch=1, shots=1, longest=sorted(sizes)[1])
-    assert source.left_out == {"deu": 1}
+    sources, targets = PAIRS["deu"]
+    longer = {"deu": ([*sources, "0123456789" * 3, "Nein."], [*targets, "No.", "0123456789" * 3])}
+    source = TranslationTasks(longer, tokens(), batch=1, shots=1, longest=20)
+    assert source.left_out == {"deu": 2}
+    assert source[0].query.y.shape[1] == 2
 
 
 def test_tokens_are_kept(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_bad_input_is_refused() -> None:
         tokens(100)
     with pytest.raises(ValueError, match="texts: expected at least one text"):
         Tokens.learned([])
-    with pytest.raises(TypeError, match="tokenizer: expected a tokenizers.Tokenizer, got str"):
+    with pytest.raises(TypeError, match=r"tokenizer: expected a tokenizers\.Tokenizer, got str"):
         Tokens("bpe")
     with pytest.raises(ValueError, match="ids: expected"):
         known.decode(torch.tensor([[400]]))
