@@ -44,6 +44,7 @@ from bayesmeta.metrics import ECE, Accuracy, ExactMatch, SequenceECE
 from bayesmeta.networks import Transformer
 from bayesmeta.posteriors import PointEstimate
 from bayesmeta.tasks import ArrayTasks, Tokens, TranslationTasks
+from benchmarks.accuracy.translation_tables import compared, interval, table
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "translation.json"
@@ -249,49 +250,6 @@ def translations(posterior: bm.Posterior, episode: bm.Episode, count: int = 25) 
     return tokens().decode(found.flatten(0, 1)), tokens().decode(episode.query.y[:, :count].flatten(0, 1))
 
 
-def interval(scores: Tensor, other: Tensor | None = None, draws: int = 2000) -> list[float]:
-    """NLL a token, or how much higher it is than another's, and its 95 % interval: languages, then sentences drawn anew."""
-    totals = scores.double() if other is None else torch.cat([scores, other]).double()
-    random = torch.Generator().manual_seed(0)
-
-    def figure(sums: Tensor) -> Tensor:
-        return sums[0] / sums[1] - (0 if other is None else sums[2] / sums[3])
-
-    drawn = []
-    for _ in range(draws):
-        which = torch.randint(totals.shape[1], (totals.shape[1], 1), generator=random)
-        places = torch.randint(totals.shape[2], totals.shape[1:], generator=random)
-        drawn.append(figure(totals[:, which, places].sum((1, 2))))
-    low, high = torch.stack(drawn).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return [figure(totals.sum((1, 2))).item(), low, high]
-
-
-def compared(part: str = "test") -> dict[str, Any]:
-    """How much higher each start's NLL is than that of the joint start unadapted, and fine-tuned."""
-    files = {path.name.rsplit("; ", 1)[0]: torch.load(path) for path in RUNS.glob(f"*; {part}.pt")}
-    return {
-        f"{key} against {reference}": interval(scores, files[reference])
-        for key, scores in sorted(files.items())
-        for reference in ("joint; unadapted", "joint; fine-tuned")
-        if reference in files and reference != key
-    }
-
-
-def table(results: dict[str, Any]) -> str:
-    names = ["token NLL", "ECE", "token ECE without recalibration", "Accuracy", "chrF", "BLEU"]
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for key, row in results.items():
-        if key != "compared":
-            nll_, *others = (row[name] for name in names)
-            lines.append(
-                f"| {key} | {nll_[0]:.3f} [{nll_[1]:.3f}, {nll_[2]:.3f}] | "
-                + " | ".join(f"{v:.3f}" for v in others)
-                + " |"
-            )
-    lines += [f"{key}: {d:.3f} [{low:.3f}, {high:.3f}]" for key, (d, low, high) in results.get("compared", {}).items()]
-    return "\n".join(lines)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "validate", "test", "table"])
@@ -320,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if f"{name}; {way}" not in load(RESULTS) and way.startswith(" ".join(given.which[1:])):
                     keep(RESULTS, f"{name}; {way}", measured(name, way, learner))
                     print(name, way, load(RESULTS)[f"{name}; {way}"], flush=True)
-        keep(RESULTS, "compared", compared())
+        keep(RESULTS, "compared", compared(RUNS))
     print(table(load(RESULTS)))
 
 
