@@ -1,10 +1,10 @@
 """Texts written token by token by functions of a posterior, with the doubt about each token.
 
 A sequence y has p(y | x) = Σ_s Π_t p_s(y_t | x, y_<t) / S under S functions. So after a prefix each function counts by how likely
-it made the prefix, w_s ∝ Π p_s(y_<t), and the next token has p(y_t) = Σ_s w_s p_s(y_t): the tokens' log-probabilities add up to the
-sequence's, exactly. Doubt is split as by Malinin & Gales 2021, "Uncertainty Estimation in Autoregressive Structured Prediction",
-https://arxiv.org/abs/2002.07650, section 3: total is the entropy of p(y_t), and epistemic the mutual information of y_t and s.
-Beams are those of Sutskever, Vinyals & Le 2014, https://arxiv.org/abs/1409.3215, section 3.2.
+it made the prefix, w_s ∝ Π p_s(y_<t), and the next token has p(y_t) = Σ_s w_s p_s(y_t): the tokens' log-probabilities add up to
+the sequence's, exactly. Doubt is split as by Malinin & Gales 2021, "Uncertainty Estimation in Autoregressive Structured
+Prediction", https://arxiv.org/abs/2002.07650, section 3: total is the entropy of p(y_t), and epistemic the mutual information of
+y_t and s. Beams are those of Sutskever, Vinyals & Le 2014, https://arxiv.org/abs/1409.3215, section 3.2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
 from bayesmeta.border import as_tensor, check_count
 from bayesmeta.distributions import has_labels, marginals, uncertainty
@@ -69,8 +69,8 @@ def generate(
         >>> x = {"source": torch.tensor([[4, 5]]), "prefix": torch.tensor([[1, 6, 7]])}
         >>> support = points(x, torch.tensor([[6, 7, 2]]), classes=20, event_dims=1, whole=True)
         >>> written = generate(learner(support), torch.tensor([[4, 5, 6], [5, 4, 0]]), method="beam", count=3, longest=5)
-        >>> written.tokens.shape, written.log_prob.shape
-        (torch.Size([1, 2, 3, 5]), torch.Size([1, 2, 3]))
+        >>> written.tokens.shape[:3], written.log_prob.shape
+        (torch.Size([1, 2, 3]), torch.Size([1, 2, 3]))
     """
     if method not in get_args(Method):
         raise ValueError(f"method: expected greedy, beam or samples, got {method!r}; write it so")
@@ -127,8 +127,10 @@ class _State:
         functions = self.ask(self.tokens.flatten(0, 1)).unflatten(1, (self.rows, self.count))  # (S, R, K, V)
         weights = self.each.to(functions).log_softmax(0)
         following = (weights[..., None] + functions).logsumexp(0)
-        total = uncertainty(Categorical(logits=following, validate_args=False))
-        known = (weights.exp() * uncertainty(Categorical(logits=functions, validate_args=False))).sum(0)
+        total = uncertainty(torch.distributions.Categorical(logits=following, validate_args=False))
+        known = (
+            weights.exp() * uncertainty(torch.distributions.Categorical(logits=functions, validate_args=False))
+        ).sum(0)
         doubt = torch.stack([total, (total - known).clamp(min=0)])[..., None]
         came, token = choose(self.log_prob, following)  # from which beginning, and what follows, each (R, K)
 
@@ -166,7 +168,7 @@ def _begun(source: Tensor, functions: Callable[[Any], Distribution], count: int,
         logits: Tensor = marginals(said).logits[..., -1, :]  # type: ignore[attr-defined]  # (S, B, M K, V)
         return logits.log_softmax(-1).flatten(1, 2)
 
-    return _State(ask, (*source.shape[:2], count), samples, source.device)  # type: ignore[arg-type]
+    return _State(ask, (*source.shape[:2], count), samples, source.device)
 
 
 def _best(log_prob: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,14 @@ def test_intents() -> None:
     assert found["ECE"].value < 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_translation() -> None:
+    """Thirty pairs of a new language teach what none before did."""
+    rows = runpy.run_path(str(EXAMPLES / "translation.py"))["main"]()
+    assert rows["adapted"]["NLL"].high < rows["as trained"]["NLL"].low
+
+
 def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
     root = EXAMPLES.parent
     if shutil.which("git") is None or not (root / ".git").exists():

@@ -78,8 +78,8 @@ def start_kernels(learner: Learner, episode: Episode) -> None:
 
 def _observed(points: Points, task: int) -> Points:
     """One task without its padding."""
-    seen = points.mask[task]
-    return tree_map(lambda leaf: leaf[task : task + 1, seen], points)
+    rows = points.mask[task].flatten(1).any(1) if points.mask.dim() > 2 else points.mask[task]
+    return tree_map(lambda leaf: leaf[task : task + 1, rows], points)
 
 
 def _start(questions: Sequence[Asked]) -> None:

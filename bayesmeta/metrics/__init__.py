@@ -33,6 +33,7 @@ from bayesmeta.metrics.regression import (
     ranks,
 )
 from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
+from bayesmeta.metrics.sequences import ExactMatch, Perplexity, SequenceECE, SpanF1, TokenF1
 
 __all__ = [
     "AURC",
@@ -59,6 +60,7 @@ __all__ = [
     "EnergyScore",
     "ErrorAUROC",
     "Estimate",
+    "ExactMatch",
     "Inside",
     "IoU",
     "Metric",
@@ -66,8 +68,12 @@ __all__ = [
     "OutsideAUPR",
     "OutsideAUROC",
     "OutsideRecall",
+    "Perplexity",
     "QuantileCalibrationError",
+    "SequenceECE",
     "Sharpness",
+    "SpanF1",
+    "TokenF1",
     "Width",
     "aupr",
     "auroc",

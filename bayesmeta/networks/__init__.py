@@ -2,6 +2,7 @@
 
 from bayesmeta.networks.cells import Cells
 from bayesmeta.networks.checks import check_network, check_padding, has_batch_norm, parts
+from bayesmeta.networks.choice import Choice
 from bayesmeta.networks.conv4 import Conv4
 from bayesmeta.networks.gated import Gated
 from bayesmeta.networks.mlp import MLP
@@ -17,6 +18,7 @@ __all__ = [
     "PADDING",
     "BatchNorm",
     "Cells",
+    "Choice",
     "Conv4",
     "Gated",
     "GroupNorm",

@@ -1,5 +1,6 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
+from bayesmeta.tasks.answers import Candidates, Question, sentence_choices, span_choices, xquad
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
 from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
@@ -16,6 +17,7 @@ from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.own_scales import OwnScales
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
+from bayesmeta.tasks.slots import SlotTasks, slot_file, snips, spelled
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
@@ -27,6 +29,7 @@ from bayesmeta.tasks.worlds import CartPole, Pendulum, Transitions, World
 __all__ = [
     "ArrayTasks",
     "Boxed",
+    "Candidates",
     "CartPole",
     "ClassSplit",
     "ClassStreams",
@@ -44,9 +47,11 @@ __all__ = [
     "Omniglot",
     "OwnScales",
     "Pendulum",
+    "Question",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
+    "SlotTasks",
     "StreamSource",
     "Switching",
     "SyntheticTasks",
@@ -66,8 +71,14 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "sentence_choices",
+    "slot_file",
+    "snips",
+    "span_choices",
+    "spelled",
     "tasks_from_arrays",
     "tasks_from_frame",
     "tatoeba",
     "translation_points",
+    "xquad",
 ]

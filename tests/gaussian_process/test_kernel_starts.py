@@ -211,3 +211,12 @@ def test_classifiers_are_as_accurate_as_a_nearest_centroid(kind: Any, features: 
     found, wanted = (bm.evaluate(one, tasks["test"], episodes=3)["Accuracy"].value for one in (learner, centroid))
     assert wanted >= 0.95
     assert found >= wanted - 0.02
+
+
+def test_points_with_a_mask_of_entries_are_known_ones() -> None:
+    torch.manual_seed(0)
+    learner = bm.Dense(torch.nn.Identity(), bm.DKTClassifier(torch.nn.Identity(), RBFKernel(), classes=2))
+    y = torch.randint(2, (2, 3, 1, 6))
+    given = bm.Points(100 * torch.rand(2, 3, 4, 1, 6), y, torch.rand(y.shape) < 0.8)
+    bm.fit(learner, [bm.Episode(given, given)], steps=1, progress=False)
+    assert max(part.lengthscale.item() for part in learner.modules() if isinstance(part, RBFKernel)) > 10

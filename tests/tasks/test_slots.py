@@ -1,0 +1,96 @@
+"""Intents as tasks: labels by name, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import bayesmeta as bm
+from bayesmeta.tasks import SlotTasks, slot_file, spelled
+from bayesmeta.tasks.slots import Tagged
+
+BOOK: list[Tagged] = [
+    (["a", "table", "in", "Rome"], [None, None, None, "city"]),
+    (["Oslo", "at", "9"], ["city", None, "hour"]),
+    (["at", "10", "please"], [None, "hour", None]),
+]
+PLAY: list[Tagged] = [(["play", "jazz"], [None, "genre"]), (["rock", "in", "Rome"], ["genre", None, "city"])]
+
+
+def test_known_slots_keep_their_numbers_and_others_do_not() -> None:
+    source = SlotTasks({"book": BOOK}, spelled, known=["city"], labels=6, batch=1, shots=2, queries=1)
+    numbers = set()
+    for index in range(30):
+        episode = source[index]
+        for part in episode:
+            for row, words in zip(part.y[0], part.x[0], strict=True):
+                length = int((words > 0).any(-1).sum())
+                sentence = next(one for one in BOOK if torch.equal(spelled(one[0]), words[:length]))
+                for label, slot in zip(row.tolist(), sentence[1], strict=False):
+                    assert (label == 0) == (slot is None)
+                    assert (label == 1) == (slot == "city")
+                    numbers |= {label} if slot == "hour" else set()
+        assert torch.equal(episode.support.mask, (episode.support.x > 0).any(-1))
+    assert numbers == {2, 3, 4, 5}
+
+
+def test_hidden_slots_are_numbered_as_new_ones() -> None:
+    source = SlotTasks({"book": BOOK, "play": PLAY}, spelled, known=["city"], hidden=1.0, batch=2, shots=1, queries=1)
+    assert source.labels == 4
+    assert all((source[index].support.y != 1).all() for index in range(20))
+
+
+def test_learners_take_them() -> None:
+    source = SlotTasks({"book": BOOK, "play": PLAY}, spelled, batch=2, shots=1, queries=1)
+    body = torch.nn.Sequential(
+        torch.nn.Embedding(2048, 8), torch.nn.Flatten(-2), torch.nn.Linear(96, 8), torch.nn.Tanh()
+    )
+    learner = bm.ANIL(body, torch.nn.Linear(8, source.labels), bm.likelihoods.Categorical(event_dims=1))
+    bm.fit(learner, source, steps=2, progress=False)
+    metrics = [bm.metrics.TokenF1(), bm.metrics.SpanF1(), bm.metrics.SequenceECE(), bm.metrics.Perplexity()]
+    assert list(bm.evaluate(learner, source, episodes=3, metrics=metrics)) == [
+        "token F1", "span F1", "sequence ECE", "Perplexity",
+    ]  # fmt: skip
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "slots.tsv"
+    path.write_text("# book\na\ntable\nRome\tcity\n\nOslo\tcity\nat\tO\n# play\njazz\tgenre\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 8: expected an empty line before"):
+        slot_file(path)
+    path.write_text("# book\na\ntable\nRome\tcity\n\nOslo\tcity\nat\tO\n\n# play\njazz\tgenre\n", encoding="utf-8")
+    assert slot_file(path) == {
+        "book": [(["a", "table", "Rome"], [None, None, "city"]), (["Oslo", "at"], ["city", None])],
+        "play": [(["jazz"], ["genre"])],
+    }
+    path.write_text("jazz\tgenre\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1: expected a word, a tab and its slot, below a line '# intent'"):
+        slot_file(path)
+    with pytest.raises(FileNotFoundError, match=r"expected snips.json.gz in"):
+        bm.tasks.snips(tmp_path)
+
+
+def test_snips() -> None:
+    if "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no SNIPS: BAYESMETA_DATA is not set")
+    sentences = bm.tasks.snips()
+    assert {intent: len(mine) for intent, mine in sentences.items()}["AddToPlaylist"] == 2042
+    assert SlotTasks(sentences, spelled).labels == 15
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="no more than each intent has sentences, got 5 and 15 of the 3 of 'book'"):
+        SlotTasks({"book": BOOK}, spelled, batch=1)
+    with pytest.raises(ValueError, match="expected a slot or None for each word, got 1 for 2 words at 1"):
+        SlotTasks({"book": [BOOK[0], (["a", "b"], [None])]}, spelled, batch=1, shots=1, queries=1)
+    with pytest.raises(ValueError, match="expected a slot or None for each word, got 0 for 0 words at 1"):
+        SlotTasks({"book": [BOOK[0], ([], [])]}, spelled, batch=1, shots=1, queries=1)
+    with pytest.raises(ValueError, match="labels: expected at least 3"):
+        SlotTasks({"book": BOOK}, spelled, labels=2, batch=1, shots=1, queries=1)
+    with pytest.raises(ValueError, match="batch: expected at most the 1 intents"):
+        SlotTasks({"book": BOOK}, spelled, batch=2, shots=1, queries=1)
+    with pytest.raises(ValueError, match="hidden: expected a probability from 0 to 1"):
+        SlotTasks({"book": BOOK}, spelled, hidden=2, batch=1, shots=1, queries=1)
