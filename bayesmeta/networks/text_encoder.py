@@ -20,7 +20,7 @@ from bayesmeta.recorded import Recorded
 __all__ = ["TextEncoder"]
 
 
-class Convolution(Recorded):
+class TextConvolution(Recorded):
     """What a token and its two neighbours say, added to it: ``(..., L, D)`` to the same."""
 
     def __init__(self, width: int) -> None:
@@ -35,14 +35,14 @@ class Convolution(Recorded):
         return added
 
 
-class Features(Recorded):
+class TextFeatures(Recorded):
     """Texts ``(..., L)`` to features ``(..., D)``: the weighted sum of their tokens by the root of their number."""
 
     def __init__(self, vocabulary: int, width: int, layers: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.tokens, self.log_weight = nn.Embedding(vocabulary, width), nn.Embedding(vocabulary, 1)
-        self.layers = nn.ModuleList(Convolution(width) for _ in range(layers))
+        self.layers = nn.ModuleList(TextConvolution(width) for _ in range(layers))
         nn.init.zeros_(self.log_weight.weight)
 
     def forward(self, x: Any) -> Tensor:
@@ -96,7 +96,7 @@ class TextEncoder(Recorded):
                 "vocabulary, outputs, width and layers: expected at least 1 of each, of layers 0, got "
                 f"{vocabulary}, {outputs}, {width} and {layers}; e.g. TextEncoder(2000, 5, width=128)"
             )
-        self.features = Features(vocabulary, width, layers)
+        self.features = TextFeatures(vocabulary, width, layers)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Any) -> Tensor:

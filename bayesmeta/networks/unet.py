@@ -21,7 +21,7 @@ from bayesmeta.recorded import Recorded
 __all__ = ["UNet"]
 
 
-class Convolution(Recorded):
+class UNetConvolution(Recorded):
     """A 3x3 convolution, a normalisation and an activation: (N, C, H, V) to (N, width, H, V)."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Convolution(Recorded):
         return normed
 
 
-class Features(Recorded):
+class UNetFeatures(Recorded):
     """The maps of `UNet` before its head: down by halves, and up again, each step beside what was there on the way down."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Features(Recorded):
 
         def block(inside: int, width: int) -> nn.Sequential:
             return nn.Sequential(
-                Convolution(inside, width, norm, activation), Convolution(width, width, norm, activation)
+                UNetConvolution(inside, width, norm, activation), UNetConvolution(width, width, norm, activation)
             )
 
         self.down = nn.ModuleList(map(block, [channels, *widths[:-1]], widths))
@@ -119,7 +119,7 @@ class UNet(Recorded):
                 f"channels, outputs and widths: expected at least 1 of each, one width, got {channels}, {outputs}, {widths};"
                 " e.g. UNet(3, 2, widths=(16, 32, 64))"
             )
-        self.features = Features(channels, widths, norm, activation)
+        self.features = UNetFeatures(channels, widths, norm, activation)
         self.head = nn.Conv2d(widths[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -103,6 +103,11 @@ def some(likelihood: str, count: int, seed: int, dtype: torch.dtype = torch.floa
         mask = torch.arange(count) < torch.tensor([[count], [1], [0]])
         return Points(x * mask[..., None, None, None], y * mask[..., None, None], mask)
     x = torch.randn(B, count, D, generator=generator).to(dtype)
+    if likelihood == "boxes":
+        there = torch.randint(2, (B, count, 2, 2, 1), generator=generator)
+        y = torch.cat([there, there * torch.randn(B, count, 2, 2, 4, generator=generator)], -1).to(dtype)
+        mask = torch.arange(count) < torch.tensor([[count], [1], [0]])
+        return Points(x * mask[..., None], y * mask[..., None, None, None], mask)
     y: Tensor = torch.randn(B, count, 1, generator=generator).to(dtype)
     if likelihood in ("classes", "yes or no"):
         y = torch.randint(W, (B, count), generator=generator) if likelihood == "classes" else (y > 0).to(dtype)
