@@ -23,6 +23,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from bayesmeta.distributions.family import Family, family, register
+from bayesmeta.distributions.overlaps import box_overlaps, suppress
 from bayesmeta.distributions.summaries import quantile
 from bayesmeta.randomness import uniform
 
@@ -229,15 +230,18 @@ def _pixels(marks: Tensor, size: tuple[int, int]) -> Tensor:
     return (middles + marks * steps).flatten(-3, -2)
 
 
-def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def grid_of(given: Any, cells: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """One picture's boxes ``(P, 4)`` in pixels as a grid ``(G, K, 5)``, and which of them found a place in it, ``(P,)`` bool.
 
     Of boxes whose centres lie in one cell the largest stays: a finer grid holds them all.
 
     Args:
-        given: left, top, right and bottom of each box.
+        given: left, top, right and bottom of each box, as a tensor, an array or a list.
         cells: G and K.
         size: rows and columns of the picture, in pixels.
+
+    Raises:
+        ValueError: boxes of another shape, or one whose left or top is not below its right or bottom, or whose centre is outside.
 
     Example:
         >>> y, kept = grid_of(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (2, 4), (16, 32))
@@ -245,6 +249,7 @@ def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tup
         tensor([ 1.0000, -0.5000, -0.5000,  0.5000,  0.5000])
     """
     rows, columns = cells
+    given = _checked(given, size)
     middles, steps = _middles(given, cells, size)
     across, down = ((given[:, :2] + given[:, 2:]) / 2 / steps[:2]).long().unbind(1)
     place = down.clamp(max=rows - 1) * columns + across.clamp(max=columns - 1)
@@ -261,39 +266,26 @@ def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tup
     return y.unflatten(0, cells), kept
 
 
+def _checked(given: Any, size: tuple[int, int]) -> Tensor:
+    """One picture's boxes as a floating tensor ``(P, 4)``."""
+    given = torch.as_tensor(given)
+    given = given if given.is_floating_point() else given.to(torch.get_default_dtype())
+    if given.shape == (0,):  # an empty list
+        given = given.reshape(0, 4)
+    if given.dim() != 2 or given.shape[1] != 4:
+        raise ValueError(
+            f"given: expected one picture's boxes (P, 4), got {(*given.shape,)}; give one picture at a time"
+        )
+    twice = given[:, :2] + given[:, 2:]  # the centre; cells have no other place
+    right = (given[:, :2] < given[:, 2:]) & (twice >= 0) & (twice <= 2 * given.new_tensor(size[::-1]))
+    if not right.all():
+        raise ValueError(
+            f"given: expected left < right, top < bottom and centres within {size[1]} x {size[0]} pixels, got "
+            f"{given[~right.all(1)][0].tolist()}; give corners, not width and height, in pixels of this size"
+        )
+    return given
+
+
 def boxes_of(y: Tensor, size: tuple[int, int]) -> Tensor:
     """The boxes ``(P, 4)`` of one picture's grid ``(G, K, 5)``, in pixels of a picture of `size` rows and columns."""
     return _pixels(y[..., 1:], size)[y[..., 0].flatten() > 0.5]
-
-
-def box_overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """The share of two boxes' joint area that both cover, of boxes ``(..., P, 4)`` and ``(..., Q, 4)``: ``(..., P, Q)``.
-
-    Example:
-        >>> box_overlaps(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
-        tensor([[0.3333]])
-    """
-    a, b = a[..., :, None, :], b[..., None, :, :]
-    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (a, b)]
-    return both / (areas[0] + areas[1] - both).clamp(min=torch.finfo(both.dtype).tiny)
-
-
-def suppress(given: Tensor, scores: Tensor, overlap: float = 0.5) -> Tensor:
-    """The places of one picture's boxes that stay, the best score first, once those that overlap a better one are left out.
-
-    Args:
-        given: boxes ``(P, 4)``: left, top, right, bottom.
-        scores: ``(P,)``.
-        overlap: the largest share of the joint area (IoU) that two boxes that stay may have in common.
-
-    Example:
-        >>> suppress(torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 5], [8, 8, 9, 9]]), torch.tensor([0.5, 0.9, 0.1]))
-        tensor([1, 2])
-    """
-    order = scores.argsort(descending=True, stable=True)
-    close = box_overlaps(given[order], given[order]) > overlap
-    stays = torch.ones_like(order, dtype=torch.bool)
-    for place in range(len(order)):
-        stays[place + 1 :] &= ~(close[place, place + 1 :] & stays[place])
-    return order[stays]

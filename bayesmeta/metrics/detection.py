@@ -82,7 +82,7 @@ class AveragePrecision(Metric):
 
     Raises:
         ValueError: there are no overlaps, they are not between 0 and 1, or fewer than one bin.
-        TypeError: predictions are not of boxes.
+        TypeError: the overlaps are no tuple, or predictions are not of boxes.
     """
 
     overlaps: tuple[float, ...] = (0.5,)
@@ -90,6 +90,8 @@ class AveragePrecision(Metric):
 
     def __post_init__(self) -> None:
         check_count("bins", self.bins)
+        if not isinstance(self.overlaps, tuple):  # a list would have no hash, and other names
+            raise TypeError(f"overlaps: expected a tuple of them, got {self.overlaps!r}; e.g. overlaps=(0.5,)")
         if not self.overlaps:
             raise ValueError("overlaps: expected at least one, got none; e.g. overlaps=(0.5,)")
         for overlap in self.overlaps:

@@ -109,7 +109,8 @@ def summary(estimates: dict[str, dict[str, Estimate]], names: Sequence[str] | No
     """A table in plain text, one row a learner, one column a metric."""
     names = names or list(next(iter(estimates.values())))
     width = max(len(name) for name in estimates) + 2
-    lines = [" " * width + "".join(f"{name:>26}" for name in names)]
+    columns = {name: max(26, len(name) + 2) for name in names}
+    lines = [" " * width + "".join(f"{name:>{wide}}" for name, wide in columns.items())]
     for learner, row in estimates.items():
-        lines.append(f"{learner:<{width}}" + "".join(f"{row[name]!s:>26}" for name in names))
+        lines.append(f"{learner:<{width}}" + "".join(f"{row[name]!s:>{wide}}" for name, wide in columns.items()))
     return "\n".join(lines)

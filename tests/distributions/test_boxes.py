@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -151,6 +152,30 @@ def test_boxes_return_from_their_grid() -> None:
     assert grid_of(edge, (2, 4), (16, 36))[0][1, 3, 0] == 1
 
 
+def test_boxes_are_tensors_arrays_or_lists_and_whole_numbers_too() -> None:
+    expected = grid_of(torch.tensor([[8.0, 0.0, 16.0, 8.0]]), (2, 4), (16, 32))[0]
+    for given in ([[8, 0, 16, 8]], torch.tensor([[8, 0, 16, 8]]), np.array([[8, 0, 16, 8]], dtype=np.float32)):
+        assert torch.equal(grid_of(given, (2, 4), (16, 32))[0], expected)
+    y, kept = grid_of([], (2, 4), (16, 32))
+    assert not y.any()
+    assert kept.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[8.0, 8.0, 4.0, 4.0]], "give corners, not width and height"),  # COCO's left, top, width, height
+        ([[40.0, 2.0, 50.0, 8.0]], r"centres within 32 x 16 pixels, got \[40.0"),
+        ([[0.0, 0.0, math.nan, 8.0]], "expected left < right"),
+        ([8.0, 0.0, 16.0, 8.0], r"one picture's boxes \(P, 4\), got \(4,\)"),
+        (torch.zeros(2, 3, 4), "one picture at a time"),
+    ],
+)
+def test_boxes_without_a_place_in_a_grid_are_refused(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid_of(given, (2, 4), (16, 32))
+
+
 def area(box: list[float]) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
@@ -173,6 +198,8 @@ def test_overlaps_and_what_is_suppressed_are_those_of_a_loop() -> None:
                 stay.append(place)
         assert suppress(given, scores, 0.3).tolist() == stay
     assert suppress(torch.zeros(0, 4), torch.zeros(0)).tolist() == []
+    with pytest.raises(ValueError, match=r"got \(1, 2, 9, 4\) and \(1, 2, 9\); take one picture of one task"):
+        suppress(torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 9))
 
 
 def test_other_distributions_have_no_boxes() -> None:

@@ -358,6 +358,8 @@ def test_other_predictions_and_settings_are_refused() -> None:
             metric.statistic(d, given._replace(y=given.y[:, :, :2]))
     with pytest.raises(ValueError, match="overlaps: expected at least one, got none"):
         AveragePrecision(())
+    with pytest.raises(TypeError, match=r"overlaps: expected a tuple of them, got 0.75; e.g. overlaps=\(0.5,\)"):
+        AveragePrecision(0.75)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="overlaps: expected a probability"):
         AveragePrecision((0.5, 50))
     with pytest.raises(ValueError, match="least: expected a probability"):

@@ -385,6 +385,13 @@ def test_summary_has_a_row_a_learner_and_a_column_a_metric():
     assert len({len(line) for line in table}) == 1
 
 
+def test_long_names_of_metrics_do_not_run_together_in_a_summary():
+    names = ["ECE", "outside recall at 0.95 inside", "a name of metrics that is longer still"]
+    table = summary({"MAML": {name: Estimate(1.0, 0.5, 1.5) for name in names}}).splitlines()
+    assert [part.strip() for part in table[0].split("  ") if part.strip()] == names
+    assert len({len(line) for line in table}) == 1
+
+
 @pytest.mark.parametrize("rate", [0.3, 20.0])
 def test_ranks_of_counts_are_uniform_and_histograms_are_their_mean(rate):
     """Of 20,000 draws of their own distribution; the mean of 400 random histograms, within five standard errors."""
