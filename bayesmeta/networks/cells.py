@@ -19,7 +19,7 @@ from bayesmeta.recorded import Recorded
 __all__ = ["Cells"]
 
 
-class Convolution(Recorded):
+class CellConvolution(Recorded):
     """A convolution, a normalisation and a ReLU: 5x5 with a stride of 2, 3x3 without."""
 
     def __init__(self, channels: int, width: int, stride: int, norm: Callable[[int], Norm]) -> None:
@@ -37,14 +37,14 @@ class Convolution(Recorded):
         return (y * scale + shift).relu()
 
 
-class Features(Recorded):
+class CellFeatures(Recorded):
     """The maps of `Cells` before its head, channels last: ``(N, C, H, V)`` to ``(N, G, K, F)``."""
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Callable[[int], Norm]) -> None:
         super().__init__()
         self.channels = channels
-        down = [Convolution(a, b, 2, norm) for a, b in pairwise([channels, *widths])]
-        self.layers = nn.Sequential(*down, *(Convolution(widths[-1], widths[-1], 1, norm) for _ in range(2)))
+        down = [CellConvolution(a, b, 2, norm) for a, b in pairwise([channels, *widths])]
+        self.layers = nn.Sequential(*down, *(CellConvolution(widths[-1], widths[-1], 1, norm) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.channels:
@@ -93,7 +93,7 @@ class Cells(Recorded):
                 f"channels, outputs and widths: expected at least 1 of each, one width, got {channels}, {outputs}, {widths};"
                 " e.g. Cells(3, 9, widths=(16, 32, 64))"
             )
-        self.features = Features(channels, widths, norm)
+        self.features = CellFeatures(channels, widths, norm)
         self.head = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from bayesmeta.recorded import Recorded
 __all__ = ["TextEncoder"]
 
 
-class Convolution(Recorded):
+class TokenConvolution(Recorded):
     """What a token and its two neighbours say, added to it: ``(..., L, D)`` to the same."""
 
     def __init__(self, width: int) -> None:
@@ -35,21 +35,22 @@ class Convolution(Recorded):
         return added
 
 
-class Features(Recorded):
+class TextFeatures(Recorded):
     """Texts ``(..., L)`` to features ``(..., D)``: the weighted sum of their tokens by the root of their number."""
 
     def __init__(self, vocabulary: int, width: int, layers: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.tokens, self.log_weight = nn.Embedding(vocabulary, width), nn.Embedding(vocabulary, 1)
-        self.layers = nn.ModuleList(Convolution(width) for _ in range(layers))
+        self.layers = nn.ModuleList(TokenConvolution(width) for _ in range(layers))
         nn.init.zeros_(self.log_weight.weight)
 
     def forward(self, x: Any) -> Tensor:
-        if not isinstance(x, Tensor) or x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.dtype not in (torch.long, torch.int) or x.dim() < 1 or not x.shape[-1]:
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(
-                f"x: expected token ids, torch.long, got {got}; encode the texts, and build points and tasks with whole=True"
+                f"x: expected token ids (..., L), torch.long, at least one a text, got {got}; encode the texts, and build points "
+                "and tasks with whole=True"
             )
         try:
             h = self.tokens(x)
@@ -91,12 +92,13 @@ class TextEncoder(Recorded):
 
     def __init__(self, vocabulary: int, outputs: int = 5, *, width: int = 128, layers: int = 0) -> None:
         super().__init__()
-        if min(vocabulary, outputs, width) < 1 or layers < 0:
+        given = (vocabulary, outputs, width, layers)
+        if not all(isinstance(number, int) for number in given) or min(given[:3]) < 1 or layers < 0:
             raise ValueError(
-                "vocabulary, outputs, width and layers: expected at least 1 of each, of layers 0, got "
-                f"{vocabulary}, {outputs}, {width} and {layers}; e.g. TextEncoder(2000, 5, width=128)"
+                "vocabulary, outputs, width and layers: expected whole numbers of at least 1, of layers 0, got "
+                f"{', '.join(map(repr, given))}; e.g. TextEncoder(2000, 5, width=128)"
             )
-        self.features = Features(vocabulary, width, layers)
+        self.features = TextFeatures(vocabulary, width, layers)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Any) -> Tensor:

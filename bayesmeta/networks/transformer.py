@@ -27,7 +27,7 @@ _NEVER = -1e6
 """A logit whose probability is 0 exactly, and which stays finite if divided by a temperature."""
 
 
-class Block(Recorded):
+class TransformerBlock(Recorded):
     """Attention and a layer of width 4 D, each added to what comes in: ``(N, L + T, D)`` to the same."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -46,7 +46,7 @@ class Block(Recorded):
         return widened
 
 
-class Features(Recorded):
+class TokenFeatures(Recorded):
     """What `Transformer` knows of the next token after each prefix: ``(N, T, D + 1)``, the last whether the text has ended."""
 
     def __init__(self, vocabulary: int, width: int, heads: int, layers: int, longest: int) -> None:
@@ -54,7 +54,7 @@ class Features(Recorded):
         self.vocabulary, self.longest = vocabulary, longest
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(0.02 * torch.randn(2, longest, width))  # in the source, and in the prefix
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.last = nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
 
@@ -155,7 +155,7 @@ class Transformer(Recorded):
             )
         if width % heads:
             raise ValueError(f"width: expected a multiple of the {heads} heads, got {width}; e.g. {heads * 16}")
-        self.features = Features(vocabulary, width, heads, layers, longest)
+        self.features = TokenFeatures(vocabulary, width, heads, layers, longest)
         self.head = NextToken(width, vocabulary)
 
     def forward(self, x: Any) -> Tensor:
