@@ -46,10 +46,11 @@ class TextFeatures(Recorded):
         nn.init.zeros_(self.log_weight.weight)
 
     def forward(self, x: Any) -> Tensor:
-        if not isinstance(x, Tensor) or x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.dtype not in (torch.long, torch.int) or x.dim() < 1 or not x.shape[-1]:
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(
-                f"x: expected token ids, torch.long, got {got}; encode the texts, and build points and tasks with whole=True"
+                f"x: expected token ids (..., L), torch.long, at least one a text, got {got}; encode the texts, and build points "
+                "and tasks with whole=True"
             )
         try:
             h = self.tokens(x)
@@ -91,10 +92,11 @@ class TextEncoder(Recorded):
 
     def __init__(self, vocabulary: int, outputs: int = 5, *, width: int = 128, layers: int = 0) -> None:
         super().__init__()
-        if min(vocabulary, outputs, width) < 1 or layers < 0:
+        given = (vocabulary, outputs, width, layers)
+        if not all(isinstance(number, int) for number in given) or min(given[:3]) < 1 or layers < 0:
             raise ValueError(
-                "vocabulary, outputs, width and layers: expected at least 1 of each, of layers 0, got "
-                f"{vocabulary}, {outputs}, {width} and {layers}; e.g. TextEncoder(2000, 5, width=128)"
+                "vocabulary, outputs, width and layers: expected whole numbers of at least 1, of layers 0, got "
+                f"{', '.join(map(repr, given))}; e.g. TextEncoder(2000, 5, width=128)"
             )
         self.features = TextFeatures(vocabulary, width, layers)
         self.head = nn.Linear(width, outputs)

@@ -323,5 +323,21 @@ def test_public_names_are_unlike() -> None:
             assert blueprint._kinds()[f"bayesmeta.{name}"] is kind
 
 
+@pytest.mark.parametrize("features", ["cells", "text", "U-Net"])
+def test_features_of_networks_are_parts_that_a_file_may_name(tmp_path: Path, features: str) -> None:
+    torch.manual_seed(0)
+    tokens, pictures = torch.randint(1, 9, (1, 4, 5)), torch.rand(1, 4, 3, 8, 8)
+    body, x = {
+        "cells": (nn.Sequential(bm.networks.Cells(3, widths=(8, 8)).features, nn.Flatten()), pictures),
+        "text": (bm.networks.TextEncoder(9, width=4, layers=1).features, tokens),
+        "U-Net": (nn.Sequential(bm.networks.UNet(3, 2, widths=(8, 8)).features, nn.Flatten()), pictures),
+    }[features]
+    support = bm.Points(x, torch.tensor([[0, 0, 1, 1]]), torch.ones(1, 4, dtype=torch.bool))
+    learner = bm.PrototypicalNetwork(body, classes=2, scaled=True)
+    bm.save(learner, tmp_path / "a")
+    again = bm.load(tmp_path / "a")
+    assert torch.equal(again(support)(x).probs, learner(support)(x).probs)
+
+
 if __name__ == "__main__":
     serve(sys.argv[1])

@@ -105,10 +105,14 @@ def test_bad_input() -> None:
         made(torch.tensor([[3, 30]]))
     with pytest.raises(ValueError, match="x: expected token ids from 0 to 29"):
         made(torch.tensor([[3, -1]]))
-    with pytest.raises(ValueError, match=r"x: expected token ids, torch\.long, got torch\.float32; .* whole=True"):
+    with pytest.raises(ValueError, match=r"x: expected token ids .* got torch\.float32 \(1, 2\); .* whole=True"):
         made(torch.tensor([[3.0, 2.0]]))
-    with pytest.raises(ValueError, match="width and layers: expected at least 1 of each"):
-        TextEncoder(30, 5, width=0)
+    for odd in (torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2).byte(), torch.zeros(1, 0).long(), torch.tensor(3)):
+        with pytest.raises(ValueError, match=r"x: expected token ids .* at least one a text, got torch"):
+            made(odd)
+    for name, setting in {"width": 0, "vocabulary": 2.5, "outputs": "five", "layers": -1}.items():
+        with pytest.raises(ValueError, match="width and layers: expected whole numbers of at least 1"):
+            TextEncoder(**{"vocabulary": 30, name: setting})
     learner = bm.PrototypicalNetwork(made.features, classes=2)
     support = bm.points(torch.tensor([[3, 4], [5, 0]]), [0, 1], classes=2, whole=True)
     with pytest.raises(ValueError, match="x: expected token ids from 0 to 29"):
