@@ -98,8 +98,8 @@ def mask_folder(root: str | os.PathLike[str], size: tuple[int, int], *, channels
 
     A mask holds the number of each pixel's class: a grey or a palette picture, best a PNG, as JPEG makes further numbers along
     edges. One in 0 and 255 has the classes 0 and 255, and names are the numbers as texts. Folders within are groups, scenes or
-    patients: ``root/images/patient 1/one.jpg``. All are resized, pictures by the mean over each pixel's area, masks by the nearest
-    pixel; that takes Pillow (``pip install bayesmeta[images]``).
+    patients: ``root/images/patient 1/one.jpg``. All are resized, pictures by the mean over each pixel's area, masks by the
+    nearest pixel; that takes Pillow (``pip install bayesmeta[images]``).
 
     Args:
         root: the folder.
