@@ -96,9 +96,10 @@ def membranes(root: str | os.PathLike[str] | None = None, *, tile: int = 64) -> 
 def mask_folder(root: str | os.PathLike[str], size: tuple[int, int], *, channels: int = 3) -> Masks:
     """Pictures and masks from two folders of the same names: ``root/images/one.jpg`` and ``root/masks/one.png``.
 
-    A mask holds the number of each pixel's class: a grey or a palette picture. Folders within are groups, scenes or patients:
-    ``root/images/patient 1/one.jpg``. All are resized, pictures by the mean over each pixel's area, masks by the nearest pixel;
-    that takes Pillow (``pip install bayesmeta[images]``).
+    A mask holds the number of each pixel's class: a grey or a palette picture, best a PNG, as JPEG makes further numbers along
+    edges. One in 0 and 255 has the classes 0 and 255, and names are the numbers as texts. Folders within are groups, scenes or
+    patients: ``root/images/patient 1/one.jpg``. All are resized, pictures by the mean over each pixel's area, masks by the
+    nearest pixel; that takes Pillow (``pip install bayesmeta[images]``).
 
     Args:
         root: the folder.
