@@ -26,7 +26,7 @@ from bayesmeta.distributions.family import Family, family, register
 from bayesmeta.distributions.summaries import quantile
 from bayesmeta.randomness import uniform
 
-__all__ = ["BoxGrid", "box_edges", "box_overlaps", "boxes", "boxes_of", "edges", "grid_of", "suppress"]
+__all__ = ["BoxGrid", "box_edges", "boxes", "boxes_of", "edges", "grid_of"]
 
 
 class _Grid(constraints.Constraint):
@@ -239,14 +239,29 @@ def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tup
         cells: G and K.
         size: rows and columns of the picture, in pixels.
 
+    Raises:
+        ValueError: boxes are not ``(P, 4)``, or a centre is not within the picture.
+
     Example:
         >>> y, kept = grid_of(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), (2, 4), (16, 32))
         >>> y[0, 0]
         tensor([ 1.0000, -0.5000, -0.5000,  0.5000,  0.5000])
     """
     rows, columns = cells
+    given = given if given.is_floating_point() else given.to(torch.get_default_dtype())
+    if given.dim() != 2 or given.shape[1] != 4:
+        raise ValueError(
+            f"given: expected boxes (P, 4), got {tuple(given.shape)}; give one as [[left, top, right, bottom]]"
+        )
     middles, steps = _middles(given, cells, size)
-    across, down = ((given[:, :2] + given[:, 2:]) / 2 / steps[:2]).long().unbind(1)
+    centres = (given[:, :2] + given[:, 2:]) / 2 / steps[:2]
+    within = ((centres >= 0) & (centres <= given.new_tensor([columns, rows]))).all(1)
+    if not within.all():
+        raise ValueError(
+            f"given: expected boxes whose centres are in the picture of {size[0]} rows and {size[1]} columns, got "
+            f"{given[~within][0].tolist()} (left, top, right, bottom); cut boxes at the picture's edge"
+        )
+    across, down = centres.long().unbind(1)
     place = down.clamp(max=rows - 1) * columns + across.clamp(max=columns - 1)
     order = (given[:, 2:] - given[:, :2]).prod(1).argsort(descending=True, stable=True).tolist()
     largest: dict[int, int] = {}
@@ -264,36 +279,3 @@ def grid_of(given: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> tup
 def boxes_of(y: Tensor, size: tuple[int, int]) -> Tensor:
     """The boxes ``(P, 4)`` of one picture's grid ``(G, K, 5)``, in pixels of a picture of `size` rows and columns."""
     return _pixels(y[..., 1:], size)[y[..., 0].flatten() > 0.5]
-
-
-def box_overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """The share of two boxes' joint area that both cover, of boxes ``(..., P, 4)`` and ``(..., Q, 4)``: ``(..., P, Q)``.
-
-    Example:
-        >>> box_overlaps(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
-        tensor([[0.3333]])
-    """
-    a, b = a[..., :, None, :], b[..., None, :, :]
-    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (a, b)]
-    return both / (areas[0] + areas[1] - both).clamp(min=torch.finfo(both.dtype).tiny)
-
-
-def suppress(given: Tensor, scores: Tensor, overlap: float = 0.5) -> Tensor:
-    """The places of one picture's boxes that stay, the best score first, once those that overlap a better one are left out.
-
-    Args:
-        given: boxes ``(P, 4)``: left, top, right, bottom.
-        scores: ``(P,)``.
-        overlap: the largest share of the joint area (IoU) that two boxes that stay may have in common.
-
-    Example:
-        >>> suppress(torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 5], [8, 8, 9, 9]]), torch.tensor([0.5, 0.9, 0.1]))
-        tensor([1, 2])
-    """
-    order = scores.argsort(descending=True, stable=True)
-    close = box_overlaps(given[order], given[order]) > overlap
-    stays = torch.ones_like(order, dtype=torch.bool)
-    for place in range(len(order)):
-        stays[place + 1 :] &= ~(close[place, place + 1 :] & stays[place])
-    return order[stays]

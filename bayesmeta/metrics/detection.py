@@ -90,8 +90,8 @@ class AveragePrecision(Metric):
 
     def __post_init__(self) -> None:
         check_count("bins", self.bins)
-        if not self.overlaps:
-            raise ValueError("overlaps: expected at least one, got none; e.g. overlaps=(0.5,)")
+        if not isinstance(self.overlaps, tuple) or not self.overlaps:
+            raise ValueError(f"overlaps: expected a tuple of at least one, got {self.overlaps!r}; e.g. overlaps=(0.5,)")
         for overlap in self.overlaps:
             check_probability("overlaps", overlap)
 

@@ -356,8 +356,10 @@ def test_other_predictions_and_settings_are_refused() -> None:
             metric.statistic(Categorical(logits=torch.zeros(3, 4, 2)), given)
         with pytest.raises(ValueError, match="y: expected"):
             metric.statistic(d, given._replace(y=given.y[:, :, :2]))
-    with pytest.raises(ValueError, match="overlaps: expected at least one, got none"):
+    with pytest.raises(ValueError, match=r"overlaps: expected a tuple of at least one, got \(\)"):
         AveragePrecision(())
+    with pytest.raises(ValueError, match=r"overlaps: expected a tuple of at least one, got 0\.5"):
+        AveragePrecision(0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="overlaps: expected a probability"):
         AveragePrecision((0.5, 50))
     with pytest.raises(ValueError, match="least: expected a probability"):
