@@ -256,13 +256,9 @@ class Planner:
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """The first action of the plan from here, ``(B, A)``; observations are ``(B, O)``."""
-        worlds = len(self.posterior.support.mask)
-        if not isinstance(observation, Tensor) or observation.dim() != 2 or len(observation) != worlds:
+        if not isinstance(observation, Tensor) or observation.dim() != 2:
             got = tuple(observation.shape) if isinstance(observation, Tensor) else type(observation).__name__
-            raise ValueError(
-                f"observation: expected (B, O) with B = {worlds} as the posterior has tasks, got {got}; adapt to as many worlds, "
-                "posterior.expand(B), or give each a row"
-            )
+            raise ValueError(f"observation: expected a tensor (B, O), got {got}; give each world a row")
         start = None if self.belief is None else self.actions.later(self.belief)
         self.belief = plan(
             self._model(), observation, self.reward, self.actions, belief=start, moved=self.moved, **self.options

@@ -154,8 +154,8 @@ def test_observations_and_rewards_of_other_shapes_are_named() -> None:
     learner, limits = bm.MAML(bm.networks.MLP(3, 2), bm.likelihoods.Gaussian()), Bounded((-1.0,), (1.0,))
     posterior = learner(bm.points(torch.rand(5, 3), torch.rand(5, 2)))
     odd: Any
-    for odd in (torch.zeros(2), torch.zeros(2, 2), [[0.0, 0.0]]):
-        with pytest.raises(ValueError, match=r"observation: expected \(B, O\) with B = 1 as the posterior has tasks"):
+    for odd in (torch.zeros(2), [[0.0, 0.0]]):
+        with pytest.raises(ValueError, match=r"observation: expected a tensor \(B, O\)"):
             Planner(posterior, near, limits).act(odd)
     for pays in (lambda o, a, n: n, lambda o, a, n: n[..., :1], lambda o, a, n: 1.0):
         with pytest.raises(ValueError, match="reward: expected a number for each step"):
