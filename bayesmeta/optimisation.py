@@ -34,6 +34,7 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
 
     Raises:
         ImportError: BoTorch is not there.
+        TypeError: it is no posterior, but a learner.
         ValueError: the posterior is of several tasks, inputs are no vectors, or fewer than two functions. Or there is no
             doubt about the function, as with `MAML`, so that nothing is to be explored.
 
@@ -54,6 +55,10 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
 
     check_count("samples", samples, least=2)
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"posterior: expected a Posterior, got {type(posterior).__name__}; adapt the learner first, learner(points(x, y))"
+        )
     support = posterior.support
     if len(support.mask) != 1:
         raise ValueError(

@@ -48,10 +48,14 @@ class Bounded:
     high: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        ordered = all(-math.inf < a < b < math.inf for a, b in zip(self.low, self.high, strict=False))
-        if len(self.low) != len(self.high) or not self.low or not ordered:
+        try:
+            ordered = all(-math.inf < a < b < math.inf for a, b in zip(self.low, self.high, strict=True))
+        except (TypeError, ValueError):
+            ordered = False
+        if not ordered or not len(self.low):
             raise ValueError(
-                f"low and high: expected limits of each number of an action, low < high, got {self.low} and {self.high}"
+                f"low and high: expected limits of each number of an action, low < high, got {self.low} and {self.high}; e.g. "
+                "Bounded((-1.0,), (1.0,))"
             )
 
     @property
@@ -185,6 +189,11 @@ def plan(
     for _ in range(iterations):
         drawn = actions.draw(belief, candidates)
         paid = _returns(change, observation, drawn, reward, moved)
+        if not isinstance(paid, Tensor) or paid.shape != drawn.shape[:2]:
+            raise ValueError(
+                f"reward: expected a number for each step (...), of observations (..., O), got returns "
+                f"{tuple(paid.shape) if isinstance(paid, Tensor) else paid} in place of {tuple(drawn.shape[:2])}; sum over O"
+            )
         if not paid.isfinite().all():
             raise ValueError(
                 "reward: expected finite returns, got one that is not; a model that is followed far from its data may run away: "
@@ -247,6 +256,9 @@ class Planner:
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """The first action of the plan from here, ``(B, A)``; observations are ``(B, O)``."""
+        if not isinstance(observation, Tensor) or observation.dim() != 2:
+            got = tuple(observation.shape) if isinstance(observation, Tensor) else type(observation).__name__
+            raise ValueError(f"observation: expected a tensor (B, O), got {got}; give each world a row")
         start = None if self.belief is None else self.actions.later(self.belief)
         self.belief = plan(
             self._model(), observation, self.reward, self.actions, belief=start, moved=self.moved, **self.options

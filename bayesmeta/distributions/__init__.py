@@ -13,7 +13,7 @@ from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
     poisson,
     student_t,
 )
-from bayesmeta.distributions.boxes import BoxGrid, box_edges, box_overlaps, boxes_of, grid_of, suppress
+from bayesmeta.distributions.boxes import BoxGrid, box_edges, boxes_of, grid_of
 from bayesmeta.distributions.family import Family, Kind, register
 from bayesmeta.distributions.operations import (
     affine,
@@ -29,6 +29,7 @@ from bayesmeta.distributions.operations import (
     stack,
     temper,
 )
+from bayesmeta.distributions.overlaps import box_overlaps, suppress
 from bayesmeta.distributions.summaries import cdf, class_probabilities, crps, expects, quantile, uncertainty, undefined
 from bayesmeta.randomness import uniform
 

@@ -18,6 +18,7 @@ def box_overlaps(a: Tensor, b: Tensor) -> Tensor:
         >>> box_overlaps(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
         tensor([[0.3333]])
     """
+    a, b = (one if one.is_floating_point() else one.to(torch.get_default_dtype()) for one in (a, b))
     a, b = a[..., :, None, :], b[..., None, :, :]
     both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (a, b)]

@@ -93,8 +93,10 @@ class GeMCL(Learner):
 
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
         """μ, τ² and σ², each ``(F,)``, in float64."""
-        spread, noise = ((2 * part.double().clamp(-9.0, 9.0)).exp() for part in (self.log_spread, self.log_noise))
-        return self.mean.double(), spread.expand(self.size), noise.expand(self.size)
+        log_noise = self.log_noise.double().clamp(-150.0, 150.0)  # of features of any unit
+        log_ratio = (self.log_spread.double() - log_noise).clamp(-18.0, 18.0)
+        spread, noise = ((2 * part).exp().expand(self.size) for part in (log_noise + log_ratio, log_noise))
+        return self.mean.double(), spread, noise
 
     @torch.no_grad()
     def start(self, embedded: Points) -> None:

@@ -116,7 +116,10 @@ class _Prototypes(Posterior):
         return later
 
     def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
-        logits = 2 * x @ self.prototypes.mT - self.prototypes.square().sum(-1)[:, None]
+        # Both from the middle of the prototypes: far from 0 the differences of squares would be rounded away.
+        middle = self.prototypes.mean(1, keepdim=True)
+        prototypes = self.prototypes - middle
+        logits = 2 * (x - middle) @ prototypes.mT - prototypes.square().sum(-1)[:, None]
         distribution: Distribution = self.likelihood(self.scale * logits)
         return distribution
 

@@ -65,6 +65,7 @@ def boxes(
         2
     """
     check_count("pictures", pictures)
+    check_count("task", task, least=0)
     check_probability("least", least)
     check_probability("level", level)
     x = query.x
@@ -73,6 +74,8 @@ def boxes(
         raise ValueError(
             f"query.x: expected pictures (B, M, C, H, V) of 1 or 3 channels, got {got}; plot others yourself"
         )
+    if task >= len(x):
+        raise ValueError(f"task: expected 0 to {len(x) - 1}, as there are {len(x)} tasks, got {task}")
     with torch.no_grad(), seeded(seed):
         prediction = posterior(x)
     judged, (there, _), size = detections(prediction, query), true_cells(prediction, query), (x.shape[3], x.shape[4])

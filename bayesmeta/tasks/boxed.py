@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.border import as_tensor
-from bayesmeta.tasks.masks import _file, _opened, _picture
+from bayesmeta.tasks.masks import _file, _opened, _picture, check_size
 
 __all__ = ["Boxed", "cells_and_cards", "coco", "read_boxes", "read_pictures"]
 
@@ -99,43 +99,53 @@ def coco(
     """
     try:
         given = json.loads(Path(file).read_text())
-        records = {one["id"]: one for one in given["images"]}
+        records = {
+            one["id"]: (os.fspath(one["file_name"]), one.get("width"), one.get("height")) for one in given["images"]
+        }
         categories = sorted((one["id"], str(one["name"])) for one in given["categories"])
         found: dict[Any, list[tuple[Any, list[float], int]]] = {one: [] for one in records}
         numbers = {one: number for number, (one, _) in enumerate(categories)}
         for one in given["annotations"]:
             if not one.get("iscrowd"):
-                found[one["image_id"]].append(
-                    (one.get("id"), list(map(float, one["bbox"])), numbers[one["category_id"]])
-                )
+                left, top, wide, high = map(float, one["bbox"])
+                found[one["image_id"]].append((one.get("id"), [left, top, wide, high], numbers[one["category_id"]]))
+        if len(records) < len(given["images"]) or len(numbers) < len(categories):
+            raise ValueError("an id that two images or two categories have")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: expected COCO's format, images, categories and annotations that name each other by id, got {error!r}; see "
             "https://cocodataset.org/#format-data"
         ) from error
+    check_size(size, channels)
     images, boxes, labels, groups = [], [], [], []
-    for one, record in records.items():
-        path = Path(folder) / record["file_name"]
+    for one, (name, *said) in records.items():
+        path = Path(folder) / name
         if not path.exists():
-            raise FileNotFoundError(
-                f"folder: expected {record['file_name']} in {folder}, found none; pass the folder of the pictures"
-            )
+            raise FileNotFoundError(f"folder: expected {name} in {folder}, found none; pass the folder of the pictures")
         picture, scale = _sized(path, str(path), size, channels)
         width, height = (end / by for end, by in zip(size[::-1], scale[:2].tolist(), strict=True))
+        if any(number is not None and number != round(own) for number, own in zip(said, (width, height), strict=True)):
+            raise ValueError(
+                f"{file}: expected pictures of the sizes that it says, {said[0]} x {said[1]} of {name}, got {width:.0f} x "
+                f"{height:.0f} pixels in {folder}; its boxes are in pixels of the pictures that were labelled: pass their folder"
+            )
         corners = []
-        for name, (left, top, wide, high), _ in found[one]:
+        for number, (left, top, wide, high), _ in found[one]:
             right, bottom = left + wide, top + high
-            if not (wide > 0 and high > 0 and left > -1 and top > -1 and right < width + 1 and bottom < height + 1):
+            cut = [max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)]
+            if not (
+                wide > 0 and high > 0 and left > -1 and top > -1 and right < width + 1 and bottom < height + 1
+            ) or not (cut[0] < cut[2] and cut[1] < cut[3]):
                 raise ValueError(
                     f"{file}: expected boxes [left, top, width, height] of some area within the picture's {width:.0f} x "
-                    f"{height:.0f} pixels, got {[left, top, wide, high]} (annotation {name} of {record['file_name']}); cut "
+                    f"{height:.0f} pixels, got {[left, top, wide, high]} (annotation {number} of {name}); cut "
                     "it at the picture's edge"
                 )
-            corners.append([max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)])
+            corners.append(cut)
         images.append(picture)
         boxes.append(torch.tensor(corners).reshape(-1, 4) * scale)
         labels.append(torch.tensor([number for *_, number in found[one]], dtype=torch.long))
-        groups.append(str(Path(record["file_name"]).parent))
+        groups.append(str(Path(name).parent))
     if not images:
         raise ValueError(f"{file}: expected at least one picture, got none; add some to its images")
     return Boxed(torch.from_numpy(np.stack(images)), boxes, labels, [name for _, name in categories], groups)
@@ -174,10 +184,12 @@ def read_pictures(images: Any) -> Tensor:
 
 def read_boxes(boxes: Any, labels: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Of each picture its boxes ``(P, 4)`` and their classes ``(P,)``."""
-    if not len(boxes) == len(labels) == len(images):
+    counts = [len(each) if hasattr(each, "__len__") else type(each).__name__ for each in (boxes, labels)]
+    listed = counts == [len(images)] * 2 and all(hasattr(one, "__len__") for each in (boxes, labels) for one in each)
+    if not listed:
         raise ValueError(
-            f"boxes and labels: expected one list for each of the {len(images)} pictures, got {len(boxes)} and {len(labels)}; "
-            "give pictures without a box empty lists"
+            f"boxes and labels: expected one list for each of the {len(images)} pictures, got {counts[0]} and {counts[1]}, or "
+            "what are no lists; give pictures without a box empty lists"
         )
     height, width = images.shape[2:]
     found = []

@@ -194,6 +194,36 @@ def read_labels(name: str, labels: Any) -> np.ndarray[Any, Any]:
     return read.long().numpy()
 
 
+def read_classes(classes: Any, known: Sequence[int], which: str, name: str = "classes") -> list[int]:
+    """The numbers of the classes that take part, of those that are known; all if None."""
+    chosen = np.asarray(known) if classes is None else read_labels(name, classes)
+    strange = [one for one in chosen.flat if one not in known]
+    if strange or chosen.ndim != 1 or not chosen.size or len(np.unique(chosen)) < chosen.size:
+        raise ValueError(
+            f"{name}: expected some of {which}, got {np.asarray(strange or chosen).tolist()}; name those that there are, each "
+            "once"
+        )
+    return [int(one) for one in chosen]
+
+
+def read_groups(groups: Any, subset: Any, count: int) -> tuple[np.ndarray[Any, Any], Tensor]:
+    """The groups' names, and which of them each of so many pictures is of, ``(n,)``; -1 where it takes no part."""
+    given = np.zeros(count, int) if groups is None else read_labels("groups", groups)
+    if given.shape != (count,):
+        raise ValueError(
+            f"groups: expected one for each of the {count} pictures, got {given.shape}; name every picture's"
+        )
+    names, codes = np.unique(given, return_inverse=True)
+    chosen = names if subset is None else read_labels("subset", subset)
+    absent = [one for one in chosen.flat if one not in names]
+    if absent or chosen.ndim != 1 or not chosen.size:
+        raise ValueError(
+            f"subset: expected some of the groups {names.tolist()}, got {np.asarray(absent or chosen).tolist()}; name those that "
+            "there are, in a list"
+        )
+    return names, torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(given, chosen)), -1)
+
+
 def _members(names: np.ndarray[Any, Any], subset: Any) -> np.ndarray[Any, Any]:
     """Which rows have one of these labels."""
     chosen = read_labels("subset", subset)

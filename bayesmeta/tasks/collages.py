@@ -20,7 +20,8 @@ from torch import Tensor
 from bayesmeta.data import Episode
 from bayesmeta.distributions.boxes import grid_of
 from bayesmeta.tasks.boxed import read_pictures
-from bayesmeta.tasks.detection import BoxShape, BoxTasks
+from bayesmeta.tasks.classes import read_classes
+from bayesmeta.tasks.detection import BoxShape, BoxTasks, check_absent, check_pair
 from bayesmeta.tasks.source import uniform
 
 __all__ = ["Collages", "coil20"]
@@ -88,13 +89,36 @@ class Collages(BoxTasks):
         **shape: Unpack[BoxShape],
     ) -> None:
         super().__init__(**shape)
-        self.classes = list(range(len(views))) if classes is None else list(classes)
-        self.among = self.classes if among is None else list(among)
+        objects = list(range(len(views)))
+        self.classes = read_classes(classes, objects, f"the {len(objects)} objects of views")
+        self.among = (
+            self.classes
+            if among is None
+            else read_classes(among, objects, f"the {len(objects)} objects of views", "among")
+        )
+        check_pair("size", size)
+        check_pair("sides", sides, least=2, ordered=True)
+        check_pair("others", others, least=0, ordered=True)
+        check_absent(absent)
+        if not 0 <= varied <= 1:
+            raise ValueError(f"varied: expected a number from 0 to 1, got {varied}; e.g. 0.5")
+        if sides[1] > min(size):
+            raise ValueError(
+                f"sides: expected objects that fit into collages of {size}, got sides up to {sides[1]}; e.g. (8, 16)"
+            )
+        most = min(len(self.classes), max(self.unions) if isinstance(self.unions, tuple | list) else self.unions)
+        if others[1] and {*self.among} <= {*self.classes} and len(self.among) <= (most if absent else 1):
+            raise ValueError(
+                f"among: expected objects beside those that are looked for, got {self.among}; name further ones, or none, "
+                "others=(0, 0)"
+            )
         self.size, self.sides, self.others, self.varied, self.absent = size, sides, others, varied, absent
-        self._grounds = _values(read_pictures(grounds)[:, 0])
-        self._cut = {
-            c: [_cut_out(view) for view in read_pictures(views[c])[:, 0]] for c in {*self.classes, *self.among}
-        }
+        self._grounds = _values(_grey("grounds", grounds))
+        if any(a < b for a, b in zip(self._grounds.shape[1:], size, strict=True)):
+            raise ValueError(
+                f"grounds: expected at least {size} pixels, got {self._grounds.shape[1:]}; or smaller collages, size="
+            )
+        self._cut = {c: [_cut_out(view) for view in _grey("views", views[c])] for c in {*self.classes, *self.among}}
 
     def clusters(self, index: int) -> Tensor:
         """The object that each task looks for, ``(B,)``, the first of a union: tasks of one are not independent."""
@@ -170,6 +194,17 @@ def _shrinking(old: int, new: int) -> np.ndarray[Any, Any]:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
+def _grey(name: str, given: Any) -> Tensor:
+    """Pictures of one channel, bytes or from 0 to 1: ``(n, H, V)``."""
+    read = read_pictures(given)
+    if read.shape[1] != 1 or not len(read) or (read.is_floating_point() and not 0 <= read.min() <= read.max() <= 1):
+        raise ValueError(
+            f"{name}: expected grey pictures, bytes or numbers from 0 to 1, got {read.dtype} {tuple(read.shape)}; take the mean "
+            "of their channels"
+        )
+    return read[:, 0]
+
+
 def _values(pictures: Tensor) -> np.ndarray[Any, Any]:
     """From 0 to 255."""
     return (pictures if pictures.dtype == torch.uint8 else 255 * pictures.float()).numpy()
@@ -188,5 +223,9 @@ def _cut_out(view: Tensor) -> np.ndarray[Any, Any]:
     spans = [(bright.cummax(d).values & bright.flip(d).cummax(d).values.flip(d)) for d in (0, 1)]
     inside = spans[0] & spans[1]
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(
+            "views: expected an object on black, got a view without a pixel above 20 of 255; leave that view out"
+        )
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
     return torch.stack([values[box], inside[box].float()]).numpy()

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.distributions.boxes import grid_of
 from bayesmeta.tasks.boxed import read_boxes, read_pictures
-from bayesmeta.tasks.classes import Labels, read_labels
+from bayesmeta.tasks.classes import Labels, read_classes, read_groups
 from bayesmeta.tasks.source import TaskSource, shots_per_task, uniform
 
 __all__ = ["BoxTasks", "DetectionTasks"]
@@ -64,20 +63,25 @@ class BoxTasks(TaskSource):
         length: int = 1_000_000,
     ) -> None:
         super().__init__(seed=seed, length=length)
-        for name, value in (("queries", queries), ("batch", batch), *(("cells", n) for n in cells)):
+        check_pair("cells", cells)
+        for name, value in (("queries", queries), ("batch", batch)):
             check_count(name, value)
+        if isinstance(unions, tuple | list):
+            check_pair("unions", unions, ordered=True)
+        else:
+            check_count("unions", unions)
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
-        self.cells, self.shots, self.queries, self.batch, self.turned = cells, shots, queries, batch, turned
-        self.unions = unions
+        self.shots, self.queries, self.batch, self.turned = shots, queries, batch, turned
+        self.cells, self.unions = (cells[0], cells[1]), unions
 
     @property
     def most(self) -> int:
         """The largest number of support pictures."""
-        return self.shots if isinstance(self.shots, int) else self.shots[1]
+        return max(self.shots) if isinstance(self.shots, tuple | list) else self.shots
 
     def _unions(self, classes: int, generator: torch.Generator) -> list[list[int]]:
         """The numbers of the classes of each task."""
-        low, high = (1, self.unions) if isinstance(self.unions, int) else self.unions
+        low, high = self.unions if isinstance(self.unions, tuple | list) else (1, self.unions)
         several = shots_per_task((min(low, classes), min(high, classes)), self.batch, generator).tolist()
         orders = uniform(self.batch, classes, generator=generator).argsort(1).tolist()
         return [order[:n] for order, n in zip(orders, several, strict=True)]
@@ -99,6 +103,22 @@ class BoxTasks(TaskSource):
         support = Points(x[:, :size] * observed, y[:, :size] * observed, mask)
         query = Points(x[:, self.most :], y[:, self.most :], torch.ones(len(x), self.queries, dtype=torch.bool))
         return Episode(support, query)
+
+
+def check_pair(name: str, given: Any, *, least: int = 1, ordered: bool = False) -> None:
+    """Raises a ValueError if it is not two whole numbers of at least `least`, and in order where that is asked for."""
+    wrong = not isinstance(given, tuple | list) or len(given) != 2 or (ordered and given[0] > given[1])
+    if wrong:
+        order = ", the first not above the second" if ordered else ""
+        raise ValueError(f"{name}: expected two whole numbers{order}, got {given!r}; e.g. ({max(least, 1)}, 8)")
+    for number in given:
+        check_count(name, number, least)
+
+
+def check_absent(absent: float) -> None:
+    """Raises a ValueError if it is no share that leaves something."""
+    if not isinstance(absent, float | int) or not 0 <= absent < 1:
+        raise ValueError(f"absent: expected a share from 0 on and below 1, got {absent!r}; e.g. 0.2")
 
 
 def mirrored(x: Tensor, y: Tensor, across: bool, down: bool) -> tuple[Tensor, Tensor]:
@@ -154,30 +174,11 @@ class DetectionTasks(BoxTasks):
         self._images = read_pictures(images)
         found = read_boxes(boxes, labels, self._images)
         known = sorted({c for _, kinds in found for c in kinds.tolist()})
-        self.classes = known if classes is None else list(classes)
-        strange = [c for c in self.classes if c not in known]
-        if strange or not self.classes:
-            raise ValueError(
-                f"classes: expected some of the labels' {known}, got {strange or self.classes}; name those that there are"
-            )
-        if not 0 <= absent < 1:
-            raise ValueError(f"absent: expected a share from 0 on and below 1, got {absent}; e.g. 0.2")
+        self.classes = read_classes(classes, known, f"the labels' {known}")
+        check_absent(absent)
         n = len(self._images)
-        names = np.zeros(n, int) if groups is None else read_labels("groups", groups)
-        if names.shape != (n,):
-            raise ValueError(
-                f"groups: expected one for each of the {n} pictures, got {names.shape}; name every picture's"
-            )
-        self.names, codes = np.unique(names, return_inverse=True)
-        chosen = self.names if subset is None else read_labels("subset", subset)
-        missing = [one for one in chosen if one not in self.names]
-        if missing or not len(chosen):
-            raise ValueError(
-                f"subset: expected some of the groups {self.names.tolist()}, got {missing or list(chosen)}; name "
-                "those that there are"
-            )
+        self.names, self._group = read_groups(groups, subset, n)
         self.absent = absent
-        self._group = torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(names, chosen)), -1)
         size, lost, total = tuple(self._images.shape[2:]), 0, 0
         self._grids = torch.zeros(len(self.classes), n, *self.cells, 5)
         for place, (corners, kinds) in enumerate(found):

@@ -114,6 +114,7 @@ def mask_folder(root: str | os.PathLike[str], size: tuple[int, int], *, channels
     Example:
         >>> pictures = mask_folder("cells", size=(96, 128))  # doctest: +SKIP
     """
+    check_size(size, channels)
     folder = Path(root)
     files = sorted(
         file for file in (folder / "images").rglob("*") if file.suffix.lower() in PICTURES and file.name[0] != "."
@@ -156,9 +157,24 @@ def _stacked(
     return Masks(torch.from_numpy(np.stack(images)), labels, names, groups)
 
 
+def check_size(size: Any, channels: int = 3) -> None:
+    """Raises a ValueError if it is not rows and columns to which pictures can be resized, in grey or in colours."""
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ValueError(f"size: expected rows and columns, got {size!r}; e.g. (64, 64)")
+    for number in size:
+        check_count("size", number)
+    if channels not in (1, 3):
+        raise ValueError(f"channels: expected 1 for grey or 3 for colours, got {channels!r}")
+
+
 def _picture(file: Any, name: str, size: tuple[int, int], channels: int) -> np.ndarray[Any, Any]:
     """Bytes ``(C, H, V)``, by the mean over each pixel's area."""
-    image = _opened(file, name).convert("L" if channels == 1 else "RGB")
+    image = _opened(file, name)
+    if image.mode[0] in "IF":  # which `convert` would cut off at 255
+        raise ValueError(
+            f"{name}: expected a picture of 8 bits, got one of more ({image.mode}); scale its values to 0 to 255 and save it anew"
+        )
+    image = image.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(image.resize(size[::-1], 4))  # BOX
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

@@ -9,13 +9,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bayesmeta.border import as_tensor, check_count, check_probability
 from bayesmeta.data import Episode, Points
-from bayesmeta.tasks.classes import Labels, read_labels
+from bayesmeta.tasks.classes import Labels, read_classes, read_groups
 from bayesmeta.tasks.source import TaskSource, uniform
 
 __all__ = ["MaskTasks", "SceneTasks", "SegmentationTasks"]
@@ -73,28 +72,9 @@ class MaskTasks(TaskSource):
             check_count(name, value)
         self._images, self._masks = read_masks(images, masks)
         known = [c for c in self._masks.unique().tolist() if c != void]
-        self.classes = known if classes is None else list(classes)
-        strange = [c for c in self.classes if c not in known]
-        if strange or not self.classes:
-            raise ValueError(
-                f"classes: expected some of the masks' {known}"
-                + (f", without void {void}" if void is not None else "")
-                + f", got {strange or self.classes}; name those that there are"
-            )
-        names = np.zeros(len(self._masks), int) if groups is None else read_labels("groups", groups)
-        if names.shape != (len(self._masks),):
-            raise ValueError(
-                f"groups: expected one for each of the {len(self._masks)} pictures, got {names.shape}; name every picture's"
-            )
-        self.names, codes = np.unique(names, return_inverse=True)
-        chosen = self.names if subset is None else read_labels("subset", subset)
-        absent = [one for one in chosen if one not in self.names]
-        if absent or not len(chosen):
-            raise ValueError(
-                f"subset: expected some of the groups {self.names.tolist()}, got {absent or list(chosen)}; name those "
-                "that there are"
-            )
-        self._group = torch.from_numpy(codes).masked_fill(~torch.from_numpy(np.isin(names, chosen)), -1)
+        without = f", without void {void}" if void is not None else ""
+        self.classes = read_classes(classes, known, f"the masks' {known}{without}")
+        self.names, self._group = read_groups(groups, subset, len(self._masks))
         self.void, self.shots, self.queries, self.batch = void, shots, queries, batch
 
     @abstractmethod
@@ -144,11 +124,18 @@ class SegmentationTasks(MaskTasks):
         self, images: Any, masks: Any, *, unions: int = 1, least: float = 0.01, **shape: Unpack[MaskShape]
     ) -> None:
         super().__init__(images, masks, **shape)
+        void = self.void
         check_count("unions", unions)
         check_probability("least", least)
         if unions > len(self.classes):
             raise ValueError(
                 f"unions: expected at most the {len(self.classes)} classes there are, got {unions}; ask for fewer"
+            )
+        one = torch.tensor(self.classes[:1] if void is None else [self.classes[0], void])
+        if torch.isin(self._masks, one).all():
+            raise ValueError(
+                f"masks: expected pixels of at least two classes, to tell one from the others, got {self.classes} alone; label "
+                "the rest, or where nothing is known of it, choose another void"
             )
         self.unions, self.least = unions, least
         self._share = torch.stack([(self._masks == c).flatten(1).float().mean(1) for c in self.classes], 1)
@@ -195,7 +182,7 @@ class SegmentationTasks(MaskTasks):
 class SceneTasks(MaskTasks):
     """Tasks "segment this scene": all pictures of a task are of one group, and each pixel has one of W labels.
 
-    Labels are the places of `classes`; pixels of other classes are masked, as void ones are.
+    Labels are the places of `classes`; pixels of other classes are masked, as void ones are. Pictures of none are left out.
 
     Args:
         images, masks: see `MaskTasks`.
@@ -213,16 +200,18 @@ class SceneTasks(MaskTasks):
 
     def __init__(self, images: Any, masks: Any, **shape: Unpack[MaskShape]) -> None:
         super().__init__(images, masks, **shape)
+        # A picture without a pixel of these classes would be a point of which nothing is observed.
+        shows = torch.isin(self._masks, torch.tensor(self.classes)).flatten(1).any(1)
+        self._taken = self._group[self._group >= 0].unique()
+        self._group = self._group.masked_fill(~shows, -1)
         sizes = torch.stack([(self._group == g).sum() for g in range(len(self.names))])
-        self._taken = (sizes > 0).nonzero()[:, 0]
         smallest = int(self._taken[sizes[self._taken].argmin()])
         if int(sizes[smallest]) < self.shots + self.queries:
             raise ValueError(
                 f"shots and queries: expected at most {int(sizes[smallest])} together, the pictures of group "
-                f"{self.names[smallest]}, got {self.shots} + {self.queries}; ask for fewer, or leave that group out"
+                f"{self.names[smallest]} that show a class, got {self.shots} + {self.queries}; ask for fewer, or leave that "
+                "group out"
             )
-        self._number = torch.full((int(self._masks.max()) + 1,), -1)
-        self._number[self.classes] = torch.arange(len(self.classes))
 
     def clusters(self, index: int) -> Tensor:
         """The group of each task, ``(B,)``: tasks of one are not independent."""
@@ -236,7 +225,10 @@ class SceneTasks(MaskTasks):
         return self._episode([(self._drawn((self._group == g).nonzero()[:, 0], generator), None) for g in groups])
 
     def _labels(self, masks: Tensor, what: Any) -> Tensor:
-        return self._number[masks]
+        y = torch.full_like(masks, -1)
+        for number, c in enumerate(self.classes):
+            y[masks == c] = number
+        return y
 
 
 def read_masks(images: Any, masks: Any) -> tuple[Tensor, Tensor]:

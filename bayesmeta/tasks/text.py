@@ -12,6 +12,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +52,8 @@ class LabelledTexts(NamedTuple):
             ValueError: there is no such part.
         """
         known = list(dict.fromkeys(self.parts))
-        if not parts or {*parts} - {*known}:
-            raise ValueError(f"parts: expected some of {', '.join(known)}, got {', '.join(parts) or 'none'}")
+        if not parts or any(part not in known for part in parts):
+            raise ValueError(f"parts: expected some of {', '.join(known)}, got {', '.join(map(str, parts)) or 'none'}")
         chosen = [i for i, part in enumerate(self.parts) if part in parts]
         texts, labels, there = ([of[i] for i in chosen] for of in (self.texts, self.labels, self.parts))
         return LabelledTexts(
@@ -115,21 +117,21 @@ def fewrel(root: str | os.PathLike[str] | None = None) -> LabelledTexts:
     """
     rows: list[tuple[str, str, str]] = []
     for domain in ("wiki", "nyt", "pubmed", "semeval"):
-        given = _json(_folder(root, "fewrel"), f"val_{domain}.json.gz")
-        rows += [(_marked(one), f"{domain}: {relation}", domain) for relation, ones in given.items() for one in ones]
+        with _read(_folder(root, "fewrel"), f"val_{domain}.json.gz") as given:
+            rows += [
+                (_marked(one), f"{domain}: {relation}", domain) for relation, ones in given.items() for one in ones
+            ]
     texts, labels, parts = (list(column) for column in zip(*rows, strict=True))
     return LabelledTexts(texts, labels, parts, [], None)
 
 
 def _intents(root: str | os.PathLike[str] | None, name: str) -> LabelledTexts:
     folder = _folder(root, name)
-    given = _json(folder, f"{name}.json.gz")["splits"]
-    rows = [(text, label, part) for part, ones in given.items() for text, label in ones]
-    texts, labels, parts = (list(column) for column in zip(*rows, strict=True))
-    splits = [
-        ClassSplit(split["train"], split["valid"], split["test"])
-        for split in _json(folder, "few_shot_class_splits.json.gz")
-    ]
+    with _read(folder, f"{name}.json.gz") as given:
+        rows = [(text, label, part) for part, ones in given["splits"].items() for text, label in ones]
+        texts, labels, parts = (list(column) for column in zip(*rows, strict=True))
+    with _read(folder, "few_shot_class_splits.json.gz") as given:
+        splits = [ClassSplit(split["train"], split["valid"], split["test"]) for split in given]
     file = f"{name}_minilm.npz"
     found = next((at for at in (folder / file, folder.parent / "text_embeddings" / file) if at.exists()), None)
     return LabelledTexts(texts, labels, parts, splits, None if found is None else _embeddings(found, len(texts)))
@@ -143,18 +145,22 @@ def _embeddings(path: Path, count: int) -> Tensor:
         raise ValueError(
             f"{path}: expected a NumPy archive of embeddings, got one that does not read ({error}); copy it anew"
         ) from error
-    if len(embeddings) != count:
+    if embeddings.shape[:1] != (count,) or not embeddings.isfinite().all():
+        got = f"{len(embeddings)}" if embeddings.isfinite().all() else "NaN or infinity"
         raise ValueError(
-            f"{path}: expected one embedding for each of {count} texts, got {len(embeddings)}; embed these texts, in their order"
+            f"{path}: expected one embedding for each of {count} texts, got {got}; embed these texts, in their order"
         )
     return embeddings
 
 
 def _marked(sentence: dict[str, Any]) -> str:
     """The tokens in a row, the first mention of both things between marks."""
+    count = len(sentence["tokens"])
     before: dict[int, list[str]] = {}
     after: dict[int, list[str]] = {}
     for which, (_, _, places) in (("head", sentence["h"]), ("tail", sentence["t"])):
+        if not 0 <= min(places[0]) <= max(places[0]) < count:
+            raise ValueError(f"a {which} at {places[0]} of {count} tokens")
         before.setdefault(min(places[0]), []).append(f"[{which}]")
         after.setdefault(max(places[0]), []).insert(0, f"[/{which}]")
     words = [
@@ -165,6 +171,18 @@ def _marked(sentence: dict[str, Any]) -> str:
 
 def _folder(root: str | os.PathLike[str] | None, name: str) -> Path:
     return Path(root) if root is not None else Path(os.environ.get("BAYESMETA_DATA") or ".") / name
+
+
+@contextmanager
+def _read(folder: Path, name: str) -> Iterator[Any]:
+    """What a file of packed JSON holds; within it, what lacks says so in the file's name."""
+    given = _json(folder, name)
+    try:
+        yield given
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / name}: expected texts and labels as the set has them, got JSON of another form ({error!r}); copy it anew"
+        ) from error
 
 
 def _json(folder: Path, name: str) -> Any:

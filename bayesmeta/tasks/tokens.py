@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,8 +79,23 @@ class Tokens:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokens:
-        """A tokenizer from a file of JSON, as `save` and `tokenizers` write it."""
-        return cls(_kit().Tokenizer.from_file(os.fspath(path)))
+        """A tokenizer from a file of JSON, as `save` and `tokenizers` write it.
+
+        Raises:
+            ImportError: `tokenizers` is not installed.
+            FileNotFoundError, ValueError: the file is not there, or does not read.
+        """
+        where = Path(path)
+        if not where.exists():
+            raise FileNotFoundError(f"path: expected a tokenizer's file, found none at {where}; Tokens.save writes one")
+        try:
+            return cls(_kit().Tokenizer.from_file(str(where)))
+        except ImportError:
+            raise
+        except Exception as error:  # the library knows no kind of its own
+            raise ValueError(
+                f"{where}: expected a tokenizer as JSON, got what does not read ({error}); copy it anew, or learn one"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as JSON; a network that was trained with it understands no other."""
@@ -108,9 +124,15 @@ class Tokens:
 
         An empty text is a row of padding.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        known = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+        if (
+            isinstance(texts, str)
+            or not isinstance(texts, Iterable)
+            or not all(isinstance(text, str) for text in known)
+        ):
             raise ValueError("texts: expected a list of texts, got one text or something else; write [text]")
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        check_spelled(known, "texts")
+        encoded = self._tokenizer.encode_batch(known, add_special_tokens=False)
         return filled([[_OWN + i for i in one.ids] for one in encoded])
 
     def decode(self, ids: Tensor) -> list[str]:
@@ -119,6 +141,8 @@ class Tokens:
         Raises:
             ValueError: an id is not the tokenizer's.
         """
+        if not isinstance(ids, Tensor):
+            raise ValueError(f"ids: expected a tensor (n, T), got {type(ids).__name__}; torch.tensor(ids)")
         if (
             ids.dim() != 2
             or ids.is_floating_point()
@@ -148,12 +172,27 @@ def read_texts(texts: Iterable[str], name: str) -> list[str]:
     """A list of texts, none of which is empty."""
     if isinstance(texts, str):
         raise ValueError(f"{name}: expected a list of texts, got one text; write [text]")
+    if not isinstance(texts, Iterable):
+        raise ValueError(f"{name}: expected a list of texts, got {type(texts).__name__}; write [text]")
     known = list(texts)
     for place, text in enumerate(known):
         if not isinstance(text, str) or not text.strip():
             got = "an empty one" if isinstance(text, str) else repr(text)
             raise ValueError(f"{name}: expected texts, got {got} at {place}; leave it out, and its partner")
+    check_spelled(known, name)
     return known
+
+
+def check_spelled(texts: Sequence[str], name: str) -> None:
+    """Raises a ValueError if a text has half a character, which UTF-8 has no bytes for."""
+    for place, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name}: expected texts of whole characters, got half of one at {place} ({error.reason}); read the file as what "
+                "it was written, such as encoding='utf-16', or with errors='replace'"
+            ) from error
 
 
 def _kit() -> Any:

@@ -239,7 +239,15 @@ class Transitions(TaskSource):
         return self._of(self.world.parameters(self.batch, generator), generator)
 
     def in_worlds(self, parameters: Tensor, index: int) -> Episode:
-        """An episode in worlds of one's own, ``(B, P)``: its random numbers are those of the episode of this index."""
+        """An episode in worlds of one's own, ``(B, P)``: its random numbers are those of the episode of this index.
+
+        Raises:
+            ValueError: parameters are not ``(B, P)`` of this kind of world, of one world at least.
+        """
+        size = self.world.parameters(1, torch.Generator()).shape[1]
+        if not isinstance(parameters, Tensor) or parameters.shape[1:] != (size,) or not len(parameters):
+            got = getattr(parameters, "shape", type(parameters).__name__)
+            raise ValueError(f"parameters: expected a tensor (B, {size}), got {got}; as world.parameters gives them")
         return self._seeded(index, lambda generator: self._of(parameters, generator))
 
     @torch.no_grad()

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, StudentT
 
-from bayesmeta.distributions import log_prob, mixture, quantile, select, stack, temper
+from bayesmeta.distributions import box_overlaps, log_prob, mixture, quantile, select, stack, suppress, temper
 from bayesmeta.distributions.boxes import (
     BoxGrid,
     box_edges,
-    box_overlaps,
     boxes,
     boxes_of,
     edges,
     grid_of,
-    suppress,
 )
 
 S, B, M, G, K = 4, 2, 3, 2, 3
@@ -205,3 +203,17 @@ def test_overlaps_and_what_is_suppressed_are_those_of_a_loop() -> None:
 def test_other_distributions_have_no_boxes() -> None:
     with pytest.raises(TypeError, match="distribution: expected boxes, a BoxGrid or a mixture of some, got Normal"):
         boxes(torch.distributions.Normal(0.0, 1.0), SIZE)
+
+
+def test_boxes_that_no_cell_can_hold_are_refused() -> None:
+    for wrong in ([[-20.0, -20, -4, -4]], [[100.0, 0, 104, 4]], [[torch.nan, 0, 4, 4]]):
+        with pytest.raises(ValueError, match="given: expected boxes whose centres are in the picture of 16 rows"):
+            grid_of(torch.tensor(wrong), (2, 2), (16, 16))
+    with pytest.raises(ValueError, match=r"given: expected boxes \(P, 4\), got \(4,\)"):
+        grid_of(torch.tensor([0.0, 0, 4, 4]), (2, 2), (16, 16))
+
+
+def test_whole_numbers_are_boxes_too() -> None:
+    whole = torch.tensor([[0, 0, 4, 4], [8, 8, 16, 12]])
+    assert torch.equal(grid_of(whole, (2, 2), (16, 16))[0], grid_of(whole.float(), (2, 2), (16, 16))[0])
+    assert torch.equal(box_overlaps(whole, whole), torch.eye(2))

@@ -125,3 +125,5 @@ def test_bad_input_is_named() -> None:
         to_botorch(learner(two))
     with pytest.raises(ValueError, match="samples"):
         to_botorch(learner(bm.points(x, y, dtype=torch.float64)), samples=1)
+    with pytest.raises(TypeError, match="posterior: expected a Posterior, got MAML; adapt the learner first"):
+        to_botorch(bm.MAML(nn.Linear(2, 1), bm.likelihoods.Gaussian()))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +140,23 @@ def test_learners_plan_and_bad_input_is_named() -> None:
         plan(drive, torch.zeros(1, 2), lambda o, a, n: n[..., 0] / 0 * 0, Bounded((-1.0,), (1.0,)))
     with pytest.raises(ValueError, match="horizon"):
         plan(drive, torch.zeros(1, 2), near, Bounded((-1.0,), (1.0,)), horizon=0)
+
+
+@pytest.mark.parametrize(
+    "limits", [(-2.0, 2.0), (("a",), ("b",)), ((1.0,), (2.0, 3.0)), ((), ()), ((float("nan"),), (1.0,))]
+)
+def test_limits_that_are_none_are_named(limits: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="low and high: expected limits of each number of an action"):
+        Bounded(*limits)
+
+
+def test_observations_and_rewards_of_other_shapes_are_named() -> None:
+    learner, limits = bm.MAML(bm.networks.MLP(3, 2), bm.likelihoods.Gaussian()), Bounded((-1.0,), (1.0,))
+    posterior = learner(bm.points(torch.rand(5, 3), torch.rand(5, 2)))
+    odd: Any
+    for odd in (torch.zeros(2), [[0.0, 0.0]]):
+        with pytest.raises(ValueError, match=r"observation: expected a tensor \(B, O\)"):
+            Planner(posterior, near, limits).act(odd)
+    for pays in (lambda o, a, n: n, lambda o, a, n: n[..., :1], lambda o, a, n: 1.0):
+        with pytest.raises(ValueError, match="reward: expected a number for each step"):
+            plan(drive, torch.zeros(1, 2), pays, limits)

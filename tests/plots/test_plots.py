@@ -198,5 +198,8 @@ def test_boxes_show_what_is_found_where_its_edges_may_be_and_what_is_true() -> N
     assert [len(axis.texts) for axis in bm.plots.boxes(lambda x: d, query, least=0.8, pictures=1).axes] == [1]
     with pytest.raises(ValueError, match=r"query\.x: expected pictures"):
         bm.plots.boxes(lambda x: d, query._replace(x=query.x[:, :, :2]))
+    for task, message in ((1, "task: expected 0 to 0"), (-1, "task: expected a whole number")):
+        with pytest.raises(ValueError, match=message):
+            bm.plots.boxes(lambda x: d, query, task=task)
     with pytest.raises(ValueError, match="query: expected a picture of task 0 that is observed"):
         bm.plots.boxes(lambda x: d, query._replace(mask=torch.zeros(1, 3).bool()))

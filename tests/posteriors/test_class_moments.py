@@ -141,3 +141,33 @@ def test_an_episode_without_labels_is_left_alone() -> None:
     start_classes(made, empty)
     assert made.log_scale is not None
     assert made.log_scale.item() == 0
+
+
+def classes_of(unit: float, dtype: torch.dtype = torch.float32) -> ClassTasks:
+    g = torch.Generator().manual_seed(1)
+    labels = torch.arange(9).repeat(20)
+    x = 1.0 * torch.randn(9, 6, generator=g)[labels] + torch.randn(180, 6, generator=g)
+    return ClassTasks(unit * x.to(dtype), labels, ways=3, shots=2, queries=5, dtype=dtype)
+
+
+@pytest.mark.parametrize("unit", [2.0**-50, 2.0**-17, 2.0**17, 2.0**50])
+@pytest.mark.parametrize("name", ["GeMCL", "prototypes"])
+def test_after_the_start_the_unit_of_features_changes_nothing(name: str, unit: float) -> None:
+    said = []
+    for scale in (1.0, unit):
+        learner: bm.Learner = {
+            "GeMCL": lambda: bm.GeMCL(nn.Identity(), size=6, classes=3, isotropic=True),
+            "prototypes": lambda: bm.PrototypicalNetwork(nn.Identity(), classes=3, scaled=True),
+        }[name]()
+        tasks = classes_of(scale)
+        start_classes(learner, tasks[0])
+        said.append(learner(tasks[1].support)(tasks[1].query.x).logits.detach())
+    torch.testing.assert_close(said[1], said[0], rtol=1e-3, atol=1e-3)
+
+
+def test_prototypes_far_from_zero_are_told_apart_as_near_it() -> None:
+    support, query = classes_of(1.0)[0]
+    learner = bm.PrototypicalNetwork(nn.Identity(), classes=3)
+    near = learner(support)(query.x).logits
+    far = learner(support._replace(x=support.x + 2.0**14))(query.x + 2.0**14).logits
+    torch.testing.assert_close(far, near, rtol=0.02, atol=0.05)

@@ -112,6 +112,17 @@ def test_a_mirrored_grid_is_that_of_mirrored_boxes(across: bool, down: bool) -> 
         ({"shots": 59, "queries": 2}, "shots and queries: expected at most 60 together"),
         ({"absent": 1.0}, "absent: expected a share"),
         ({"cells": (0, 4)}, "cells: expected"),
+        ({"cells": 8}, "cells: expected two whole numbers, got 8"),
+        ({"cells": (8, 8, 8)}, "cells: expected two whole numbers"),
+        ({"unions": 0}, "unions: expected a whole number of at least 1"),
+        ({"unions": (0, 1)}, "unions: expected a whole number of at least 1"),
+        ({"unions": (2, 1)}, "unions: expected two whole numbers, the first not above the second"),
+        ({"unions": 2.5}, "unions: expected a whole number"),
+        ({"absent": "few"}, "absent: expected a share"),
+        ({"classes": [0, 0]}, "classes: expected some .* each once"),
+        ({"subset": "a", "groups": ["a"] * N}, "subset: expected some of the groups .* in a list"),
+        ({"boxes": [None] * N}, "boxes and labels: expected one list for each"),
+        ({"labels": [0] * N}, "boxes and labels: expected one list for each"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
@@ -204,3 +215,64 @@ def test_a_folder_of_cocos_format(tmp_path: Path) -> None:
         coco(written(categories=[]), tmp_path, (32, 32))
     with pytest.raises(FileNotFoundError, match=r"folder: expected b.png in"):
         coco(written(images=[{"id": 3, "file_name": "b.png"}, {"id": 4, "file_name": "1.png"}]), tmp_path, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": [7]}, r"classes: expected some of the 4 objects of views, got \[7\]"),
+        ({"classes": []}, "classes: expected some of the 4 objects"),
+        ({"classes": [0]}, "among: expected objects beside those that are looked for"),
+        ({"unions": 4, "absent": 0.5}, "among: expected objects beside"),
+        ({"among": [9]}, "among: expected some of the 4 objects"),
+        ({"views": torch.zeros(4, 3, 32, 32).byte()}, "views: expected an object on black"),
+        ({"views": torch.ones(4, 3, 3, 32, 32).byte()}, "views: expected grey pictures"),
+        ({"views": torch.full((4, 3, 32, 32), 255.0)}, "views: expected grey pictures, bytes or numbers from 0 to 1"),
+        ({"grounds": torch.zeros(2, 20, 90).byte()}, r"grounds: expected at least \(64, 64\) pixels"),
+        ({"grounds": torch.zeros(2, 3, 80, 90).byte()}, "grounds: expected grey pictures"),
+        ({"size": 64}, "size: expected two whole numbers"),
+        ({"sides": (16, 100)}, "sides: expected objects that fit into collages"),
+        ({"sides": (32, 16)}, "sides: expected two whole numbers, the first not above the second"),
+        ({"others": 3}, "others: expected two whole numbers"),
+        ({"varied": torch.nan}, "varied: expected a number from 0 to 1"),
+        ({"absent": 1.0}, "absent: expected a share"),
+    ],
+)
+def test_collages_refuse_what_they_cannot_paste(change: dict[str, Any], message: str) -> None:
+    views, grounds = torch.full((4, 3, 32, 32), 200).byte(), torch.zeros(2, 80, 90).byte()
+    given = {"views": views, "grounds": grounds, **change}
+    with pytest.raises(ValueError, match=message):
+        Collages(given.pop("views"), given.pop("grounds"), **given)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, "expected COCO's format"),
+        ({"bbox": []}, "expected COCO's format"),
+        ({"bbox": [-0.9, 1, 0.5, 3]}, "of some area within the picture's 32 x 16 pixels"),
+        ({"bbox": [32.2, 1, 0.5, 3]}, "of some area within the picture's 32 x 16 pixels"),
+        ({"bbox": [1, 1, float("nan"), 3]}, "of some area"),
+        ({"width": 320, "height": 160}, "expected pictures of the sizes that it says, 320 x 160 of 0.png, got 32 x 16"),
+        ({"file_name": None}, "expected COCO's format"),
+        ({"images": [{"id": 3, "file_name": "0.png"}] * 2}, "an id that two images or two categories have"),
+        ({"categories": [{"id": 9, "name": "a"}, {"id": 9, "name": "b"}]}, "an id that two images or two categories"),
+        ({"file_name": "16.png"}, "16.png: expected a picture of 8 bits"),
+        ({"size": 16}, "size: expected rows and columns, got 16"),
+        ({"size": (0, 16)}, "size: expected a whole number"),
+        ({"channels": 4}, "channels: expected 1 for grey or 3 for colours"),
+    ],
+)
+def test_what_a_coco_file_says_wrongly_is_refused(tmp_path: Path, bad: dict[str, Any], message: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(tmp_path / "0.png")
+    image.fromarray(np.full((16, 32), 40_000, np.uint16)).save(tmp_path / "16.png")
+    picture = {"id": 3, "file_name": "0.png", "width": 32, "height": 16}
+    one = {"id": 5, "image_id": 3, "category_id": 9, "bbox": [8, 4, 16, 8]}
+    content: dict[str, Any] = {"images": [picture], "categories": [{"id": 9, "name": "nut"}], "annotations": [one]}
+    for key, value in bad.items():
+        next((part for part in (content, picture, one) if key in part), {})[key] = value
+    (tmp_path / "parts.json").write_text(json.dumps(content))
+    settings = {key: bad[key] for key in ("size", "channels") if key in bad}
+    with pytest.raises(ValueError, match=message):
+        coco(tmp_path / "parts.json", tmp_path, **{"size": (8, 8), **settings})

@@ -108,6 +108,12 @@ def test_bytes_become_numbers_from_0_to_1() -> None:
         ({"images": torch.full((N, 2, H, V), torch.nan)}, "images: expected finite numbers"),
         ({"classes": [1, 17]}, r"classes: expected some of the masks' \[0, 1, 2, 3\], without void 9, got \[17\]"),
         ({"classes": [VOID]}, "classes: expected some"),
+        ({"classes": [1, 1]}, r"classes: expected some .* got \[1, 1\]; .* each once"),
+        ({"classes": 1}, "classes: expected some"),
+        ({"classes": [True]}, "classes: expected whole numbers"),
+        ({"subset": "scene 1"}, r"subset: expected some of the groups .*; name those that there are, in a list"),
+        ({"subset": [["scene 1"]]}, "subset: expected some of the groups"),
+        ({"masks": torch.ones(N, H, V).long()}, "masks: expected pixels of at least two classes"),
         ({"groups": ["a"]}, "groups: expected one for each of the 60 pictures"),
         ({"subset": ["scene 5"]}, "subset: expected some of the groups"),
         ({"shots": 19, "queries": 2}, "shots and queries: expected at most 20 together, the pictures of one group"),
@@ -149,3 +155,22 @@ def test_a_folder_of_pictures_and_masks(tmp_path: Path) -> None:
         mask_folder(tmp_path, (6, 8))
     with pytest.raises(FileNotFoundError, match="root: expected pictures"):
         mask_folder(tmp_path / "nowhere", (6, 8))
+
+
+def test_pictures_without_a_label_are_no_part_of_a_scene() -> None:
+    images, masks, groups = data()
+    masks = masks.clone()
+    masks[::2] = VOID
+    tasks = SceneTasks(images, masks, void=VOID, groups=groups, shots=2, queries=2, batch=4)
+    assert all(part.mask.flatten(2).any(2).all() for i in range(5) for part in tasks[i])
+    with pytest.raises(ValueError, match="shots and queries: expected at most 0 together, the pictures of group"):
+        SceneTasks(images, masks, void=VOID, groups=[i % 2 for i in range(N)], shots=2, queries=2)
+
+
+def test_classes_may_have_any_numbers() -> None:
+    images, masks, groups = data()
+    few, far = (
+        SceneTasks(images, m, void=v, groups=groups, shots=2, queries=2)
+        for m, v in ((masks, VOID), (masks + 2**40, VOID + 2**40))
+    )
+    assert torch.equal(few[0].query.y, far[0].query.y)

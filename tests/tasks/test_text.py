@@ -132,3 +132,54 @@ def test_the_packs_hold_what_is_said_of_them() -> None:
         8851,
     ]
     assert all(text.count("[head]") == text.count("[/tail]") == 1 for text in relations.texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "splits"),
+    [
+        ({}, []),
+        ([], []),
+        ({"splits": {}}, []),
+        ({"splits": {"train": [["a", "x", 3]]}}, []),
+        ({"splits": {"train": [["a", "x"]]}}, [{"train": ["x"]}]),
+        ({"splits": {"train": [["a", "x"]]}}, [3]),
+    ],
+)
+def test_json_of_another_form_is_refused_by_the_files_name(tmp_path: Path, texts: Any, splits: Any) -> None:
+    for name, content in (("clinc150", texts), ("few_shot_class_splits", splits)):
+        with gzip.open(tmp_path / f"{name}.json.gz", "wt") as file:
+            json.dump(content, file)
+    with pytest.raises(
+        ValueError, match=r"json\.gz: expected texts and labels as the set has them, got JSON of another"
+    ):
+        clinc150(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"tokens": None}, {"h": ["a", "Q1", [[9]]]}, {"t": ["a", "Q1", []]}])
+def test_sentences_without_their_things_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    sentence = {"tokens": ["a", "b"], "h": ["a", "Q1", [[0]]], "t": ["b", "Q2", [[1]]], **change}
+    for name in ("wiki", "nyt", "pubmed", "semeval"):
+        with gzip.open(tmp_path / f"val_{name}.json.gz", "wt") as file:
+            json.dump({"P1": [sentence]}, file)
+    with pytest.raises(ValueError, match=r"val_wiki\.json\.gz: expected texts and labels as the set has them"):
+        fewrel(tmp_path)
+
+
+def test_a_tokenizer_refuses_what_it_cannot_read(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    tokens = Tokens.learned(["all is well"], size=300)
+    with pytest.raises(FileNotFoundError, match="path: expected a tokenizer's file, found none"):
+        Tokens.load(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"bad\.json: expected a tokenizer as JSON"):
+        Tokens.load(tmp_path / "bad.json")
+    odd: Any
+    for odd in ("all", None, [None], 3):
+        with pytest.raises(ValueError, match="texts: expected a list of texts"):
+            tokens.encode(odd)
+    for reads in (tokens.encode, tokens.ids, Tokens.learned):
+        with pytest.raises(ValueError, match="texts: expected texts of whole characters, got half of one at 1"):
+            reads(["well", "\ud800"])
+    with pytest.raises(ValueError, match=r"ids: expected a tensor \(n, T\), got list"):
+        tokens.decode([[5]])  # type: ignore[arg-type]
+    assert len(tokens.encode(text for text in ["all", "well"])) == 2  # type: ignore[arg-type]

@@ -132,3 +132,10 @@ def test_bad_input_is_named() -> None:
 
     with pytest.raises(ValueError, match="world: expected a step to finite observations"):
         Transitions(Broken())[0]
+
+
+def test_parameters_of_another_kind_are_named() -> None:
+    tasks = Transitions(Pendulum(), shots=3, queries=2)
+    for odd in (torch.ones(3, 2), torch.ones(4), torch.ones(0, 4), [[1.0] * 4]):
+        with pytest.raises(ValueError, match=r"parameters: expected a tensor \(B, 4\), got"):
+            tasks.in_worlds(odd, 0)  # type: ignore[arg-type]
