@@ -27,7 +27,7 @@ from bayesmeta.distributions.overlaps import box_overlaps, suppress
 from bayesmeta.distributions.summaries import quantile
 from bayesmeta.randomness import uniform
 
-__all__ = ["BoxGrid", "box_edges", "boxes", "boxes_of", "edges", "grid_of"]
+__all__ = ["BoxGrid", "box_edges", "box_overlaps", "boxes", "boxes_of", "edges", "grid_of", "suppress"]
 
 
 class _Grid(constraints.Constraint):

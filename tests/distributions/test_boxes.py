@@ -207,9 +207,11 @@ def test_other_distributions_have_no_boxes() -> None:
 
 def test_boxes_that_no_cell_can_hold_are_refused() -> None:
     for wrong in ([[-20.0, -20, -4, -4]], [[100.0, 0, 104, 4]], [[torch.nan, 0, 4, 4]]):
-        with pytest.raises(ValueError, match="given: expected boxes whose centres are in the picture of 16 rows"):
+        with pytest.raises(
+            ValueError, match="given: expected left < right, top < bottom and centres within 16 x 16 pixels"
+        ):
             grid_of(torch.tensor(wrong), (2, 2), (16, 16))
-    with pytest.raises(ValueError, match=r"given: expected boxes \(P, 4\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"given: expected one picture's boxes \(P, 4\), got \(4,\)"):
         grid_of(torch.tensor([0.0, 0, 4, 4]), (2, 2), (16, 16))
 
 
