@@ -62,7 +62,8 @@ def generate(
         longest: T at most, the end included; the network may take fewer.
 
     Raises:
-        ValueError: an argument is out of range, or the posterior's answers are no sequences of tokens.
+        ValueError: an argument is out of range, the posterior's answers are no sequences of tokens, or a text has not ended
+            when it is as long as the network takes.
 
     Example:
         >>> learner = MAML(Transformer(20, width=8, heads=2, layers=1), Categorical(event_dims=1))
@@ -91,10 +92,22 @@ def generate(
 
 def _sources(posterior: Posterior, source: Any) -> Tensor:
     """Sources as ``(B, M, L)``."""
+    if not isinstance(posterior, Posterior):
+        raise ValueError(
+            f"posterior: expected what a learner says after a support, got {type(posterior).__name__}; call the learner, "
+            "learner(support)"
+        )
+    known = posterior.support.x
+    if not isinstance(known, dict) or set(known) != {"source", "prefix"}:
+        raise ValueError(
+            'posterior: expected one of a support whose x is {"source": ..., "prefix": ...}, got another, which answers with '
+            "no sequences; build its support by translation_points"
+        )
     given = as_tensor(source, "source")
     tasks = len(posterior.support.mask)
     given = given[None] if given.dim() == 2 else given
-    if given.dim() != 3 or len(given) != tasks or given.is_floating_point() or not given.shape[1]:
+    words = not given.is_floating_point() and given.dtype != torch.bool
+    if given.dim() != 3 or len(given) != tasks or not words or not given.shape[1]:
         raise ValueError(
             f"source: expected token ids (B, M, L) of the posterior's {tasks} tasks, got {given.dtype} {tuple(given.shape)}; "
             "encode texts by the tokenizer, Tokens.encode"

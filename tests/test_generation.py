@@ -134,11 +134,15 @@ def test_bad_input_is_refused() -> None:
         bm.generate(posterior, torch.rand(2, 3))
     with pytest.raises(ValueError, match="source: expected token ids"):
         bm.generate(posterior, SOURCE[None].expand(2, -1, -1))
-    with pytest.raises(ValueError, match=r"expected at most 12 tokens"):
+    with pytest.raises(ValueError, match=r"expected at most 12 tokens.* generate with longest=12"):
         bm.generate(learned(bm.MAML(never_ending(), LIKELIHOOD)), SOURCE, longest=20)
     other = bm.MAML(bm.networks.MLP(1, 2), bm.likelihoods.Categorical())(bm.points([0.0], [0], classes=2))
-    with pytest.raises(ValueError, match="x: expected an array, as the support's inputs are"):
+    with pytest.raises(ValueError, match="posterior: expected one of a support whose x is"):
         bm.generate(other, SOURCE)
+    with pytest.raises(ValueError, match=r"posterior: expected what .* got MAML; call the learner, learner\(support\)"):
+        bm.generate(bm.MAML(transformer(), LIKELIHOOD), SOURCE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"source: expected token ids.* got torch\.bool"):
+        bm.generate(posterior, SOURCE > 3)
 
 
 def never_ending() -> Transformer:

@@ -23,7 +23,7 @@ class Choice(Recorded):
         network: from a candidate's numbers ``(..., F)`` to its score ``(..., 1)``, such as ``MLP(F, 1)``.
 
     Raises:
-        ValueError: at a call, x is not ``(N, W, F + 1)``.
+        ValueError: at a call, x is not ``(N, W, F + 1)``, or the network has not one score for each candidate.
 
     Example:
         >>> x = torch.tensor([[[0.3, 1.0], [0.9, 1.0], [0.0, 0.0]]])
@@ -41,6 +41,12 @@ class Choice(Recorded):
                 f"x: expected candidates (N, W, F + 1), the last number 1 for those that there are, got {tuple(x.shape)}; give "
                 "each point a row for each candidate"
             )
-        score = self.network(x[..., :-1]).squeeze(-1)
+        score = self.network(x[..., :-1])
+        if score.shape != (*x.shape[:-1], 1):
+            raise ValueError(
+                f"network: expected one score for each candidate, {(*x.shape[:-1], 1)}, got {tuple(score.shape)}; build one with "
+                f"one output, e.g. MLP({x.shape[-1] - 1}, 1)"
+            )
+        score = score.squeeze(-1)
         logits: Tensor = torch.where(x[..., -1] > 0.5, score, max(_NEVER, torch.finfo(score.dtype).min / 4))
         return logits

@@ -88,15 +88,22 @@ class TransformerFeatures(Recorded):
                 f'x: expected {{"source": (N, L), "prefix": (N, T)}}, token ids, got {got}; name the two so'
             )
         for name, tokens in x.items():
-            if tokens.is_floating_point():
+            if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+                got = str(tokens.dtype) if isinstance(tokens, Tensor) else type(tokens).__name__
                 raise ValueError(
-                    f"x[{name!r}]: expected token ids, torch.long, got {tokens.dtype}; build the points with whole=True"
+                    f"x[{name!r}]: expected token ids, torch.long, got {got}; build the points with whole=True"
                 )
             if tokens.shape[-1] > self.longest:
                 raise ValueError(
                     f"x[{name!r}]: expected at most {self.longest} tokens, of Transformer(longest={self.longest}), got "
-                    f"{tokens.shape[-1]}; cut or leave out longer texts, or build a network of more"
+                    f"{tokens.shape[-1]}; cut or leave out longer texts, generate with longest={self.longest}, or build a "
+                    "network of more"
                 )
+        if x["source"].shape[:-1] != x["prefix"].shape[:-1]:
+            raise ValueError(
+                f"x: expected a prefix for each source, got {tuple(x['source'].shape)} and {tuple(x['prefix'].shape)}; pair "
+                "them one by one"
+            )
         return x["source"], x["prefix"]
 
 
@@ -148,10 +155,13 @@ class Transformer(Recorded):
 
     def __init__(self, vocabulary: int, *, width: int = 96, heads: int = 4, layers: int = 3, longest: int = 64) -> None:
         super().__init__()
-        if min(width, heads, layers, longest) < 1 or vocabulary <= 3:
+        numbers = (vocabulary, width, heads, layers, longest)
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or min(numbers) < 1 or vocabulary <= 3:
             raise ValueError(
-                "vocabulary, width, heads, layers and longest: expected at least 1 of each, and more tokens than the 3 without "
-                f"text, got {vocabulary}, {width}, {heads}, {layers} and {longest}; e.g. Transformer(1000, width=96, heads=4)"
+                "vocabulary, width, heads, layers and longest: expected whole numbers of at least 1, and more tokens than the 3 "
+                f"without text, got {vocabulary!r}, {width!r}, {heads!r}, {layers!r} and {longest!r}; e.g. "
+                "Transformer(tokens.size, width=96, heads=4)"
             )
         if width % heads:
             raise ValueError(f"width: expected a multiple of the {heads} heads, got {width}; e.g. {heads * 16}")

@@ -108,7 +108,7 @@ def sentence_choices(questions: Sequence[Question], *, most: int = 16) -> Candid
         most: W.
 
     Raises:
-        ValueError: no question is left.
+        ValueError: no question is left, or an answer does not stand where its question says.
 
     Example:
         >>> text = "Rome lies on the Tiber. Oslo lies on a fjord, says the book."
@@ -118,6 +118,7 @@ def sentence_choices(questions: Sequence[Question], *, most: int = 16) -> Candid
         (tensor([1]), tensor([1., 1., 0.]))
     """
     check_count("most", most)
+    questions = _asked(questions)
     rows, labels, kept = [], [], []
     for one in questions:
         places = _sentences(one.paragraph)
@@ -138,7 +139,7 @@ def span_choices(questions: Sequence[Question], *, words: int = 160, widths: int
         widths: of an answer at most, in words.
 
     Raises:
-        ValueError: no question is left.
+        ValueError: no question is left, or an answer does not stand where its question says.
 
     Example:
         >>> asked = Question("What lies on a fjord?", "Oslo lies on a fjord.", "Oslo", 0, "en", "towns", "what")
@@ -148,6 +149,7 @@ def span_choices(questions: Sequence[Question], *, words: int = 160, widths: int
     """
     check_count("words", words)
     check_count("widths", widths)
+    questions = _asked(questions)
     rows, labels, kept = [], [], []
     for one in questions:
         places = [m.span() for m in re.finditer(r"\w+(?:[.,'’:-]\w+)*|[^\w\s]", one.paragraph)][:words]
@@ -157,6 +159,24 @@ def span_choices(questions: Sequence[Question], *, words: int = 160, widths: int
             labels.append(inside[0] * widths + len(inside) - 1)
             kept.append(one)
     return _stacked(rows, labels, kept, words * widths)
+
+
+def _asked(questions: Sequence[Question]) -> list[Question]:
+    """Questions whose answers stand where they say: else another sentence would be learned as the right one."""
+    if isinstance(questions, Question):
+        raise ValueError("questions: expected a list of questions, got one; write [question]")
+    for place, one in enumerate(questions):
+        if not isinstance(one, Question):
+            raise ValueError(
+                f"questions: expected Question at {place}, got {type(one).__name__}; make one, Question(...)"
+            )
+        start, stands = one.start, isinstance(one.start, int) and one.start >= 0 and one.answer
+        if not stands or one.paragraph[start : start + len(one.answer)] != one.answer:
+            raise ValueError(
+                f"questions: expected the answer {one.answer!r} at {start!r} of its paragraph, got another text at {place}; "
+                "say where it begins, paragraph.index(answer)"
+            )
+    return list(questions)
 
 
 def _stacked(rows: list[Tensor], labels: list[int], kept: list[Question], most: int) -> Candidates:

@@ -52,7 +52,7 @@ class SlotTasks(TaskSource):
 
     Raises:
         ValueError: an intent has too few sentences or too many slots, a sentence has no word, or not as many slots as words; or
-            an argument is out of range.
+            an argument is out of range; or a word or slot is no text, a slot is O, or `encode` has not a row for each word.
 
     Example:
         >>> booking = [(["a", "table", "in", "Rome"], [None, None, None, "city"]), (["Oslo", "please"], ["city", None])]
@@ -78,6 +78,12 @@ class SlotTasks(TaskSource):
         super().__init__(seed=seed, length=length)
         for name, value in (("batch", batch), ("shots", shots), ("queries", queries)):
             check_count(name, value)
+        if isinstance(known, str):
+            raise ValueError(f"known: expected a list of slots' names, got one name, {known!r}; write [{known!r}]")
+        if not isinstance(sentences, Mapping):
+            raise ValueError(
+                f'sentences: expected a dictionary of intents, got {type(sentences).__name__}; write {{"book": [(words, slots)]}}'
+            )
         if batch > len(sentences):
             raise ValueError(f"batch: expected at most the {len(sentences)} intents that there are, got {batch}")
         self.intents = list(sentences)
@@ -95,16 +101,12 @@ class SlotTasks(TaskSource):
                     f"shots and queries: expected no more than each intent has sentences, got {shots} and {queries} of the "
                     f"{len(given)} of {intent!r}; lower them, or leave the intent out"
                 )
-            for place, (words, slots) in enumerate(given):
-                if not words or len(words) != len(slots):
-                    raise ValueError(
-                        f"sentences of {intent!r}: expected a slot or None for each word, got {len(slots)} for {len(words)} "
-                        f"words at {place}; leave out empty sentences"
-                    )
+            for place, sentence in enumerate(given):
+                _check_tagged(sentence, f"sentences of {intent!r}", place)
             names = sorted({slot for _, slots in given for slot in slots if slot is not None})
             number: dict[str | None, int] = {None: 0, **{name: k for k, name in enumerate(names, 1)}}
             self.slots[intent] = names
-            self._words[intent] = [encode(words) for words, _ in given]
+            self._words[intent] = [_read(encode, words) for words, _ in given]
             self._labels[intent] = [torch.tensor([number[slot] for slot in slots]) for _, slots in given]
         new = [sum(hidden > 0 or name not in self.known for name in names) for names in self.slots.values()]
         least = 1 + len(self.known) + max(new)
@@ -155,6 +157,37 @@ class SlotTasks(TaskSource):
         )
 
 
+def _check_tagged(sentence: Tagged, name: str, place: int) -> None:
+    if isinstance(sentence, str) or len(sentence) != 2 or isinstance(sentence[0], str):
+        raise ValueError(
+            f"{name}: expected a list of words and one of their slots, got {sentence!r} at {place}; split the sentence into words"
+        )
+    words, slots = sentence
+    if not words or len(words) != len(slots):
+        raise ValueError(
+            f"{name}: expected a slot or None for each word, got {len(slots)} for {len(words)} words at {place}; leave out empty "
+            "sentences"
+        )
+    for word in words:
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"{name}: expected words, got {word!r} at {place}; leave it out, and its slot")
+    for slot in slots:
+        if slot is not None and (not isinstance(slot, str) or slot in ("", "O")):
+            raise ValueError(
+                f"{name}: expected slots' names, and None for none, got {slot!r} at {place}; name it, or write None"
+            )
+
+
+def _read(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str]) -> Tensor:
+    rows = encode(words)
+    if not isinstance(rows, Tensor) or rows.shape[:1] != (len(words),):
+        got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise ValueError(
+            f"encode: expected a tensor with a row for each word, {len(words)} of them, got {got}; e.g. bm.tasks.spelled"
+        )
+    return rows
+
+
 def _padded(rows: Tensor, length: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])
 
@@ -167,10 +200,15 @@ def spelled(words: Sequence[str]) -> Tensor:
 
     Words that were never seen so share numbers with words that look like them. Give an embedding 2,048 rows.
 
+    Raises:
+        ValueError: it is one word, not a list of them.
+
     Example:
         >>> spelled(["Rome", "Roma"]).shape
         torch.Size([2, 12])
     """
+    if isinstance(words, str):
+        raise ValueError(f"words: expected a list of words, got one text, {words!r}; write {words!r}.split()")
     return torch.tensor([[1 + _hash(piece) % (_TABLE - 1) for piece in _pieces(word)] for word in words])
 
 
@@ -235,7 +273,7 @@ def slot_file(path: str | os.PathLike[str]) -> dict[str, list[Tagged]]:
     """
     found: dict[str, list[Tagged]] = {}
     intent, words, slots = None, list[str](), list[str | None]()
-    for number, line in enumerate([*Path(path).read_text(encoding="utf-8").split("\n"), ""], 1):
+    for number, line in enumerate([*Path(path).read_text(encoding="utf-8-sig").split("\n"), ""], 1):
         columns = line.rstrip().split("\t")
         if line.startswith("# "):
             if words:
@@ -246,7 +284,7 @@ def slot_file(path: str | os.PathLike[str]) -> dict[str, list[Tagged]]:
             if words and intent is not None:
                 found[intent].append((words, slots))
             words, slots = [], []
-        elif intent is None or len(columns) > 2:
+        elif intent is None or len(columns) > 2 or not columns[0]:
             raise ValueError(
                 f"{path}, line {number}: expected a word, a tab and its slot, below a line '# intent', got {line!r}; "
                 "see slot_file"

@@ -7,6 +7,7 @@ section 3.2; on the bytes of UTF-8, so that every text of every script has token
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.border import as_tensor, check_count
 from bayesmeta.networks.transformer import BEGIN, END, PADDING
 
 __all__ = ["Tokens"]
@@ -41,12 +42,13 @@ class Tokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        if not all(hasattr(tokenizer, name) for name in ("encode_batch", "decode_batch", "get_vocab_size")):
+        if not all(hasattr(tokenizer, name) for name in ("encode_batch", "decode_batch", "get_vocab")):
             raise TypeError(
                 f"tokenizer: expected a tokenizers.Tokenizer, got {type(tokenizer).__name__}; learn one, Tokens.learned(texts), "
                 "or read one, Tokens.load(path)"
             )
         self._tokenizer = tokenizer
+        self._size = _OWN + 1 + max(tokenizer.get_vocab().values(), default=-1)  # numbers of tokens may have gaps
 
     @classmethod
     def learned(cls, texts: Iterable[str], size: int = 2000) -> Tokens:
@@ -82,19 +84,16 @@ class Tokens:
         """A tokenizer from a file of JSON, as `save` and `tokenizers` write it.
 
         Raises:
-            ImportError: `tokenizers` is not installed.
-            FileNotFoundError, ValueError: the file is not there, or does not read.
+            FileNotFoundError: there is no such file.
+            ValueError: it holds no tokenizer.
         """
-        where = Path(path)
-        if not where.exists():
-            raise FileNotFoundError(f"path: expected a tokenizer's file, found none at {where}; Tokens.save writes one")
+        text = Path(path).read_bytes()
         try:
-            return cls(_kit().Tokenizer.from_file(str(where)))
-        except ImportError:
-            raise
-        except Exception as error:  # the library knows no kind of its own
+            return cls(_kit().Tokenizer.from_buffer(text))
+        except ValueError as error:
             raise ValueError(
-                f"{where}: expected a tokenizer as JSON, got what does not read ({error}); copy it anew, or learn one"
+                f"path: expected a tokenizer's file of JSON, got another in {os.fspath(path)} ({error}); give tokenizer.json, "
+                "or what Tokens.save wrote"
             ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -104,7 +103,7 @@ class Tokens:
     @property
     def size(self) -> int:
         """V, the vocabulary of a network that reads or writes them."""
-        return _OWN + int(self._tokenizer.get_vocab_size())
+        return self._size
 
     def ids(self, texts: Sequence[str], name: str = "texts") -> list[list[int]]:
         """The ids of each text, without beginning, end or padding.
@@ -116,24 +115,22 @@ class Tokens:
         Raises:
             ValueError: a text is empty, or no text.
         """
-        encoded = self._tokenizer.encode_batch(read_texts(texts, name), add_special_tokens=False)
-        return [[_OWN + i for i in one.ids] for one in encoded]
+        return self._rows(read_texts(texts, name))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Ids ``(n, L)``, filled up with `PADDING`: sources, as `generate` takes them, and what `TextEncoder` reads.
 
         An empty text is a row of padding.
+
+        Raises:
+            ValueError: something is no text, or not one of Unicode's letters.
         """
-        known = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
-        if (
-            isinstance(texts, str)
-            or not isinstance(texts, Iterable)
-            or not all(isinstance(text, str) for text in known)
-        ):
-            raise ValueError("texts: expected a list of texts, got one text or something else; write [text]")
-        check_spelled(known, "texts")
-        encoded = self._tokenizer.encode_batch(known, add_special_tokens=False)
-        return filled([[_OWN + i for i in one.ids] for one in encoded])
+        return filled(self._rows(read_texts(texts, "texts", empty=True)))
+
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        # A tokenizer of your own may fill texts up to the longest by itself: such tokens are none of the text's.
+        return [[_OWN + i for i, real in zip(one.ids, one.attention_mask, strict=True) if real] for one in encoded]
 
     def decode(self, ids: Tensor) -> list[str]:
         """The texts of ids ``(n, T)``, each up to its `END` or padding.
@@ -141,11 +138,11 @@ class Tokens:
         Raises:
             ValueError: an id is not the tokenizer's.
         """
-        if not isinstance(ids, Tensor):
-            raise ValueError(f"ids: expected a tensor (n, T), got {type(ids).__name__}; torch.tensor(ids)")
+        ids = as_tensor(ids, "ids")
         if (
             ids.dim() != 2
             or ids.is_floating_point()
+            or ids.dtype == torch.bool
             or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.size)
         ):
             raise ValueError(
@@ -168,31 +165,26 @@ def filled(rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
     )
 
 
-def read_texts(texts: Iterable[str], name: str) -> list[str]:
-    """A list of texts, none of which is empty."""
+def read_texts(texts: Iterable[str], name: str, empty: bool = False) -> list[str]:
+    """A list of texts, none of which is empty unless that is allowed."""
     if isinstance(texts, str):
         raise ValueError(f"{name}: expected a list of texts, got one text; write [text]")
     if not isinstance(texts, Iterable):
-        raise ValueError(f"{name}: expected a list of texts, got {type(texts).__name__}; write [text]")
+        raise ValueError(f"{name}: expected a list of texts, got {texts!r}; write [text]")
     known = list(texts)
     for place, text in enumerate(known):
-        if not isinstance(text, str) or not text.strip():
-            got = "an empty one" if isinstance(text, str) else repr(text)
-            raise ValueError(f"{name}: expected texts, got {got} at {place}; leave it out, and its partner")
-    check_spelled(known, name)
-    return known
-
-
-def check_spelled(texts: Sequence[str], name: str) -> None:
-    """Raises a ValueError if a text has half a character, which UTF-8 has no bytes for."""
-    for place, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
+        if not isinstance(text, str):
             raise ValueError(
-                f"{name}: expected texts of whole characters, got half of one at {place} ({error.reason}); read the file as what "
-                "it was written, such as encoding='utf-16', or with errors='replace'"
-            ) from error
+                f"{name}: expected a list of texts, got {text!r} at {place}; leave it out, or make it a text"
+            )
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"{name}: expected texts of Unicode, got half a letter, a surrogate, in {text!r} at {place}; read the file in "
+                "its own encoding"
+            )
+        if not empty and not text.strip():
+            raise ValueError(f"{name}: expected texts, got an empty one at {place}; leave it out, and its partner")
+    return known
 
 
 def _kit() -> Any:

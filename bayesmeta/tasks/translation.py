@@ -20,8 +20,8 @@ from bayesmeta.border import check_count, points
 from bayesmeta.data import Episode, Points
 from bayesmeta.networks.transformer import BEGIN, END, PADDING
 from bayesmeta.tasks.arrays import ArrayTasks
-from bayesmeta.tasks.source import TaskSource
-from bayesmeta.tasks.tokens import Tokens, filled
+from bayesmeta.tasks.source import TaskSource, shots_per_task
+from bayesmeta.tasks.tokens import Tokens, filled, read_texts
 
 __all__ = ["Pairs", "TranslationTasks", "pair_file", "tatoeba", "translation_points"]
 
@@ -97,11 +97,22 @@ class TranslationTasks(TaskSource):
         if not pairs:
             raise ValueError("pairs: expected at least one language, got none; check how they were selected")
         encoded, self.left_out = {}, {}
-        for name, (sources, targets) in pairs.items():
-            every = _encoded(name, sources, targets, tokens)
+        if not isinstance(pairs, Mapping):
+            raise ValueError(
+                f"pairs: expected a dictionary of languages, got {type(pairs).__name__}; write "
+                '{"de": (sentences, translations)}'
+            )
+        for name, both in pairs.items():
+            if isinstance(both, str) or len(both) != 2:
+                raise ValueError(
+                    f"pairs of {name!r}: expected two lists, of sentences and of their translations, got {len(both)} parts; of a "
+                    "list of pairs make them by zip(*pairs)"
+                )
+            every = _encoded(name, *both, tokens)
             encoded[name] = [pair for pair in every if max(len(pair[0]), len(pair[1]) + 1) <= longest]
             self.left_out[name] = len(every) - len(encoded[name])
-        fewest = shots if isinstance(shots, int) else shots[0]
+        shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
+        fewest = shots[0] if isinstance(shots, (tuple, list)) else shots
         for name, kept in encoded.items():
             if len(kept) <= fewest:
                 raise ValueError(
@@ -145,6 +156,12 @@ Encoded: TypeAlias = list[tuple[list[int], list[int]]]
 
 def _encoded(name: str, sources: Sequence[str], targets: Sequence[str], tokens: Tokens) -> Encoded:
     of = f" of {name!r}" if name else ""
+    if not isinstance(tokens, Tokens):
+        raise ValueError(
+            f"tokens: expected Tokens, got {type(tokens).__name__}; learn them, Tokens.learned(texts), or give yours as "
+            "Tokens(tokenizer)"
+        )
+    sources, targets = read_texts(sources, f"sources{of}"), read_texts(targets, f"targets{of}")
     if len(sources) != len(targets):
         raise ValueError(
             f"pairs{of}: expected as many sentences as translations, got {len(sources)} and {len(targets)}; pair them one by one"
@@ -199,7 +216,7 @@ def pair_file(path: str | os.PathLike[str]) -> dict[str, tuple[list[str], list[s
         >>> pairs = pair_file("pairs.tsv")  # doctest: +SKIP
     """
     pairs: dict[str, tuple[list[str], list[str]]] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         columns = [column.strip() for column in line.split("\t")]

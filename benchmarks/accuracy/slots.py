@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta.metrics import ECE, NLL, ExactMatch, SequenceECE, SpanF1, TokenF1, bootstrap
-from bayesmeta.networks.transformer import Block
+from bayesmeta.networks.transformer import TransformerBlock
 from bayesmeta.tasks import SlotTasks
 from benchmarks.store import keep, load
 
@@ -46,7 +46,7 @@ class Words(nn.Module):
         self.pieces = nn.Embedding(2048, WIDTH)
         self.places = nn.Parameter(0.1 * torch.randn(80, WIDTH))
         self.near = nn.Linear(3 * WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(Block(WIDTH, 4) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(WIDTH, 4) for _ in range(layers))
         self.last = nn.LayerNorm(WIDTH)
         nn.init.normal_(self.pieces.weight, std=0.3)
 

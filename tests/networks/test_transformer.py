@@ -117,3 +117,12 @@ def test_bad_input_is_refused() -> None:
         Transformer(6, width=8, heads=3)
     with pytest.raises(ValueError, match="more tokens than the 3 without text"):
         Transformer(3)
+    for number in (10.5, "10", None, True):
+        with pytest.raises(ValueError, match="vocabulary, width, heads, layers and longest: expected whole numbers"):
+            Transformer(number)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"x\['source'\]: expected token ids, torch.long, got list"):
+        body({"source": [[3, 4]], "prefix": source})
+    with pytest.raises(ValueError, match=r"x\['prefix'\]: expected token ids, torch.long, got torch.bool"):
+        body({"source": source, "prefix": source > 3})
+    with pytest.raises(ValueError, match=r"x: expected a prefix for each source, got \(1, 2\) and \(3, 2\)"):
+        body({"source": source, "prefix": source.expand(3, -1)})

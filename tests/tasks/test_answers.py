@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,3 +81,21 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         bm.tasks.xquad(tmp_path)
     with pytest.raises(ValueError, match=r"x: expected candidates \(N, W, F \+ 1\)"):
         Choice(nn.Linear(1, 1))(torch.zeros(3, 1))
+    with pytest.raises(
+        ValueError, match=r"network: expected one score for each candidate, \(3, 4, 1\), got \(3, 4, 2\)"
+    ):
+        Choice(nn.Linear(1, 2))(torch.ones(3, 4, 2))
+    with pytest.raises(ValueError, match="questions: expected a list of questions, got one"):
+        sentence_choices(asked("Rome"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="questions: expected Question at 0, got str"):
+        span_choices(["Rome"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("choices", [sentence_choices, span_choices])
+@pytest.mark.parametrize("wrong", [{"start": 0}, {"start": -1}, {"start": None}, {"start": 999}, {"answer": ""}])
+def test_an_answer_that_is_not_where_it_says_is_refused(
+    choices: Callable[[list[Question]], object], wrong: dict[str, Any]
+) -> None:
+    """Else another sentence, or other words, would be learned as the right ones."""
+    with pytest.raises(ValueError, match=r"questions: expected the answer '.*' at .* of its paragraph, .* at 1"):
+        choices([asked("Rome"), asked("Oslo")._replace(**wrong)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,44 @@ def test_bad_input_is_refused() -> None:
         SlotTasks({"book": BOOK}, spelled, batch=2, shots=1, queries=1)
     with pytest.raises(ValueError, match="hidden: expected a probability from 0 to 1"):
         SlotTasks({"book": BOOK}, spelled, hidden=2, batch=1, shots=1, queries=1)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [
+        (("ab", [None, None]), "expected a list of words and one of their slots"),
+        ("ab", "expected a list of words and one of their slots"),
+        ((["a", ""], [None, None]), "expected words, got ''"),
+        ((["a", None], [None, None]), "expected words, got None"),
+        ((["a", "b"], ["O", "city"]), "expected slots' names, and None for none, got 'O'"),
+        ((["a", "b"], [0, 1]), "expected slots' names, and None for none, got 0"),
+    ],
+)
+def test_what_is_no_tagged_sentence_is_refused(sentence: Any, message: str) -> None:
+    """Rather than read as letters, or O as a slot."""
+    with pytest.raises(ValueError, match=f"sentences of 'book': {message}.* at 1"):
+        SlotTasks({"book": [BOOK[0], sentence]}, spelled, batch=1, shots=1, queries=1)
+
+
+def test_other_arguments_are_refused_by_name() -> None:
+    few = {"batch": 1, "shots": 1, "queries": 1}
+    with pytest.raises(ValueError, match="known: expected a list of slots' names, got one name, 'city'"):
+        SlotTasks({"book": BOOK}, spelled, known="city", **few)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sentences: expected a dictionary of intents, got list"):
+        SlotTasks(BOOK, spelled, **few)  # type: ignore[arg-type]
+    for encode, got in ((lambda words: torch.zeros(1, 3), r"\(1, 3\)"), (list, "list")):
+        with pytest.raises(
+            ValueError, match=f"encode: expected a tensor with a row for each word, 4 of them, got {got}"
+        ):
+            SlotTasks({"book": BOOK}, encode, **few)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="words: expected a list of words, got one text"):
+        spelled("Rome")
+
+
+def test_a_file_of_slots_may_have_a_byte_order_mark_but_no_empty_word(tmp_path: Path) -> None:
+    path = tmp_path / "slots.tsv"
+    path.write_text("\ufeff# book\nRome\tcity\n", encoding="utf-8")
+    assert slot_file(path) == {"book": [(["Rome"], ["city"])]}
+    path.write_text("# book\n\tcity\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: expected a word, a tab and its slot"):
+        slot_file(path)

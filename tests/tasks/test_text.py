@@ -168,18 +168,16 @@ def test_sentences_without_their_things_are_refused(tmp_path: Path, change: dict
 def test_a_tokenizer_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     tokens = Tokens.learned(["all is well"], size=300)
-    with pytest.raises(FileNotFoundError, match="path: expected a tokenizer's file, found none"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
         Tokens.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"bad\.json: expected a tokenizer as JSON"):
+    with pytest.raises(ValueError, match=r"path: expected a tokenizer's file of JSON, got another in .*bad\.json"):
         Tokens.load(tmp_path / "bad.json")
     odd: Any
     for odd in ("all", None, [None], 3):
         with pytest.raises(ValueError, match="texts: expected a list of texts"):
             tokens.encode(odd)
     for reads in (tokens.encode, tokens.ids, Tokens.learned):
-        with pytest.raises(ValueError, match="texts: expected texts of whole characters, got half of one at 1"):
+        with pytest.raises(ValueError, match="texts: expected texts of Unicode, got half a letter"):
             reads(["well", "\ud800"])
-    with pytest.raises(ValueError, match=r"ids: expected a tensor \(n, T\), got list"):
-        tokens.decode([[5]])  # type: ignore[arg-type]
     assert len(tokens.encode(text for text in ["all", "well"])) == 2  # type: ignore[arg-type]

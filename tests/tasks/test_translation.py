@@ -127,3 +127,57 @@ def test_bad_input_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="encode with the tokenizer that the network was built for"):
         learner(translation_points(*PAIRS["deu"], known))
+
+
+def test_texts_may_be_any_iterable() -> None:
+    """A generator's texts used to be lost."""
+    known = tokens()
+    assert torch.equal(known.encode(text for text in ["Ja.", "Wo"]), known.encode(["Ja.", "Wo"]))  # type: ignore[arg-type]
+    for wrong in (None, 3):
+        with pytest.raises(ValueError, match="texts: expected a list of texts"):
+            known.encode(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"texts: expected texts of Unicode, got half a letter, .* at 1"):
+        known.encode(["Ja.", "\ud800"])
+
+
+def test_a_tokenizer_that_fills_up_and_numbers_with_gaps() -> None:
+    """As those of published encoders do: what it fills up with is no text, and the vocabulary reaches to its highest number."""
+    kit = pytest.importorskip("tokenizers")
+    own = kit.Tokenizer(kit.models.WordLevel({"a": 1, "b": 2, "?": 9}, unk_token="?"))
+    own.pre_tokenizer = kit.pre_tokenizers.Whitespace()
+    own.enable_padding(pad_id=9, pad_token="?")
+    known = Tokens(own)
+    ids = known.encode(["a b", "a", "c"])
+    assert known.size == 13
+    assert int(ids.max()) == 12
+    assert ids[:, 1].tolist() == [ids[0, 1], PADDING, PADDING]
+    assert known.decode(ids) == ["a b", "a", "?"]
+    assert translation_points(["a b", "a"], ["a b", "a"], known).mask.sum(-1).tolist() == [[3, 2]]
+
+
+def test_files_of_tokenizers_and_pairs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        Tokens.load(tmp_path / "none.json")
+    path = tmp_path / "other.json"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"path: expected a tokenizer's file of JSON, got another in .*other\.json"):
+        Tokens.load(path)
+    path.write_text("\ufeffdeu\tJa.\tYes.\n", encoding="utf-8")  # as spreadsheets begin a file
+    assert pair_file(path) == {"deu": (["Ja."], ["Yes."])}
+
+
+def test_what_are_no_pairs_is_refused() -> None:
+    known = tokens()
+    assert known.decode([[known.size - 1, 0]]) == known.decode(torch.tensor([[known.size - 1]]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="ids: expected"):
+        known.decode(torch.tensor([[True]]))
+    with pytest.raises(ValueError, match="pairs: expected a dictionary of languages, got list"):
+        TranslationTasks([("Ja.", "Yes.")], known)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"pairs of 'deu': expected two lists, .* got 3 parts"):
+        TranslationTasks({"deu": [("Ja.", "Yes."), ("Wo", "Where"), ("Da", "There")]}, known)  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="shots: expected a count"):
+        TranslationTasks(PAIRS, known, shots=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tokens: expected Tokens, got NoneType"):
+        translation_points(["Ja."], ["Yes."], None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sources: expected a list of texts, got None"):
+        translation_points(None, ["Yes."], known)  # type: ignore[arg-type]
