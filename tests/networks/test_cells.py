@@ -12,7 +12,7 @@ import bayesmeta as bm
 @pytest.mark.parametrize("stride", [1, 2])
 def test_normalisation_is_torchs_own(stride: int) -> None:
     torch.manual_seed(0)
-    block = bm.networks.cells.Convolution(3, 16, stride, bm.networks.GroupNorm).double()
+    block = bm.networks.cells.CellConvolution(3, 16, stride, bm.networks.GroupNorm).double()
     x = torch.randn(2, 3, 6, 8).double()
     expected = nn.functional.group_norm(block.conv(x), 2, block.norm.weight, block.norm.bias).relu()
     assert expected.shape == (2, 16, 6 // stride, 8 // stride)

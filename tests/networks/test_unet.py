@@ -11,7 +11,7 @@ import bayesmeta as bm
 
 def test_normalisation_is_torchs_own() -> None:
     torch.manual_seed(0)
-    block = bm.networks.unet.Convolution(3, 16, bm.networks.GroupNorm, nn.ReLU).double()
+    block = bm.networks.unet.UNetConvolution(3, 16, bm.networks.GroupNorm, nn.ReLU).double()
     x = torch.randn(2, 3, 6, 7).double()
     expected = nn.functional.group_norm(block.conv(x), 2, block.norm.weight, block.norm.bias).relu()
     torch.testing.assert_close(block(x), expected)
