@@ -58,11 +58,11 @@ class ArrayTasks(TaskSource):
     ) -> None:
         super().__init__(seed=seed, length=length)
         tasks = len(points.mask)
-        if batch is not None and not 1 <= batch <= tasks:
-            raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch}; None takes all tasks")
-        if queries is not None and (isinstance(queries, float) or queries < 1):
+        if batch is not None and not (isinstance(batch, int | np.integer) and 1 <= batch <= tasks):
+            raise ValueError(f"batch: expected 1 to {tasks} (the number of tasks), got {batch!r}; None takes all tasks")
+        if queries is not None and not (isinstance(queries, int | np.integer) and queries >= 1):
             raise ValueError(
-                f"queries: expected a whole number, at least 1, got {queries}; None takes all points that are left"
+                f"queries: expected a whole number, at least 1, got {queries!r}; None takes all points that are left"
             )
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         fewest = shots[0] if isinstance(shots, (tuple, list)) else shots

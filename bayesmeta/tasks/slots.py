@@ -88,7 +88,7 @@ class SlotTasks(TaskSource):
             raise ValueError(f"batch: expected at most the {len(sentences)} intents that there are, got {batch}")
         self.intents = list(sentences)
         self.batch, self.shots, self.queries = batch, shots, queries
-        if not 0 <= hidden <= 1:
+        if not (isinstance(hidden, int | float) and 0 <= hidden <= 1):
             raise ValueError(f"hidden: expected a probability from 0 to 1, got {hidden!r}; e.g. 0.5")
         self.known, self.hidden = list(known), hidden
         self.slots: dict[str, list[str]] = {}
@@ -112,10 +112,10 @@ class SlotTasks(TaskSource):
         least = 1 + len(self.known) + max(new)
         self.labels = least if labels is None else labels
         """W, labels of the learner, 0 among them."""
-        if self.labels < least:
+        if not isinstance(self.labels, int) or self.labels < least:
             raise ValueError(
                 f"labels: expected at least {least}, for 0, {len(self.known)} known slots and {max(new)} others of an intent, "
-                f"got {labels}; raise it"
+                f"got {labels!r}; raise it, or leave it out"
             )
 
     def members(self, index: int) -> Tensor:

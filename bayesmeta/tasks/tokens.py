@@ -147,7 +147,8 @@ class Tokens:
         ):
             raise ValueError(
                 f"ids: expected (n, T) whole numbers from 0 to {self.size - 1}, got {tuple(ids.shape)} {ids.dtype} up to "
-                f"{ids.max().item() if ids.numel() else 'none'}; decode by the tokenizer that encoded"
+                f"{ids.max().item() if ids.numel() else 'none'}; decode by the tokenizer that encoded, of generated texts "
+                "those of one source, tokens[0, 0]"
             )
         rows = []
         for row in ids.tolist():

@@ -125,6 +125,9 @@ def test_other_arguments_are_refused_by_name() -> None:
             ValueError, match=f"encode: expected a tensor with a row for each word, 4 of them, got {got}"
         ):
             SlotTasks({"book": BOOK}, encode, **few)  # type: ignore[arg-type]
+    for name, value in (("labels", 4.5), ("labels", "4"), ("hidden", "half"), ("hidden", None)):
+        with pytest.raises(ValueError, match=f"{name}: expected .* got {value!r}"):
+            SlotTasks({"book": BOOK}, spelled, **few, **{name: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="words: expected a list of words, got one text"):
         spelled("Rome")
 

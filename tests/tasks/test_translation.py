@@ -175,6 +175,11 @@ def test_what_are_no_pairs_is_refused() -> None:
         TranslationTasks([("Ja.", "Yes.")], known)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"pairs of 'deu': expected two lists, .* got 3 parts"):
         TranslationTasks({"deu": [("Ja.", "Yes."), ("Wo", "Where"), ("Da", "There")]}, known)  # type: ignore[dict-item]
+    for name in ("batch", "queries"):
+        with pytest.raises(ValueError, match=f"{name}: expected .*, got 'x'"):
+            TranslationTasks(PAIRS, known, **{"batch": 1, "shots": 1, name: "x"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"decode by the tokenizer that encoded, of generated texts .* tokens\[0, 0\]"):
+        known.decode(torch.zeros(1, 1, 2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="shots: expected a count"):
         TranslationTasks(PAIRS, known, shots=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tokens: expected Tokens, got NoneType"):
