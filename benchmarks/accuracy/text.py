@@ -47,7 +47,8 @@ from bayesmeta.metrics import (
 )
 from bayesmeta.tasks import ClassTasks
 from bayesmeta.tasks.text import ClassSplit, LabelledTexts
-from benchmarks.accuracy.text_learners import BASELINES, LEARNERS, Given, baseline, trained
+from benchmarks.accuracy.text_baselines import BASELINES, baseline
+from benchmarks.accuracy.text_learners import LEARNERS, Given, trained
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "text.json"
