@@ -98,7 +98,7 @@ class BoxTasks(TaskSource):
     def _episode(
         self, tasks: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator, known: Tensor | None = None
     ) -> Episode:
-        """Tasks of `most` + `queries` pictures each, and their grids, support first; `known` is False in cells without a label."""
+        """Tasks of `most` + `queries` pictures each, and their grids, support first; `known`: cells with a label."""
         x, y = (torch.stack(list(part)) for part in zip(*tasks, strict=True))
         counts = shots_per_task(self.shots, len(x), generator)
         x, y, known = self._shown(x, y, known, generator)
@@ -109,8 +109,9 @@ class BoxTasks(TaskSource):
         if known is not None:
             mask = (observed & known[:, :size, ..., None]).expand_as(y[:, :size])
             asked = known[:, self.most :, ..., None].expand_as(y[:, self.most :])
-        support = Points(x[:, :size] * observed, y[:, :size] * (observed & mask.view(*mask.shape, *[1] * (5 - mask.dim()))), mask)
-        query = Points(x[:, self.most :], y[:, self.most :] * asked.view(*asked.shape, *[1] * (5 - asked.dim())), asked)
+        # There is nothing in cells without a label: a box that is looked for has its own.
+        support = Points(x[:, :size] * observed, y[:, :size] * observed, mask)
+        query = Points(x[:, self.most :], y[:, self.most :], asked)
         return Episode(support, query)
 
     def _shown(
