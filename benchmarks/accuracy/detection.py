@@ -4,12 +4,13 @@ Collages: 64 x 64, views of COIL-20's objects among others on parts of CamVid's 
 and as others. Each picture shows its object once. Cells and cards: 727 pictures of blood and of playing cards, stretched to
 64 x 64; held out are white blood cells, queens and tens, the last of each kind in the alphabet.
 
-All learners have one network of 139,000 weights and begin as a detector of anything, whose features also tell all training classes
-apart. Boxes of held-out classes in training pictures are void. "No adaptation" is that detector, trained for as long as the others,
-and "fine-tuning" takes many gradient steps from it on a new task's pictures, by its head. Training takes at most 40 CPU seconds on
-one thread, drawing tasks included. Settings, and a temperature for each source, were chosen on validation objects and classes
-(`--validate`: objects 10 to 13; platelets, kings and aces), which are training ones in the end; the temperature is that of `ANIL`,
-and all have it. The test had been looked at once before, with earlier settings: without void, temperature and classes told apart.
+All learners have one network of 139,000 weights and begin as a detector of anything, whose features also tell all training
+classes apart. Boxes of held-out classes in training pictures are void. "No adaptation" is that detector, trained for as long as
+the others, and "fine-tuning" takes many gradient steps from it on a new task's pictures, by its head. Training takes at most 40
+CPU seconds on one thread, drawing tasks included. Settings, and a temperature for each source, were chosen on validation objects
+and classes (`--validate`: objects 10 to 13; platelets, kings and aces), which are training ones in the end; the temperature is
+that of `ANIL`, and all have it. The test had been looked at once before, with earlier settings: without void boxes, temperatures
+and features that tell classes apart.
 
     python -m benchmarks.accuracy.detection                          # all, from where it was left; then prints tables
     python -m benchmarks.accuracy.detection --validate ANIL inner=0.03  # tries a setting on validation classes
@@ -34,12 +35,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 import bayesmeta as bm
 from bayesmeta.metrics import NLL, AveragePrecision, DetectionECE, EdgeCoverage
 from bayesmeta.tasks import Boxed, Collages, DetectionTasks, TaskSource
-from bayesmeta.tasks.detection import joined
+from benchmarks.accuracy.detection_start import Centre, Parts, Seen, find_anything
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "detection.json"
@@ -106,37 +106,6 @@ class OfCellsAndCards:
 SOURCES: dict[str, Any] = {"collages": OfCollages(), "cells and cards": OfCellsAndCards()}
 
 
-class Seen(nn.Module):
-    """Of each cell its 64 features, and where a box's edges are if its centre is there: the same for all tasks."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.cells = bm.networks.Cells(channels, 8)
-        with torch.no_grad():  # at first boxes of three cells
-            self.cells.head.bias[:4].copy_(torch.tensor([-1.5, -1.5, 1.5, 1.5]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.cells.features(x)
-        return torch.cat([features, self.cells.head(features)], -1)
-
-
-class Centre(nn.Module):
-    """Whether a centre is there, which a task decides, before the edges."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 1)
-        with torch.no_grad():  # at first none
-            self.linear.weight.zero_()
-            self.linear.bias.fill_(-4.0)
-
-    def forward(self, seen: Tensor) -> Tensor:
-        return torch.cat([self.linear(seen[..., :64]), seen[..., 64:]], -1)
-
-
-Parts = tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]
-
-
 def anil(
     body: nn.Module, head: nn.Module, likelihood: bm.likelihoods.Boxes, adapting: int = 10, inner: float = 0.1
 ) -> bm.Learner:
@@ -170,36 +139,11 @@ OWN = {"joint": 400, "steps": 0, "rate": 0.003, "joint_rate": 0.01, "queries": 4
 
 @cache
 def detector(source: Any, seed: int, validate: bool, steps: int, rate: float) -> tuple[Parts, float]:
-    """What finds anything: features and head of a network, and the likelihood, and the CPU seconds of its training.
-
-    Each picture says of all training classes where they are. A head a class makes features tell classes apart.
-    """
+    """What finds anything, and the CPU seconds of its training."""
     torch.manual_seed(seed)
-    body, head, likelihood = parts = Seen(source.channels), Centre(), bm.likelihoods.Boxes()
+    parts = Seen(source.channels), Centre(), bm.likelihoods.Boxes()
     began = time.process_time()
-    tasks = source.training(validate, turned=True)
-    kinds = nn.Linear(64, len(tasks.classes))
-    nn.init.zeros_(kinds.weight)
-    nn.init.constant_(kinds.bias, -5.0)
-    weights = [p for part in (*parts, kinds) for p in part.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=rate)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        x, grids, known = tasks.labelled(32, generator)
-        y = joined(grids.movedim(1, 0))
-        seen = body(x)
-        anything = likelihood(head(seen)).entries(y)
-        told = binary_cross_entropy_with_logits(
-            kinds(seen[..., :64]).movedim(-1, 1), grids[..., 0], reduction="none"
-        ).sum(1)
-        known = known | (y[..., 0] > 0)
-        loss = ((told - anything.sum(-1)) * known).sum((1, 2)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 10.0)
-        optimizer.step()
-        scheduler.step()
+    find_anything(parts, source.training(validate, turned=True), steps, rate, seed)
     return parts, time.process_time() - began
 
 
