@@ -136,13 +136,30 @@ class Collages(BoxTasks):
             lots = uniform(len(self._cut), 3, generator=generator).tolist()
             ways = dict(zip(self._cut, lots, strict=True)) if self.varied else None
             drawn = [self._picture(wanted, there, ways, generator) for there in (~without).tolist()]
-            tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack([y for _, y in drawn])))
+            grids = [self._grid([box for c, box in found if c in wanted]) for _, found in drawn]
+            tasks.append((torch.stack([x for x, _ in drawn])[:, None], torch.stack(grids)))
         return self._episode(tasks, generator)
+
+    def labelled(self, pictures: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = []
+        for lots in uniform(pictures, len(self._cut), 3, generator=generator).tolist():
+            ways = dict(zip(self._cut, lots, strict=True)) if self.varied else None
+            drawn.append(self._picture(self.classes, True, ways, generator))
+        grids = [self._grid([box for c, box in found if c == one]) for _, found in drawn for one in self.classes]
+        y = torch.stack(grids).unflatten(0, (pictures, len(self.classes)))
+        known = torch.ones(y.shape[:1] + y.shape[2:4], dtype=torch.bool)
+        x, y, _ = self._shown(torch.stack([x for x, _ in drawn])[:, None], y, None, generator)
+        return x, y, known
+
+    def _grid(self, found: Sequence[Box]) -> Tensor:
+        if not found:
+            return torch.zeros(*self.cells, 5)
+        return grid_of(torch.tensor(found, dtype=torch.float32), self.cells, self.size)[0]
 
     def _picture(
         self, wanted: Sequence[int], there: bool, ways: dict[int, list[float]] | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """One collage ``(H, V)`` and its grid."""
+    ) -> tuple[Tensor, list[tuple[int, Box]]]:
+        """One collage ``(H, V)``, and the objects on it and where."""
         height, width = self.size
         low, high = self.others
         lots = uniform(8 + 16 * (high + 1), generator=generator).tolist()
@@ -153,7 +170,7 @@ class Collages(BoxTasks):
         rest = [c for c in self.among if c not in (pasted or wanted)]
         pasted += [rest[int(lots.pop() * len(rest))] for _ in range(low + int(lots.pop() * (high - low + 1)))]
         taken: list[Box] = []
-        found: list[Box] = []
+        found: list[tuple[int, Box]] = []
         for c in pasted:  # the task's object first, and others where there is room
             both = self._cut[c][int(lots.pop() * len(self._cut[c]))]  # (2, h, w)
             longer = self.sides[0] + lots.pop() * (self.sides[1] - self.sides[0])
@@ -176,10 +193,8 @@ class Collages(BoxTasks):
             taken.append(box)
             place = x[top : top + h, left : left + w]
             place += (both[0] - place) * both[1]
-            if c in wanted:
-                found.append(box)
-        grid = grid_of(torch.tensor(found, dtype=torch.float32).reshape(-1, 4), self.cells, self.size)[0]
-        return torch.from_numpy(x / 255), grid
+            found.append((c, box))
+        return torch.from_numpy(x / 255), found
 
 
 Box = tuple[int, int, int, int]

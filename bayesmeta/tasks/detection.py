@@ -86,23 +86,50 @@ class BoxTasks(TaskSource):
         orders = uniform(self.batch, classes, generator=generator).argsort(1).tolist()
         return [order[:n] for order, n in zip(orders, several, strict=True)]
 
-    def _episode(self, tasks: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator) -> Episode:
-        """Tasks of `most` + `queries` pictures each, and their grids, support first."""
+    def labelled(self, pictures: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures with all their classes told apart, to train features on before tasks: not few-shot.
+
+        Args:
+            pictures: N, how many are drawn.
+            generator: of random numbers, on the CPU.
+
+        Returns:
+            The pictures ``(N, C, H, V)``, of each the grids of all W `classes`, ``(N, W, G, K, 5)``, and ``(N, G, K)``, False in
+            cells without a label.
+        """
+        raise NotImplementedError
+
+    def _episode(
+        self, tasks: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator, known: Tensor | None = None
+    ) -> Episode:
+        """Tasks of `most` + `queries` pictures each, and their grids, support first; `known`: cells with a label."""
         x, y = (torch.stack(list(part)) for part in zip(*tasks, strict=True))
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
         counts = shots_per_task(self.shots, len(x), generator)
-        if self.turned:
-            ways = (uniform(len(x), 2, generator=generator) < 0.5).tolist()
-            x, y = (
-                torch.stack(list(p))
-                for p in zip(*(mirrored(*task, *w) for *task, w in zip(x, y, ways, strict=True)), strict=True)
-            )
+        x, y, known = self._shown(x, y, known, generator)
         size = max(1, int(counts.max()))
         mask = torch.arange(size) < counts[:, None]
         observed = mask[..., None, None, None]
+        asked = torch.ones(len(x), self.queries, dtype=torch.bool)
+        if known is not None:
+            mask = (observed & known[:, :size, ..., None]).expand_as(y[:, :size])
+            asked = known[:, self.most :, ..., None].expand_as(y[:, self.most :])
+        # There is nothing in cells without a label: a box that is looked for has its own.
         support = Points(x[:, :size] * observed, y[:, :size] * observed, mask)
-        query = Points(x[:, self.most :], y[:, self.most :], torch.ones(len(x), self.queries, dtype=torch.bool))
+        query = Points(x[:, self.most :], y[:, self.most :], asked)
         return Episode(support, query)
+
+    def _shown(
+        self, x: Tensor, y: Tensor, known: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Bytes as numbers, and if `turned` each ``x[i]`` mirrored in a way of its own."""
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        if self.turned:
+            ways = (uniform(len(x), 2, generator=generator) < 0.5).tolist()
+            if known is not None:
+                known = torch.stack([mirrored(one, y[0], *way)[0] for one, way in zip(known, ways, strict=True)])
+            both = [mirrored(*pair, *way) for *pair, way in zip(x, y, ways, strict=True)]
+            x, y = (torch.stack(list(part)) for part in zip(*both, strict=True))
+        return x, y, known
 
 
 def check_pair(name: str, given: Any, *, least: int = 1, ordered: bool = False) -> None:
@@ -142,6 +169,8 @@ class DetectionTasks(BoxTasks):
             of one. Frames of a video are near-duplicates: hold out whole groups.
         subset: the groups that take part, None for all.
         absent: the share of pictures, but for the first of a support, that are drawn from those that do not show the class.
+        void: classes whose boxes are neither looked for nor absent: the cells of their centres have no label. Held-out classes
+            stand in the pictures that one trains on, and a detector learns to leave alone what is not void there.
         shape: cells, shots, queries, batch, unions, turned, seed, length: see `BoxTasks`.
 
     A box whose centre lies in the cell of a larger one of its class has no place in the grid; a warning counts them.
@@ -168,6 +197,7 @@ class DetectionTasks(BoxTasks):
         groups: Labels | None = None,
         subset: Labels | None = None,
         absent: float = 0.0,
+        void: Sequence[int] = (),
         **shape: Unpack[BoxShape],
     ) -> None:
         super().__init__(**shape)
@@ -176,12 +206,21 @@ class DetectionTasks(BoxTasks):
         known = sorted({c for _, kinds in found for c in kinds.tolist()})
         self.classes = read_classes(classes, known, f"the labels' {known}")
         check_absent(absent)
+        if set(void) & set(self.classes):
+            raise ValueError(
+                f"void: expected none of the classes {self.classes} that take part, got {list(void)}; name others, or leave "
+                "those out of classes"
+            )
         n = len(self._images)
         self.names, self._group = read_groups(groups, subset, n)
         self.absent = absent
         size, lost, total = tuple(self._images.shape[2:]), 0, 0
         self._grids = torch.zeros(len(self.classes), n, *self.cells, 5)
+        self._known = torch.ones(n, *self.cells, dtype=torch.bool) if len(void) else None
         for place, (corners, kinds) in enumerate(found):
+            if self._known is not None:
+                unsaid = corners[torch.isin(kinds, torch.tensor(list(void)))]
+                self._known[place] = grid_of(unsaid, self.cells, size)[0][..., 0] == 0  # type: ignore[arg-type]
             for number, c in enumerate(self.classes):
                 own = corners[kinds == c]
                 if len(own):
@@ -218,8 +257,18 @@ class DetectionTasks(BoxTasks):
             kinds.append((chosen, int(groups[int(lot * len(groups))])))
         return kinds
 
+    def labelled(self, pictures: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        lots = uniform(pictures, 2, generator=generator)
+        shows = [(own & (self._group >= 0)).nonzero()[:, 0] for own in self._shows]
+        chosen = (shows[int(a * len(shows))] for a in lots[:, 0].tolist())
+        places = torch.stack([own[int(b * len(own))] for own, b in zip(chosen, lots[:, 1].tolist(), strict=True)])
+        y = self._grids[:, places].transpose(0, 1)
+        known = torch.ones(y.shape[:1] + y.shape[2:4], dtype=torch.bool) if self._known is None else self._known[places]
+        x, y, known = self._shown(self._images[places], y, known, generator)  # type: ignore[assignment]
+        return x, y, known
+
     def draw(self, generator: torch.Generator) -> Episode:
-        tasks = []
+        tasks, known = [], []
         for chosen, group in self._kinds(generator):
             shows, wanted = self._shows[chosen].any(0), self.most + self.queries
             sides = [((self._group == group) & side).nonzero()[:, 0] for side in (shows, ~shows)]
@@ -230,7 +279,10 @@ class DetectionTasks(BoxTasks):
             places = torch.empty(wanted, dtype=torch.long)
             places[absent], places[~absent] = without[: absent.sum()], with_one[: (~absent).sum()]
             tasks.append((self._images[places], joined(self._grids[chosen][:, places])))
-        return self._episode(tasks, generator)
+            if self._known is not None:
+                # Where a box that is looked for has its centre too, that is said.
+                known.append(self._known[places] | (tasks[-1][1][..., 0] > 0))
+        return self._episode(tasks, generator, torch.stack(known) if known else None)
 
 
 def joined(y: Tensor) -> Tensor:

@@ -276,3 +276,59 @@ def test_what_a_coco_file_says_wrongly_is_refused(tmp_path: Path, bad: dict[str,
     settings = {key: bad[key] for key in ("size", "channels") if key in bad}
     with pytest.raises(ValueError, match=message):
         coco(tmp_path / "parts.json", tmp_path, **{"size": (8, 8), **settings})
+
+
+def test_void_boxes_have_no_label_where_their_centres_are_and_are_else_as_they_were() -> None:
+    _, boxes, labels, _ = data()
+    shape: dict[str, Any] = {"classes": [0, 1, 2], "shots": (1, 3), "queries": 2, "batch": 4}
+    tasks, before = tasks_of(void=[3], **shape), tasks_of(**shape)
+    for mirror in (False, True):
+        tasks.turned = before.turned = mirror
+        for part, plain in zip(tasks[1], before[1], strict=True):
+            there = plain.mask
+            assert torch.equal(part.x, plain.x)
+            assert torch.equal(part.mask.flatten(2).any(2), there)
+            said = part.y[..., 0] > 0
+            torch.testing.assert_close(part.y, plain.y)
+            assert part.mask[said].all()  # what is looked for has its label
+            for b, n in there.nonzero().tolist():
+                number = int(part.x[b, n, 0, 0, 0])
+                void = [box for box, c in zip(boxes[number], labels[number], strict=True) if c == 3]
+                lacking = (~part.mask[b, n]).all(-1)
+                assert int(lacking.sum()) == len(void)
+                if void and not mirror:
+                    expected = grid_of(void[0][None], CELLS, (H, V))[0][..., 0] > 0
+                    assert torch.equal(lacking, expected)
+
+
+def test_a_void_class_is_not_looked_for() -> None:
+    with pytest.raises(ValueError, match="void: expected none of the classes"):
+        tasks_of(classes=[0, 3], void=[3])
+
+
+def test_labelled_pictures_say_of_each_class_where_it_is() -> None:
+    _, boxes, labels, _ = data()
+    tasks = tasks_of(classes=[0, 1, 2], subset=["scene 1"], void=[3], shots=3, queries=2)
+    x, y, known = tasks.labelled(12, torch.Generator().manual_seed(0))
+    assert y.shape == (12, 3, *CELLS, 5)
+    for picture, grids, cells in zip(x, y, known, strict=True):
+        number = int(picture[0, 0, 0])
+        assert number // 6 % 2 == 1
+        for c, grid in enumerate(grids):
+            own = boxes[number][torch.tensor(labels[number]) == c]
+            torch.testing.assert_close(boxes_of(grid, (H, V)), own)
+        assert int((~cells).sum()) == labels[number].count(3)
+
+
+def test_a_labelled_collage_shows_its_objects_where_the_grids_say() -> None:
+    grounds = torch.zeros(2, 80, 90).byte()
+    tasks = Collages(objects(), grounds, classes=[0, 2], among=[0, 1, 2], turned=True, varied=0.4)
+    x, y, known = tasks.labelled(9, torch.Generator().manual_seed(0))
+    assert x.shape == (9, 1, 64, 64)
+    assert y.shape == (9, 2, 8, 8, 5)
+    assert known.all()
+    assert (y[..., 0].flatten(1).sum(1) >= 1).all()
+    for picture, grids in zip(x, y, strict=True):
+        for grid in grids:
+            for left, top, right, bottom in boxes_of(grid, (64, 64)).long().tolist():
+                assert picture[0, top:bottom, left:right].mean() > 0.1
