@@ -124,7 +124,11 @@ class MixtureFamily(Family):
 
     def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
         if self._kind(d) != "classes":
-            return super().temper(d, temperature, centre)
+            if type(family(self.leaf(d))).temper is Family.temper:
+                return super().temper(d, temperature, centre)
+            parts = d.component_distribution  # with a temperature of their own, such as whole pictures of boxes
+            each = family(parts).temper(parts, temperature, None)
+            return MixtureSameFamily(d.mixture_distribution, each, validate_args=False)
         single = self.marginals(d)
         return family(single).temper(single, temperature, None).to_event(len(d.event_shape))
 

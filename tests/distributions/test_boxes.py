@@ -117,6 +117,13 @@ def test_a_temperature_widens_edges_and_draws_scores_to_a_half() -> None:
     torch.testing.assert_close(warm.edges.variance, 4 * d.edges.variance)
 
 
+def test_a_mixture_is_tempered_picture_by_picture() -> None:
+    d, warm = grids(S, B, M), torch.tensor(1.7, dtype=torch.float64)
+    y = drawn(mixture(d), 1)[0]
+    found = temper(mixture(d), warm).log_prob(y)
+    torch.testing.assert_close(found, temper(d, warm).log_prob(y).logsumexp(0) - math.log(S))
+
+
 def test_draws_are_chosen_by_task() -> None:
     d = grids(S, B, M)
     chosen = select(d, torch.tensor([[3, 0], [1, 1]]))
