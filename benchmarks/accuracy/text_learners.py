@@ -141,7 +141,7 @@ QUICK = {"steps": 200, "rate": 0.02, "batch": 8}
 WIDE = {"steps": 600, "rate": 3e-3, "batch": 2, "ways": 20}
 LEARNERS = {
     "class Gaussians": Kind(gaussians, QUICK),
-    "class Gaussians, learned map": Kind(mapped, {"steps": 200, "rate": 2e-4, "batch": 8}),
+    "class Gaussians, learned map": Kind(mapped, {"steps": 200, "rate": 3e-4, "own": 0.02, "batch": 8}),
     "prototypes": Kind(prototypes, QUICK, none=False),
     "DKT, linear kernel": Kind(dkt_linear, QUICK),
     "DKT, RBF kernel": Kind(dkt_rbf, QUICK),
