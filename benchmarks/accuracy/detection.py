@@ -129,6 +129,7 @@ def maml(
 Make = Callable[..., bm.Learner]
 LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
     "ANIL": (anil, {"joint": 560, "steps": 100, "rate": 0.003}),
+    "longer ANIL": (anil, {"joint": 3900, "steps": 750, "rate": 0.003}),
     "no adaptation": (none, {"joint": 700, "steps": 0}),
     "fine-tuning": (fine_tuning, {"joint": 700, "steps": 0}),
     "first-order MAML": (maml, {"joint": 380, "steps": 60, "rate": 0.003}),
