@@ -61,7 +61,8 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
     if strategy == "auto":
         strategy, _ = chosen_strategy(network)
     if strategy == "vmap":
-        return part(lambda *batched: vmap(function)(*batched))(*batched)
+        # torch before 2.12 asks the function for its name as it compiles, which a frozen module does not have
+        return part(lambda *batched: vmap(lambda *one: function(*one))(*batched))(*batched)
     tasks = len(tree_leaves(batched)[0])
     function = part(function)
     results = [function(*tree_map(lambda leaf, b=b: leaf[b], batched)) for b in range(tasks)]
