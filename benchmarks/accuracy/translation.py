@@ -5,6 +5,7 @@
     BAYESMETA_DATA=... python benchmarks/accuracy/translation.py validate "joint" rate=0.002
     BAYESMETA_DATA=... python benchmarks/accuracy/translation.py test                   # what is trained
     BAYESMETA_DATA=... python benchmarks/accuracy/translation.py table                  # prints what is there
+    BAYESMETA_DATA=... python benchmarks/accuracy/translation.py train --device cuda    # where there is one; test too
 
 Tatoeba, the 72 languages of 1,000 pairs in the order of their names: of each 18 the first is for validation, the tenth for the
 test, and the other 64 are for training. English sentences of validation and test languages are left out of
@@ -51,6 +52,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "translation.json"
 RUNS = Path(os.environ.get("BAYESMETA_RUNS", "translation_runs"))
 VOCABULARY, LONGEST, SHOTS = 2000, 48, 200
 LIKELIHOOD = bm.likelihoods.Categorical(event_dims=1)
+DEVICE = torch.device("cpu")  # or what --device says
 
 
 @cache
@@ -85,7 +87,7 @@ def tokens() -> Tokens:
 
 def network() -> Transformer:
     torch.manual_seed(0)
-    return Transformer(tokens().size, width=64, heads=4, layers=3, longest=64)
+    return Transformer(tokens().size, width=64, heads=4, layers=3, longest=64).to(DEVICE)
 
 
 def training(batch: int, shots: int, queries: int) -> TranslationTasks:
@@ -138,9 +140,14 @@ def trained(name: str) -> tuple[bm.Learner, Transformer, float]:
     make, tasks, steps, rate = STARTS[name]
     body = network()
     first = name == "first half"
+    done = RUNS / f"{name.replace(' ', '_')}.pt"
+    if done.exists():
+        found = torch.load(done, map_location=DEVICE)
+        body.load_state_dict(found["weights"])
+        return make(body).to(DEVICE), body, found["seconds"]
     if not first:
         body.load_state_dict(trained("first half")[1].state_dict())
-    learner = make(body)
+    learner = make(body).to(DEVICE)
     learner.strategy = "loop"  # one task at a time, by torch's fused layers where there is no second derivative
     optimizer = torch.optim.Adam(learner.parameters(), lr=rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-3 if first else 1e-5)
@@ -149,10 +156,10 @@ def trained(name: str) -> tuple[bm.Learner, Transformer, float]:
         learner, tasks(), steps=steps, optimizer=optimizer, scheduler=scheduler, progress=False,
         checkpoint=RUNS / name.replace(" ", "_"), checkpoint_every=50, on_step=_say(name),
     )  # fmt: skip
-    path = RUNS / f"{name.replace(' ', '_')}.seconds"
-    if not path.exists() and not history.interrupted:
-        path.write_text(str(time.process_time() - began))
-    return learner, body, float(path.read_text())
+    seconds = time.process_time() - began
+    if not history.interrupted:
+        torch.save({"weights": body.state_dict(), "seconds": seconds, "device": str(DEVICE)}, done)
+    return learner, body, seconds
 
 
 def _say(name: str) -> Callable[[Any], None]:
@@ -193,7 +200,7 @@ class FineTuned(bm.Learner):
 
 
 def _rows(task: int, rows: slice, leaf: Tensor) -> Tensor:
-    return leaf[task : task + 1, rows]
+    return leaf[task : task + 1, rows].cpu()  # where sources draw; training takes what it draws to the network
 
 
 def ways(name: str) -> dict[str, bm.Learner]:
@@ -218,7 +225,7 @@ def measured(name: str, way: str, learner: bm.Learner, part: str = "test") -> di
     learner.strategy = "loop"
     began = time.process_time()
     calibrated = bm.Calibrated.from_tasks(learner, asked("validation", 100), episodes=1)
-    episode = asked(part, 250)[0]
+    episode = bm.move(asked(part, 250)[0], learner)
     with torch.no_grad():
         posterior = learner(episode.support)
         prediction = posterior(episode.query.x)
@@ -228,7 +235,7 @@ def measured(name: str, way: str, learner: bm.Learner, part: str = "test") -> di
         figures = {m.name: _value(m, tempered, episode.query) for m in (ECE(), Accuracy(), ExactMatch(), SequenceECE())}
         plain_ece = _value(ECE(), prediction, episode.query)
         written, right = translations(posterior, episode)
-    torch.save(scores, RUNS / f"{name}; {way}; {part}.pt")
+    torch.save(scores.cpu(), RUNS / f"{name}; {way}; {part}.pt")
     return {
         "token NLL": interval(scores),
         "token NLL by language": dict(zip(languages()[part], (scores[0].sum(1) / scores[1].sum(1)).tolist(), strict=True)),
@@ -250,15 +257,18 @@ def _value(metric: bm.metrics.Metric, prediction: Any, given: bm.Points) -> floa
 def translations(posterior: bm.Posterior, episode: bm.Episode, count: int = 25) -> tuple[list[str], list[str]]:
     """Greedy translations of some sentences of each language, and the right ones."""
     found = bm.generate(posterior, episode.query.x["source"][:, :count], longest=30).tokens[:, :, 0]
-    return tokens().decode(found.flatten(0, 1)), tokens().decode(episode.query.y[:, :count].flatten(0, 1))
+    return tokens().decode(found.flatten(0, 1).cpu()), tokens().decode(episode.query.y[:, :count].flatten(0, 1).cpu())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "validate", "test", "table"])
     parser.add_argument("which", nargs="*", help="a start's name, and settings to change; all if none")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
+    global DEVICE
+    DEVICE = torch.device(given.device)
     names = list(STARTS) if given.what == "train" else ["from scratch", *(one for one in STARTS if one != "first half")]
     chosen = [name for name in names if name.startswith(given.which[0] if given.which else "")]
     if given.what == "train":
@@ -266,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             trained(name)
     if given.what == "validate":
         changed = {key: float(value) for key, value in (pair.split("=") for pair in given.which[1:])}
-        episode = asked("validation", 100)[0]
+        episode = bm.move(asked("validation", 100)[0], network())
         for name in chosen:
             for way, learner in ways(name).items():
                 for setting, value in changed.items():
