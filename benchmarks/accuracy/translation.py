@@ -230,12 +230,12 @@ def measured(name: str, way: str, learner: bm.Learner, part: str = "test") -> di
         posterior = learner(episode.support)
         prediction = posterior(episode.query.x)
         tempered = temper(prediction, calibrated.temperature)
-        scores = torch.stack([-log_prob(tempered, episode.query.y, episode.query.mask), observed(episode.query)])
+        scores = torch.stack([-log_prob(tempered, episode.query.y, episode.query.mask), observed(episode.query)]).cpu()
         raw = nll(prediction, episode.query)
         figures = {m.name: _value(m, tempered, episode.query) for m in (ECE(), Accuracy(), ExactMatch(), SequenceECE())}
         plain_ece = _value(ECE(), prediction, episode.query)
         written, right = translations(posterior, episode)
-    torch.save(scores.cpu(), RUNS / f"{name}; {way}; {part}.pt")
+    torch.save(scores, RUNS / f"{name}; {way}; {part}.pt")
     return {
         "token NLL": interval(scores),
         "token NLL by language": dict(zip(languages()[part], (scores[0].sum(1) / scores[1].sum(1)).tolist(), strict=True)),
