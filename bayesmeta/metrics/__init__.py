@@ -16,7 +16,7 @@ from bayesmeta.metrics.detection import (
     EdgeCoverage,
     EdgeWidth,
 )
-from bayesmeta.metrics.intervals import bootstrap, estimates, interval
+from bayesmeta.metrics.intervals import bootstrap, difference, estimates, interval
 from bayesmeta.metrics.matching import Detections, detections
 from bayesmeta.metrics.metric import NLL, Estimate, Metric, summary
 from bayesmeta.metrics.outside import Inside, Outside, OutsideAUPR, OutsideRecall
@@ -81,6 +81,7 @@ __all__ = [
     "bootstrap",
     "default_metrics",
     "detections",
+    "difference",
     "estimates",
     "interval",
     "ranks",

@@ -14,7 +14,7 @@ from torch.distributions import StudentT
 from bayesmeta.distributions import quantile
 from bayesmeta.metrics.metric import Estimate, Metric
 
-__all__ = ["bootstrap", "estimates", "interval", "resampled"]
+__all__ = ["bootstrap", "difference", "estimates", "interval", "resampled"]
 
 
 def estimates(
@@ -72,6 +72,39 @@ def bootstrap(
         found = interval(metric.reduce, rows, shared, resamples=resamples, seed=seed)
         return Estimate(*(part.item() for part in found))
     return _distance(metric, rows, shared, resamples, seed)
+
+
+def difference(metric: Metric, rows: Tensor, others: Tensor, shared: Tensor | None = None) -> Estimate:
+    """A figure of one learner minus that of another on the same tasks, with its 95 % interval.
+
+    The same resampled tasks count for both, so that what makes a task hard for both cancels: the interval may leave out zero
+    where those of the two figures overlap.
+
+    Args:
+        metric: turns sums over tasks into a figure.
+        rows: its statistic for the one learner, one row a task, ``(T, K)``.
+        others: the same of the other.
+        shared: as in `bootstrap`.
+
+    Raises:
+        ValueError: the two were not asked about the same tasks.
+
+    Example:
+        >>> difference(NLL(), torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]]))
+        Estimate(value=1.0, low=1.0, high=1.0)
+    """
+    if rows.shape != others.shape:
+        raise ValueError(
+            f"others: expected the statistics of {len(rows)} tasks, {tuple(rows.shape)}, got {tuple(others.shape)}; ask both "
+            "learners about the same episodes"
+        )
+    cut = rows.shape[1]
+
+    def reduce(sums: Tensor) -> Tensor:
+        return metric.reduce(sums[..., :cut]) - metric.reduce(sums[..., cut:])
+
+    found = interval(reduce, torch.cat([rows.double().cpu(), others.double().cpu()], 1), shared)
+    return Estimate(*(part.item() for part in found))
 
 
 def interval(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -34,6 +35,7 @@ from bayesmeta.metrics import (
     Metric,
     QuantileCalibrationError,
     Sharpness,
+    difference,
     estimates,
 )
 from bayesmeta.plots.axes import figure
@@ -51,6 +53,7 @@ def compare(
     episodes: int,
     metrics: Sequence[Metric] | None = None,
     clusters: Clusters | None = None,
+    against: str | None = None,
     train: Dataset[Episode] | None = None,
     steps: int = 1000,
     seed: int = 0,
@@ -66,6 +69,8 @@ def compare(
         metrics: NLL, RMSE, CRPS, 90 % coverage, quantile calibration error and sharpness, or for classes NLL, accuracy, Brier
             score, ECE, MCE, class-wise ECE and error AUROC, if None.
         clusters: which unit to draw anew in the intervals, as in `evaluate`.
+        against: the name of the learner that the others are compared with, task by task: `Comparison.differences` then holds each
+            figure minus its, with an interval. Distances from perfection, such as the ECE, have none.
         train: meta-training tasks, on which every learner is trained by `fit`, in place; if None, learners are taken as they are.
         steps: of `fit`.
         seed: of training and evaluation; torch's global generator is not touched.
@@ -77,7 +82,7 @@ def compare(
         A tidy table with one row a learner and metric, which can be saved as a page later too.
 
     Raises:
-        ValueError: there is no learner, the tasks do not fit one, or the page is no file.
+        ValueError: there is no learner, or none of that name; the tasks do not fit one, or the page is no file.
         OSError: the page cannot be written there.
         ImportError: there is to be a page, and no matplotlib.
 
@@ -89,6 +94,8 @@ def compare(
     """
     check_learners(learners)
     check_count("episodes", episodes)
+    if against is not None and against not in learners:
+        raise ValueError(f"against: expected one of {', '.join(map(repr, learners))}, got {against!r}; name a learner")
     if page is not None:  # before hours of training, not after
         check_target(page, "page")
         figure(1, 1)
@@ -99,6 +106,7 @@ def compare(
         metrics = _metrics_for(learner, tasks, seed)
     rows: list[Row] = []
     seconds: dict[str, dict[str, float]] = {}
+    sums: dict[str, list[Tensor]] = {}
     for name, learner in learners.items():
         seconds[name] = {}
         if train is not None and isinstance(learner, Learner):
@@ -112,17 +120,25 @@ def compare(
         except (ValueError, TypeError) as error:
             error.add_note(f"of {name!r} among the learners")
             raise
-        found = estimates(chosen, statistic, shared)
+        sums[name], found = statistic, estimates(chosen, statistic, shared)
         seconds[name]["evaluation"] = time.perf_counter() - began
         rows += [Row(name, metric.name, *found[metric.name], better=metric.better) for metric in chosen]
+    differences = [
+        Row(name, metric.name, *difference(metric, mine, theirs, shared), better=metric.better)
+        for name, statistic in sums.items()
+        if against is not None and name != against
+        for metric, mine, theirs in zip(metrics, statistic, sums[against], strict=True)
+        if metric.better in ("lower", "higher") and metric.gaps(mine.double().sum(0)) is None
+    ]
     settings = {
         "test tasks": repr(tasks),
         "episodes": episodes,
         "training tasks": "none: as they came" if train is None else f"{train!r}, {steps} steps",
         "seed": seed,
+        **({} if against is None else {"differences": f"from {against}"}),
         **settings_of(learners),
     }
-    comparison = Comparison(rows, seconds, settings, {})
+    comparison = Comparison(rows, seconds, settings, {}, differences)
     if page is None:
         return comparison
     return with_page(comparison, page, lambda: pictures(learners, tasks, first, episodes, rows, clusters, seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,14 @@ class Comparison:
     """Tasks, episodes, seed, versions, machine."""
     pictures: dict[str, str]
     """SVG by title, empty without matplotlib."""
+    differences: list[Row] = field(default_factory=list)
+    """One a metric and learner: its figure minus that of the learner that `compare` was told to compare with."""
 
     def __str__(self) -> str:
-        names, metrics = self.learners, self.metrics
-        cells = {(row.learner, row.metric): str(Estimate(row.value, row.low, row.high)) for row in self.rows}
-        width = max(map(len, names)) + 2
-        columns = [max(len(m), *(len(cells[n, m]) for n in names)) + 2 for m in metrics]
-        lines = [" " * width + "".join(f"{m:>{c}}" for m, c in zip(metrics, columns, strict=True))]
-        for name in names:
-            row = "".join(f"{cells[name, m]:>{c}}" for m, c in zip(metrics, columns, strict=True))
-            lines.append(f"{name:<{width}}{row}")
-        return "\n".join(lines)
+        if not self.differences:
+            return _table(self.rows)
+        title = f"difference {self.settings['differences']}"
+        return f"{_table(self.rows)}\n\n{_table(self.differences, title)}"
 
     @property
     def learners(self) -> list[str]:
@@ -74,6 +71,18 @@ class Comparison:
         target = Path(path)
         write_atomically(target, _page(self).encode())
         return target
+
+
+def _table(rows: list[Row], title: str = "") -> str:
+    names, metrics = (list(dict.fromkeys(getattr(row, part) for row in rows)) for part in ("learner", "metric"))
+    cells = {(row.learner, row.metric): str(Estimate(row.value, row.low, row.high)) for row in rows}
+    width = max(map(len, [title, *names])) + 2
+    columns = [max(len(m), *(len(cells[n, m]) for n in names)) + 2 for m in metrics]
+    lines = [f"{title:<{width}}" + "".join(f"{m:>{c}}" for m, c in zip(metrics, columns, strict=True))]
+    for name in names:
+        row = "".join(f"{cells[name, m]:>{c}}" for m, c in zip(metrics, columns, strict=True))
+        lines.append(f"{name:<{width}}{row}")
+    return "\n".join(lines)
 
 
 _STYLE = """
@@ -146,7 +155,7 @@ and every one whose interval holds it.</p>
 <tbody>
 {body}</tbody>
 </table></div>
-<h2>Pictures</h2>
+{_differences(comparison)}<h2>Pictures</h2>
 <div class="pictures">
 {pictures}</div>
 <h2>Settings</h2>
@@ -155,6 +164,31 @@ and every one whose interval holds it.</p>
 {learners}
 </body>
 </html>
+"""
+
+
+def _differences(comparison: Comparison) -> str:
+    """A table of differences, shaded where the interval leaves out zero on the better side."""
+    if not comparison.differences:
+        return ""
+    rows = {(row.learner, row.metric): row for row in comparison.differences}
+    names, metrics = (list(dict.fromkeys(keys)) for keys in zip(*rows, strict=True))
+    body = ""
+    for name in names:
+        cells = ""
+        for metric in metrics:
+            row = rows[name, metric]
+            mark = ' class="best"' if (row.high < 0 if row.better == "lower" else row.low > 0) else ""
+            ends = "" if math.isnan(row.low) else f"<small>{row.low:+.3f} to {row.high:+.3f}</small>"
+            cells += f"<td{mark}>{row.value:+.3f}{ends}</td>"
+        body += f"<tr><td>{_text(name)}</td>{cells}</tr>\n"
+    return f"""<h2>Differences {_text(comparison.settings["differences"])}</h2>
+<p class="about">Task by task, so that what makes a task hard for both cancels; shaded is what is better by its interval.</p>
+<div class="wide"><table>
+<thead><tr><th>learner</th>{"".join(f"<th>{_text(m)}</th>" for m in metrics)}</tr></thead>
+<tbody>
+{body}</tbody>
+</table></div>
 """
 
 

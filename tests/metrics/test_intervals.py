@@ -194,3 +194,22 @@ def test_many_figures_at_once_are_those_one_by_one() -> None:
     for i in range(3):
         one = interval(lambda sums, i=i: sums[..., i] / sums.sum(-1), rows)
         assert [part.item() for part in one] == pytest.approx([part[i].item() for part in (value, low, high)])
+
+
+def test_differences_are_of_the_same_tasks() -> None:
+    """What both learners find hard cancels: the interval is that of the tasks' differences, and holds the truth 95 % of times."""
+    draw = generator(3)
+    inside = 0
+    for _ in range(200):
+        hard = 10 * torch.randn(40, 1, generator=draw).double()
+        rows, others = (
+            torch.cat([hard + torch.randn(40, 1, generator=draw) + by, torch.ones(40, 1)], 1) for by in (0.5, 0.0)
+        )
+        found = bm.metrics.difference(bm.metrics.NLL(), rows, others)
+        alone = bm.metrics.bootstrap(bm.metrics.NLL(), torch.stack([(rows - others)[:, 0], torch.ones(40).double()], 1))
+        assert found == pytest.approx(tuple(alone), abs=1e-9)
+        inside += found.low <= 0.5 <= found.high
+    assert found.high - found.low < 2 < bm.metrics.bootstrap(bm.metrics.NLL(), rows).high - found.value
+    assert 181 <= inside <= 198  # of Binomial(200, .95), beyond which one run in 1,000 would fall
+    with pytest.raises(ValueError, match="same episodes"):
+        bm.metrics.difference(bm.metrics.NLL(), rows, others[:-1])

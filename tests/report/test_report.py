@@ -47,6 +47,21 @@ def test_training_is_fits() -> None:
     assert found.seconds["MAML"]["training"] > 0
 
 
+def test_differences_from_one_of_the_learners(tmp_path: Path) -> None:
+    learners = {"MAML": maml(), "exact": TASKS.oracle}
+    found = bm.compare(learners, TASKS, episodes=3, against="exact", page=tmp_path / "page.html", progress=False)
+    assert [(row.learner, row.metric) for row in found.differences] == [("MAML", m) for m in ("NLL", "RMSE", "CRPS")]
+    values = {(row.learner, row.metric): row.value for row in found.rows}
+    for row in found.differences:
+        assert row.value == pytest.approx(values["MAML", row.metric] - values["exact", row.metric], abs=1e-9)
+        assert row.low <= row.value <= row.high
+    assert found.differences[0].low > 0  # the exact answer has the lower NLL
+    assert "difference from exact" in str(found)
+    assert "Differences from exact" in (tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="against: expected one of 'MAML', 'exact', got 'oracle'"):
+        bm.compare(learners, TASKS, episodes=1, against="oracle")
+
+
 def test_classes() -> None:
     learner = bm.LaplaceGP(torch.nn.Identity(), RBFKernel(), classes=3)
     found = bm.compare({"GP": learner}, Blobs(), episodes=2, progress=False)
