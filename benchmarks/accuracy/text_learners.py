@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from gpytorch.kernels import LinearKernel, RBFKernel, ScaleKernel
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,20 +122,24 @@ def words_maml(
 
 
 class Weighed(nn.Module):
-    """Rows of TF-IDF to features: the row, each entry times a weight that is learned, and a learned map of it beside it."""
+    """Rows of TF-IDF to features: the row, each entry times a weight that is learned, and a learned map of it beside it.
 
-    def __init__(self, size: int, width: int, share: float) -> None:
+    The map starts at the first singular vectors of the training classes' rows.
+    """
+
+    def __init__(self, rows: Tensor, width: int, share: float) -> None:
         super().__init__()
-        self.log_weight, self.log_share = nn.Parameter(torch.zeros(size)), nn.Parameter(share * torch.ones(()))
-        self.map = nn.Parameter(torch.randn(width, size) / width**0.5)
+        self.log_weight = nn.Parameter(torch.zeros(rows.shape[1]))
+        self.log_share = nn.Parameter(share * torch.ones(()))
+        self.map = nn.Parameter(torch.svd_lowrank(rows, width)[2].T.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         own = F.normalize(x * self.log_weight.exp(), dim=-1)
         return torch.cat([own, self.log_share.exp() * F.normalize(own @ self.map.T, dim=-1)], -1)
 
 
-def pieces(given: Given, size: int, width: float = 128, share: float = -2.0) -> bm.Learner:
-    return bm.PrototypicalNetwork(Weighed(size, int(width), share), given.ways, scaled=True)
+def counts(given: Given, rows: Tensor, width: float = 128, share: float = -2.0) -> bm.Learner:
+    return bm.PrototypicalNetwork(Weighed(rows, int(width), share), given.ways, scaled=True, cosine=True)
 
 
 QUICK = {"steps": 200, "rate": 0.02, "batch": 8}
@@ -149,8 +154,8 @@ LEARNERS = {
     "MAML, a linear layer": Kind(maml, {**QUICK, "rate": 3e-3}),
     "ANIL": Kind(anil, {"steps": 400, "rate": 3e-3, "batch": 8}),
     "texts alone: prototypes": Kind(words, WIDE, "tokens", none=False),
-    "texts alone: prototypes, pieces of words": Kind(
-        pieces, {"steps": 100, "rate": 1e-2, "own": 0.03, "batch": 2, "ways": 20}, "pieces", none=False
+    "texts alone: prototypes on TF-IDF": Kind(
+        counts, {"steps": 100, "rate": 1e-2, "own": 0.03, "batch": 2, "ways": 20}, "counts", none=False
     ),
     "texts alone: MAML": Kind(words_maml, {"steps": 600, "rate": 3e-3, "batch": 8}, "tokens"),
 }
@@ -159,6 +164,19 @@ LEARNERS = {
 @cache
 def tokens(texts: tuple[str, ...]) -> bm.tasks.Tokens:
     return bm.tasks.Tokens.learned(texts, size=2000)
+
+
+def tfidf(given: Given) -> Array:
+    """Words weighed by how few texts of the training classes have them, no text's labels known; rows have norm 1."""
+    counts = counted(tuple(given.data.texts))
+    known = np.isin(given.data.labels, given.train)
+    found: Array = TfidfTransformer(sublinear_tf=True).fit(counts[known]).transform(counts).toarray().astype(np.float32)
+    return found
+
+
+@cache
+def counted(texts: tuple[str, ...]) -> csr_matrix:
+    return CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).astype(np.float64)
 
 
 def tfidf_pieces(given: Given) -> Array:
@@ -175,13 +193,14 @@ def trained(name: str, given: Given, seed: int, **changed: float) -> tuple[bm.Le
     kind = LEARNERS[name]
     settings = {**kind.settings, **changed}
     training = {key: settings.pop(key) for key in ("steps", "rate", "own", "batch", "ways") if key in settings}
+    size: Any  # of a vocabulary, or rows to start from
     x, size = given.data.embeddings, 0
     if kind.inputs == "tokens":
         known = tokens(tuple(given.known()))
         x, size = known.encode(given.data.texts), known.size
-    if kind.inputs == "pieces":
-        x = torch.from_numpy(tfidf_pieces(given))
-        size = x.shape[1]
+    if kind.inputs == "counts":
+        x = torch.from_numpy(np.concatenate([tfidf(given), tfidf_pieces(given)], 1)) / 2**0.5
+        size = x[torch.from_numpy(np.isin(given.data.labels, given.train))]
     assert x is not None
     torch.manual_seed(seed)
     ways = min(int(training.get("ways", given.ways)), len(given.train) - bool(given.outside))
