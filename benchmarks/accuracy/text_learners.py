@@ -122,24 +122,25 @@ def words_maml(
 
 
 class Weighed(nn.Module):
-    """Rows of TF-IDF to features: the row, each entry times a weight that is learned, and a learned map of it beside it.
+    """Rows of TF-IDF to features: the row, each entry times a weight that is learned, and a learned map of it beside it."""
 
-    The map starts at the first singular vectors of the training classes' rows.
-    """
-
-    def __init__(self, rows: Tensor, width: int, share: float) -> None:
+    def __init__(self, size: int, width: int, share: float) -> None:
         super().__init__()
-        self.log_weight = nn.Parameter(torch.zeros(rows.shape[1]))
-        self.log_share = nn.Parameter(share * torch.ones(()))
-        self.map = nn.Parameter(torch.svd_lowrank(rows, width)[2].T.clone())
+        self.log_weight, self.log_share = nn.Parameter(torch.zeros(size)), nn.Parameter(share * torch.ones(()))
+        self.map = nn.Parameter(torch.randn(width, size) / width**0.5)
+
+    @torch.no_grad()
+    def begin(self, rows: Tensor) -> None:
+        """The map at the first singular vectors of rows."""
+        self.map.copy_(torch.svd_lowrank(rows, len(self.map))[2].T)
 
     def forward(self, x: Tensor) -> Tensor:
         own = F.normalize(x * self.log_weight.exp(), dim=-1)
         return torch.cat([own, self.log_share.exp() * F.normalize(own @ self.map.T, dim=-1)], -1)
 
 
-def counts(given: Given, rows: Tensor, width: float = 128, share: float = -2.0) -> bm.Learner:
-    return bm.PrototypicalNetwork(Weighed(rows, int(width), share), given.ways, scaled=True, cosine=True)
+def counts(given: Given, size: int, width: float = 128, share: float = -2.0) -> bm.Learner:
+    return bm.PrototypicalNetwork(Weighed(size, int(width), share), given.ways, scaled=True, cosine=True)
 
 
 QUICK = {"steps": 200, "rate": 0.02, "batch": 8}
@@ -193,18 +194,19 @@ def trained(name: str, given: Given, seed: int, **changed: float) -> tuple[bm.Le
     kind = LEARNERS[name]
     settings = {**kind.settings, **changed}
     training = {key: settings.pop(key) for key in ("steps", "rate", "own", "batch", "ways") if key in settings}
-    size: Any  # of a vocabulary, or rows to start from
     x, size = given.data.embeddings, 0
     if kind.inputs == "tokens":
         known = tokens(tuple(given.known()))
         x, size = known.encode(given.data.texts), known.size
     if kind.inputs == "counts":
         x = torch.from_numpy(np.concatenate([tfidf(given), tfidf_pieces(given)], 1)) / 2**0.5
-        size = x[torch.from_numpy(np.isin(given.data.labels, given.train))]
+        size = x.shape[1]
     assert x is not None
     torch.manual_seed(seed)
     ways = min(int(training.get("ways", given.ways)), len(given.train) - bool(given.outside))
     learner: Any = kind.make(given._replace(ways=ways), size, **settings)
+    if kind.inputs == "counts":
+        learner.features.begin(x[torch.from_numpy(np.isin(given.data.labels, given.train))])
     body = [part for part_name, part in learner.named_parameters() if part_name.startswith("features.")]
     own = [part for part_name, part in learner.named_parameters() if not part_name.startswith("features.")]
     groups = [{"params": body, "lr": training["rate"]}, {"params": own, "lr": training.get("own", training["rate"])}]
