@@ -12,8 +12,8 @@ each intent 30 tasks. Slots that training knows keep their numbers, others have 
 not show are asked about and count. Logistic regression is over all labels, by LBFGS, on the learned features of the same
 training intents, its penalty and temperature chosen on the validation intent. One thread.
 
-Learners that are told more are asked the same: they train on five domains of other dialogues too, their words have vectors that
-were learned from sentences without labels, they learn from worn words, and read the names of the intent's slots in the support.
+Learners that are told more are asked the same: their words have vectors that were learned from sentences without labels, they
+learn from worn words, and they read the names of the intent's slots in the support. Logistic regression has the same of theirs.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import bayesmeta as bm
 from bayesmeta.networks.transformer import TransformerBlock
 from bayesmeta.tasks import SlotTasks, WordVectors
 
-NEW, WIDTH, AROUND = 14, 64, 64
+NEW, WIDTH, AROUND = 14, 64, 128
 
 
 class Words(nn.Module):
@@ -106,13 +106,13 @@ class Worn(bm.tasks.TaskSource):
         return given._replace(x=given.x.masked_fill(gone, 0))
 
 
-def anil(labels: int, vectors: int = 0, adapting: int = 20) -> bm.Learner:
+def anil(labels: int, vectors: int = 0, layers: int = 2, adapting: int = 20) -> bm.Learner:
     likelihood = bm.likelihoods.Categorical(event_dims=1)
-    return bm.ANIL(Words(vectors), nn.Linear(4 * WIDTH, labels), likelihood, steps=adapting, rate=0.3)
+    return bm.ANIL(Words(vectors, layers), nn.Linear(4 * WIDTH, labels), likelihood, steps=adapting, rate=0.3)
 
 
-def prototypes(labels: int, vectors: int = 0) -> bm.Learner:
-    return bm.Dense(OfPicture(Words(vectors)), bm.PrototypicalNetwork(nn.Identity(), classes=labels))
+def prototypes(labels: int, vectors: int = 0, layers: int = 2) -> bm.Learner:
+    return bm.Dense(OfPicture(Words(vectors, layers)), bm.PrototypicalNetwork(nn.Identity(), classes=labels))
 
 
 class Kind(NamedTuple):
@@ -122,34 +122,30 @@ class Kind(NamedTuple):
     first: int
     steps: int
     told: bool = False
-    """Whether it has word vectors, the domains of dialogues, worn words, and the names of slots."""
+    """Whether it has word vectors, worn words, and the names of slots; and then one block of attention."""
+    rate: float = 0.001
     members: int = 1
 
 
 LEARNERS = {
     "ANIL": Kind(anil, 500, 200),
     "prototypes": Kind(prototypes, 500, 300),
-    "told more: ANIL": Kind(anil, 700, 200, told=True),
-    "told more: four of ANIL": Kind(anil, 700, 200, told=True, members=4),
-    "told more: prototypes": Kind(prototypes, 700, 300, told=True),
+    "told more: ANIL": Kind(anil, 700, 400, told=True, rate=0.003),
+    "told more: four of ANIL": Kind(anil, 700, 400, told=True, rate=0.003, members=4),
+    "told more: prototypes": Kind(prototypes, 700, 400, told=True, rate=0.003),
 }
 
 
 @cache
 def sentences() -> dict[str, Any]:
-    return {**bm.tasks.snips(), **bm.tasks.slot_domains()}
+    return bm.tasks.snips()
 
 
 def split(number: int) -> tuple[list[str], str, str]:
     """Intents for training, and those for validation and test."""
-    names = sorted(bm.tasks.snips())
+    names = sorted(sentences())
     test, validation = names[number], names[(number + 1) % len(names)]
     return [name for name in names if name not in (test, validation)], validation, test
-
-
-@cache
-def trains(number: int, told: bool) -> list[str]:
-    return [*split(number)[0], *(bm.tasks.slot_domains() if told else ())]
 
 
 @cache
@@ -159,11 +155,11 @@ def vectors(number: int) -> WordVectors:
     english = {one for _, translations in bm.tasks.tatoeba().values() for one in translations}
     known = [*bm.tasks.clinc150().texts, *bm.tasks.banking77().texts, *bm.tasks.fewrel().texts, *asked, *english]
     words = [re.findall(r"\w+|[^\w\s]", text) for text in sorted(set(known))]
-    return WordVectors.learned([*words, *(w for one in trains(number, True) for w, _ in sentences()[one])], AROUND)
+    return WordVectors.learned([*words, *(w for one in split(number)[0] for w, _ in sentences()[one])], AROUND)
 
 
 def source(number: int, intents: Sequence[str], told: bool, **settings: Any) -> SlotTasks:
-    known = sorted({slot for one in trains(number, told) for _, slots in sentences()[one] for slot in slots if slot})
+    known = sorted({slot for one in split(number)[0] for _, slots in sentences()[one] for slot in slots if slot})
 
     def encode(words: Sequence[str]) -> Tensor:
         ids = bm.tasks.spelled(words)
@@ -177,21 +173,22 @@ def source(number: int, intents: Sequence[str], told: bool, **settings: Any) -> 
 def trained(name: str, number: int, **changed: int) -> tuple[bm.Learner, float]:
     """A learner of a split, and the CPU seconds that it took."""
     kind = LEARNERS[name]._replace(**changed)
-    joint = source(number, trains(number, kind.told), kind.told, shots=1, queries=40)
-    tasks = source(number, trains(number, kind.told), kind.told, hidden=0.5, queries=15, named=kind.told)
+    joint = source(number, split(number)[0], kind.told, shots=1, queries=40)
+    tasks = source(number, split(number)[0], kind.told, hidden=0.5, queries=15, named=kind.told)
+    size = (AROUND, 1) if kind.told else (0, 2)
     began = time.process_time()
     members = []
     for member in range(kind.members):
         torch.manual_seed(number + 100 * member)
-        learner = kind.build(tasks.labels, AROUND if kind.told else 0)
-        start = anil(tasks.labels, adapting=0)
+        learner = kind.build(tasks.labels, *size)
+        start = anil(tasks.labels, *size, adapting=0)
         start.features = body(learner)
         wear = Worn if kind.told else lambda given: given
         fitted(start, wear(joint), kind.first, 0.003)  # all training intents at once, by the slots' names
         if isinstance(learner, bm.ANIL):
             learner.head.load_state_dict(start.head.state_dict())
         given = wear(tasks)
-        fitted(learner, Pictures(given) if isinstance(learner, bm.Dense) else given, kind.steps, 0.001)
+        fitted(learner, Pictures(given) if isinstance(learner, bm.Dense) else given, kind.steps, kind.rate)
         members.append(learner)
     return bm.Ensemble(members) if kind.members > 1 else members[0], time.process_time() - began
 
