@@ -8,9 +8,9 @@
 The 48 articles are in six parts, in the order of their names: each is the test once, the next one is for validation
 (temperature), and the other four are for training. Tasks are articles, and 5 questions of each are its support. By language:
 trained in six languages, tested in five others, on articles of the test part. By type: a task is a type of question in a part,
-one type is not trained on, and asked about. The joint learner is the same network without adaptation, and three of
-it a mixture from three starts. Baselines have no probabilities: the sentence that shares most rare words with the question, and
-the window of words that does, without its own words. Intervals are over articles (and languages). One thread.
+one type is not trained on, and asked about. The joint learner is the same network without adaptation. Baselines have no
+probabilities: the sentence that shares most rare words with the question, and the window of words that does, without its own
+words. Intervals are over articles (and languages). One thread.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def network(what: str) -> Choice:
 
 LEARNERS: dict[str, Callable[[str], bm.Learner]] = {
     "joint": lambda what: bm.MAML(network(what), LIKELIHOOD, steps=0),
-    "three of joint": lambda what: bm.Ensemble([bm.MAML(network(what), LIKELIHOOD, steps=0) for _ in range(3)]),
     "MAML": lambda what: bm.MAML(network(what), LIKELIHOOD, steps=3, rate=0.05),
     "Reptile": lambda what: bm.Reptile(network(what), LIKELIHOOD, steps=3, rate=0.05),
 }
