@@ -209,6 +209,9 @@ LEARNERS: dict[str, Make] = {
     ),
     "PrototypicalNetwork": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W),
     "PrototypicalNetwork, scaled": lambda network, _: bm.PrototypicalNetwork(network.features, classes=W, scaled=True),
+    "PrototypicalNetwork, cosine": lambda network, _: bm.PrototypicalNetwork(
+        network.features, classes=W, scaled=True, cosine=True
+    ),
     "GeMCL": lambda network, _: bm.GeMCL(network.features, size=8, classes=W),
     "GeMCL, isotropic": lambda network, _: bm.GeMCL(network.features, size=8, classes=W, isotropic=True),
     "LaplaceGP": lambda network, _: bm.LaplaceGP(network.features, ScaleKernel(RBFKernel()), classes=W),

@@ -5,7 +5,9 @@ Snell, Swersky & Zemel 2017, "Prototypical Networks for Few-shot Learning", http
     p(y = k | x) ∝ exp(-‖f(x) - c_k‖²),   c_k the mean of f over the support points of class k.
 
 Features of another size than the data's differences want another unit: with a learned s > 0, p(y = k | x) ∝ exp(-s ‖f(x) - c_k‖²)
-(Oreshkin, Rodríguez López & Lacoste 2018, "TADAM", https://arxiv.org/abs/1805.10123, equation 3).
+(Oreshkin, Rodríguez López & Lacoste 2018, "TADAM", https://arxiv.org/abs/1805.10123, equation 3). Between features and means that
+all have length 1, that is 2s times their cosine, but for a constant (Gidaris & Komodakis 2018, "Dynamic Few-Shot Visual Learning
+without Forgetting", https://arxiv.org/abs/1804.09458, section 3.2).
 
 As ‖f(x)‖² is common to all classes, that is a linear head with weights 2s c_k and biases -s ‖c_k‖² (Snell et al.'s section 2.4).
 """
@@ -46,6 +48,8 @@ class PrototypicalNetwork(Learner):
         scaled: whether squared distances are multiplied by a learned number s (`log_scale`), which `fit` starts where the first
             tasks' features are; else by 1, as in the paper. Needed for features that nothing trains, such as embeddings of unit
             norm, whose distances are below 2 and so say next to nothing.
+        cosine: whether features, and then their means, are brought to length 1, so that only directions count. The mean of a
+            class whose features differ much is short, and so near to all queries: so are means of counts of words.
 
     Raises:
         ValueError: fewer than two classes, features with running statistics, or at a call labels of W or more.
@@ -57,12 +61,13 @@ class PrototypicalNetwork(Learner):
         tensor([[[0.8000, 0.2000]]])
     """
 
-    def __init__(self, features: nn.Module, classes: int, *, scaled: bool = False) -> None:
+    def __init__(self, features: nn.Module, classes: int, *, scaled: bool = False, cosine: bool = False) -> None:
         super().__init__()
         check_count("classes", classes, least=2)
         check_network(features, "features")
         self.features = features
         self.classes = classes
+        self.cosine = cosine
         self.likelihood = Categorical()
         self.log_scale = nn.Parameter(torch.zeros(())) if scaled else None
 
@@ -78,9 +83,9 @@ class PrototypicalNetwork(Learner):
         check_count("classes", self.classes, least=2)  # it may have been set anew
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
-        met(self, embedded)
+        met(self, embedded._replace(x=F.normalize(embedded.x, dim=-1)) if self.cosine else embedded)
         scale = embedded.x.new_ones(()) if self.log_scale is None else self.log_scale.exp()
-        return on_features(_Prototypes(self.likelihood, self.classes, scale, embedded), support, features)
+        return on_features(_Prototypes(self.likelihood, self.classes, scale, self.cosine, embedded), support, features)
 
 
 class _Prototypes(Posterior):
@@ -88,9 +93,9 @@ class _Prototypes(Posterior):
 
     _of_tasks = ("total", "count", "prototypes")
 
-    def __init__(self, likelihood: Categorical, classes: int, scale: Tensor, support: Points) -> None:
+    def __init__(self, likelihood: Categorical, classes: int, scale: Tensor, cosine: bool, support: Points) -> None:
         super().__init__(support, samples=1)
-        self.classes, self.scale = classes, scale
+        self.classes, self.scale, self.cosine = classes, scale, cosine
         self.likelihood = Frozen(likelihood)
         self._set(*self._sums(support, "support"))
 
@@ -102,12 +107,16 @@ class _Prototypes(Posterior):
                 f"from 0, or build the learner with classes={int(points.y.max()) + 1}"
             )
         member = F.one_hot(points.y.long(), self.classes).to(points.x) * points.mask[..., None]  # (B, N, W)
-        return (member.mT @ points.x).double(), member.sum(1)[..., None].double()
+        return (member.mT @ self._placed(points.x)).double(), member.sum(1)[..., None].double()
 
     def _set(self, total: Tensor, count: Tensor) -> None:
         self.total, self.count = total, count
         anywhere = total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
-        self.prototypes = torch.where(count > 0, total / count.clamp(min=1), anywhere).to(self.support.x.dtype)
+        means = torch.where(count > 0, total / count.clamp(min=1), anywhere).to(self.support.x.dtype)
+        self.prototypes = self._placed(means)
+
+    def _placed(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1) if self.cosine else features
 
     def _updated(self, points: Points) -> Posterior:
         total, count = self._sums(points, "points")
@@ -117,6 +126,7 @@ class _Prototypes(Posterior):
 
     def _predictive(self, x: Tensor, samples: int | None = None) -> Distribution:
         # Both from the middle of the prototypes: far from 0 the differences of squares would be rounded away.
+        x = self._placed(x)
         middle = self.prototypes.mean(1, keepdim=True)
         prototypes = self.prototypes - middle
         logits = 2 * (x - middle) @ prototypes.mT - prototypes.square().sum(-1)[:, None]

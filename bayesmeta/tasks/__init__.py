@@ -17,8 +17,10 @@ from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.own_scales import OwnScales
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
-from bayesmeta.tasks.slots import SlotTasks, slot_file, snips, spelled
+from bayesmeta.tasks.slot_files import slot_domains, slot_file, snips
+from bayesmeta.tasks.slots import SlotTasks, slot_names
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
+from bayesmeta.tasks.spelling import WordVectors, spelled
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
 from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
@@ -59,6 +61,7 @@ __all__ = [
     "Tokens",
     "Transitions",
     "TranslationTasks",
+    "WordVectors",
     "World",
     "banking77",
     "camvid",
@@ -72,7 +75,9 @@ __all__ = [
     "membranes",
     "pair_file",
     "sentence_choices",
+    "slot_domains",
     "slot_file",
+    "slot_names",
     "snips",
     "span_choices",
     "spelled",

@@ -1,30 +1,24 @@
 """Few-shot slot filling: each intent is a task, whose points are sentences with a label for each word.
 
-Coucke et al. 2018, "Snips Voice Platform", https://arxiv.org/abs/1805.10190, section 5 (the sentences of seven intents). Words
-are what stands between spaces, and each punctuation mark by itself. A label is a slot's number, 0 for words of none.
+A label is a slot's number, 0 for words of none. What a slot is called says something of it before any sentence does, as in Bapna,
+Tür, Hakkani-Tür & Heck 2017, "Towards Zero-Shot Frame Semantic Parsing for Domain Scaling", https://arxiv.org/abs/1707.02363.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
+from bayesmeta.tasks.slot_files import Tagged
 from bayesmeta.tasks.source import TaskSource, uniform
 
-__all__ = ["SlotTasks", "Tagged", "slot_file", "snips", "spelled"]
-
-Tagged: TypeAlias = tuple[Sequence[str], Sequence[str | None]]
-"""A sentence's words, and of each the slot that it fills, None for none."""
+__all__ = ["SlotTasks", "slot_names"]
 
 
 @final
@@ -42,6 +36,8 @@ class SlotTasks(TaskSource):
         known: names of slots whose numbers are 1, 2, ... in all tasks, whether or not intents here have them.
         hidden: with which probability a known slot of a task is numbered as if it were not known, so that learners meet new
             slots in training too.
+        named: whether the support shows the names of the task's slots too, after its sentences: a row for each, its `slot_names`.
+            Learners are so told of slots that no sentence of the support shows.
         labels: W, of the learner, 0 and the known ones among them, beside as many as an intent has slots. None for as many as
             the intents here need.
         batch: B, intents in an episode, drawn without replacement.
@@ -68,6 +64,7 @@ class SlotTasks(TaskSource):
         *,
         known: Sequence[str] = (),
         hidden: float = 0.0,
+        named: bool = False,
         labels: int | None = None,
         batch: int = 2,
         shots: int = 5,
@@ -95,6 +92,7 @@ class SlotTasks(TaskSource):
         """Of each intent the names of its slots."""
         self._words: dict[str, list[Tensor]] = {}
         self._labels: dict[str, list[Tensor]] = {}
+        self._names: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for intent, given in sentences.items():
             if len(given) < shots + queries:
                 raise ValueError(
@@ -106,6 +104,10 @@ class SlotTasks(TaskSource):
             names = sorted({slot for _, slots in given for slot in slots if slot is not None})
             number: dict[str | None, int] = {None: 0, **{name: k for k, name in enumerate(names, 1)}}
             self.slots[intent] = names
+            self._names[intent] = [
+                (_read(encode, words), torch.tensor([number[slot] for slot in slots]))
+                for words, slots in (slot_names(names) if named else ())
+            ]
             self._words[intent] = [_read(encode, words) for words, _ in given]
             self._labels[intent] = [torch.tensor([number[slot] for slot in slots]) for _, slots in given]
         new = [sum(hidden > 0 or name not in self.known for name in names) for names in self.slots.values()]
@@ -126,22 +128,18 @@ class SlotTasks(TaskSource):
             return torch.randperm(len(self.intents), generator=generator)[: self.batch]
 
     def draw(self, generator: torch.Generator) -> Episode:
-        words: list[list[Tensor]] = []
-        labels: list[list[Tensor]] = []
+        support: list[list[tuple[Tensor, Tensor]]] = []
+        query: list[list[tuple[Tensor, Tensor]]] = []
         for task in self._chosen(generator).tolist():
             intent = self.intents[task]
             rows = torch.randperm(len(self._words[intent]), generator=generator)[: self.shots + self.queries].tolist()
             numbers = self._numbers(self.slots[intent], generator)
-            words.append([self._words[intent][row] for row in rows])
-            labels.append([numbers[self._labels[intent][row]] for row in rows])
-        longest = max(len(row) for task in labels for row in task)
-        x, y, mask = (
-            torch.stack([torch.stack([_padded(row, longest) for row in task]) for task in part])
-            for part in (words, labels, [[torch.ones_like(row, dtype=torch.bool) for row in task] for task in labels])
-        )
-        return Episode(
-            *(Points(x[:, part], y[:, part], mask[:, part]) for part in (slice(self.shots), slice(self.shots, None)))
-        )
+            told = [(self._words[intent][row], numbers[self._labels[intent][row]]) for row in rows]
+            names = [(words, numbers[labels]) for words, labels in self._names[intent]]
+            support.append([*told[: self.shots], *names])
+            query.append(told[self.shots :])
+        longest = max(len(labels) for task in (*support, *query) for _, labels in task)
+        return Episode(_points(support, longest), _points(query, longest))
 
     def _numbers(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
         """The labels of no slot and of an intent's slots in an episode."""
@@ -188,108 +186,44 @@ def _read(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str]) -> Te
     return rows
 
 
+def _points(tasks: Sequence[Sequence[tuple[Tensor, Tensor]]], longest: int) -> Points:
+    """Words and labels of each task's sentences, of which tasks may have unequally many."""
+    most = max(map(len, tasks))
+    none = tuple(part[:0] for part in tasks[0][0])
+    rows = [[*task, *[none] * (most - len(task))] for task in tasks]
+    x, y, mask = (
+        torch.stack([torch.stack([_padded(row, longest) for row in task]) for task in part])
+        for part in (
+            [[words for words, _ in task] for task in rows],
+            [[labels for _, labels in task] for task in rows],
+            [[torch.ones_like(labels, dtype=torch.bool) for _, labels in task] for task in rows],
+        )
+    )
+    return Points(x, y, mask)
+
+
 def _padded(rows: Tensor, length: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])
 
 
-_PIECES, _TABLE = 12, 2048
+def slot_names(names: Sequence[str]) -> list[Tagged]:
+    """What slots are called, as sentences: "=" and the words of the name, which have the slot.
 
-
-def spelled(words: Sequence[str]) -> Tensor:
-    """Each word as 12 whole numbers from 1 to 2047: hashes of itself, of its shape, and of its first and last letters; 0 is none.
-
-    Words that were never seen so share numbers with words that look like them. Give an embedding 2,048 rows.
+    Names are split at low lines and before capitals.
 
     Raises:
-        ValueError: it is one word, not a list of them.
+        ValueError: it is one name, not a list of them; or a name has no letter.
 
     Example:
-        >>> spelled(["Rome", "Roma"]).shape
-        torch.Size([2, 12])
+        >>> slot_names(["movie_name"])
+        [(['=', 'movie', 'name'], [None, 'movie_name', 'movie_name'])]
     """
-    if isinstance(words, str):
-        raise ValueError(f"words: expected a list of words, got one text, {words!r}; write {words!r}.split()")
-    return torch.tensor([[1 + _hash(piece) % (_TABLE - 1) for piece in _pieces(word)] for word in words])
-
-
-def _pieces(word: str) -> list[str]:
-    low = word.casefold()
-    shape = re.sub(
-        r"(.)\1+", r"\1", re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", re.sub(r"\d", "0", word))
-    )
-    middle = [low[k : k + 3] for k in range(1, 4)]
-    pieces = [low, shape, str(min(len(low), 12)), low[:1], low[:2], low[:3], low[-1:], low[-2:], low[-3:], *middle]
-    return [f"{kind}:{piece}" for kind, piece in enumerate(pieces)][:_PIECES]
-
-
-def _hash(text: str) -> int:
-    """FNV-1a, which is the same in every process."""
-    value = 2166136261
-    for byte in text.encode():
-        value = (value ^ byte) * 16777619 % 2**32
-    return value
-
-
-def snips(root: str | os.PathLike[str] | None = None) -> dict[str, list[Tagged]]:
-    """SNIPS: some 2,000 sentences of each of seven intents, with two to fourteen slots.
-
-    Args:
-        root: the folder of ``snips.json.gz``; None for ``snips_slots`` in the folder that the variable BAYESMETA_DATA names.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-
-    Example:
-        >>> tasks = SlotTasks(snips(), spelled)  # doctest: +SKIP
-    """
-    named = os.environ.get("BAYESMETA_DATA")
-    path = (Path(root) if root is not None else Path(named or ".") / "snips_slots") / "snips.json.gz"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"root: expected {path.name} in {path.parent}, found none; pass the folder that holds it, or set BAYESMETA_DATA to "
-            "the folder of snips_slots. Its sentences are those of github.com/snipsco/nlu-benchmark, "
-            "2017-06-custom-intent-engines"
-        )
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        pack = json.load(file)
-    return {intent: [_tagged(one) for one in parts["train"] + parts["valid"]] for intent, parts in pack.items()}
-
-
-def _tagged(pieces: Sequence[tuple[str, str | None]]) -> Tagged:
-    words = [(word, slot) for text, slot in pieces for word in re.findall(r"\w+|[^\w\s]", text)]
-    return [word for word, _ in words], [slot for _, slot in words]
-
-
-def slot_file(path: str | os.PathLike[str]) -> dict[str, list[Tagged]]:
-    """Sentences from a text file: a line ``# intent`` before those of an intent, then a word a line, a tab and its slot.
-
-    A word without a slot stands alone, or beside O. An empty line ends a sentence.
-
-    Raises:
-        ValueError: a sentence stands before any intent, or a line has more than two columns; the message says which.
-
-    Example:
-        >>> sentences = slot_file("slots.tsv")  # doctest: +SKIP
-    """
-    found: dict[str, list[Tagged]] = {}
-    intent, words, slots = None, list[str](), list[str | None]()
-    for number, line in enumerate([*Path(path).read_text(encoding="utf-8-sig").split("\n"), ""], 1):
-        columns = line.rstrip().split("\t")
-        if line.startswith("# "):
-            if words:
-                raise ValueError(f"{path}, line {number}: expected an empty line before {line!r}, got none; add one")
-            intent = line[2:].strip()
-            found.setdefault(intent, [])
-        elif not line.strip():
-            if words and intent is not None:
-                found[intent].append((words, slots))
-            words, slots = [], []
-        elif intent is None or len(columns) > 2 or not columns[0]:
-            raise ValueError(
-                f"{path}, line {number}: expected a word, a tab and its slot, below a line '# intent', got {line!r}; "
-                "see slot_file"
-            )
-        else:
-            words.append(columns[0])
-            slots.append(columns[1] if len(columns) == 2 and columns[1] not in ("", "O") else None)
+    if isinstance(names, str):
+        raise ValueError(f"names: expected a list of slots' names, got one name, {names!r}; write [{names!r}]")
+    found: list[Tagged] = []
+    for name in names:
+        words = re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|[\W_]+", " ", name).casefold().split()
+        if not words:
+            raise ValueError(f"names: expected slots' names of words, got {name!r}; name it in letters")
+        found.append((["=", *words], [None, *[name] * len(words)]))
     return found

@@ -1,7 +1,8 @@
 """Answers in articles that no learner has seen: XQuAD's sentences and spans, by article, language and type of question.
 
     BAYESMETA_DATA=... python benchmarks/accuracy/answers.py                  # everything that is not there yet
-    BAYESMETA_DATA=... python benchmarks/accuracy/answers.py sentences        # what begins so
+    BAYESMETA_DATA=... python benchmarks/accuracy/answers.py spans "joint"     # what begins so
+    BAYESMETA_DATA=... python benchmarks/accuracy/answers.py --validate spans
     BAYESMETA_DATA=... python benchmarks/accuracy/answers.py --table          # prints what is there
 
 The 48 articles are in six parts, in the order of their names: each is the test once, the next one is for validation
@@ -79,17 +80,24 @@ def source(what: str, chosen: Callable[[Any], bool], **settings: Any) -> ArrayTa
     )
 
 
-def measured(name: str, what: str, steps: int = 600) -> dict[str, Any]:
-    """Of all six parts, each of them the test once; of types of question each held out too."""
+def measured(name: str, what: str, steps: int = 600, validate: bool = False) -> dict[str, Any]:
+    """Of all six parts, each of them the test once; of types of question each held out too.
+
+    To validate, the validation part is asked, with the temperature of the part after it, which then trains nothing either.
+    """
     known, asked_in = (KNOWN, OTHER) if what == "languages" else (["en"], ["en"])
     rows, members, temperatures, began = [], [], [], time.process_time()
     for number in range(PARTS):
         test, validation = parts()[number], parts()[(number + 1) % PARTS]
+        if validate:
+            test, validation = validation, parts()[(number + 2) % PARTS]
         held = KINDS[number % len(KINDS)] if what == "kinds" else None
         torch.manual_seed(number)
         learner: Any = LEARNERS[name](what)
 
-        def trains(one: Any, out: Sequence[str] = (*test, *validation), held: str | None = held) -> bool:
+        def trains(
+            one: Any, out: Sequence[str] = (*parts()[number], *test, *validation), held: str | None = held
+        ) -> bool:
             return one.article not in out and one.language in known and one.kind != held
 
         def checks(one: Any, at: Sequence[str] = validation, held: str | None = held) -> bool:
@@ -142,19 +150,31 @@ def table(results: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="?", default="", help="sentences, languages, kinds or spans; all if none")
+    parser.add_argument(
+        "which", nargs="*", help="sentences, languages, kinds or spans, and how a learner begins; all if none"
+    )
+    parser.add_argument("--validate", action="store_true", help="on validation parts; nothing is kept")
     parser.add_argument("--table", action="store_true", help="print the runs that are there")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
+    begins = [*given.which, "", ""]
     for what in ("sentences", "languages", "kinds", "spans"):
-        if given.table or not what.startswith(given.which):
+        if given.table or not what.startswith(begins[0]):
             continue
+        steps = 300 if what == "spans" else 600
         for name in LEARNERS:
-            if f"{what}; {name}" not in load(RESULTS):
-                keep(RESULTS, f"{what}; {name}", measured(name, what, steps=300 if what == "spans" else 600))
+            if not name.startswith(begins[1]):
+                continue
+            if given.validate:
+                row = measured(name, what, steps, validate=True)
+                print(what, name, {m.name: row[m.name] for m in METRICS}, row["temperatures"], flush=True)
+            elif f"{what}; {name}" not in load(RESULTS):
+                keep(RESULTS, f"{what}; {name}", measured(name, what, steps))
                 print(table({f"{what}; {name}": load(RESULTS)[f"{what}; {name}"]}), flush=True)
-        keep(RESULTS, f"{what}; overlap", {"Accuracy alone": overlap(what)})
-    print(table(load(RESULTS)))
+        if not given.validate:
+            keep(RESULTS, f"{what}; overlap", {"Accuracy alone": overlap(what)})
+    if not given.validate:
+        print(table(load(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     BAYESMETA_DATA=... python benchmarks/accuracy/slots.py                        # all learners, each intent held out in turn
     BAYESMETA_DATA=... python benchmarks/accuracy/slots.py "ANIL"                 # one
-    BAYESMETA_DATA=... python benchmarks/accuracy/slots.py --validate "ANIL" rate=0.01
+    BAYESMETA_DATA=... python benchmarks/accuracy/slots.py --validate "ANIL" steps=400
+    BAYESMETA_DATA=... python benchmarks/accuracy/slots.py "told more" --intents 3   # one of them
     BAYESMETA_DATA=... python benchmarks/accuracy/slots.py --table                # prints what is there
 
 Each intent is the test once; the next one in the order of names is for validation (settings, temperature), and the other five
@@ -10,12 +11,14 @@ are for training: first together, by the names of their slots, then as tasks. A 
 each intent 30 tasks. Slots that training knows keep their numbers, others have random ones; those that the five sentences do
 not show are asked about and count. Logistic regression is over all labels, by LBFGS, on the learned features of the same
 training intents, its penalty and temperature chosen on the validation intent. One thread.
+
+Learners that are told more are asked the same: their words have vectors that were learned from sentences without labels, they
+learn from worn words, and they read the names of the intent's slots in the support. Logistic regression has the same of theirs.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,148 +29,27 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta.metrics import ECE, NLL, ExactMatch, SequenceECE, SpanF1, TokenF1, bootstrap
-from bayesmeta.networks.transformer import TransformerBlock
 from bayesmeta.tasks import SlotTasks
+from benchmarks.accuracy.slots_learners import LEARNERS, as_pictures, body, source, split, trained
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "slots.json"
-NEW, WIDTH, TASKS = 14, 64, 30
+TASKS = 30
 METRICS = [TokenF1(), SpanF1(), NLL(), ECE(), ExactMatch(), SequenceECE()]
 
 
-class Words(nn.Module):
-    """Features of each word in its sentence: ``(N, T, 12)`` whole numbers of `spelled` to ``(N, T, 256)``.
-
-    64 of the sentence around it by attention, and 64 each of the word itself and of the words before and after it.
-    """
-
-    def __init__(self, layers: int = 2) -> None:
-        super().__init__()
-        self.pieces = nn.Embedding(2048, WIDTH)
-        self.places = nn.Parameter(0.1 * torch.randn(80, WIDTH))
-        self.near = nn.Linear(3 * WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(TransformerBlock(WIDTH, 4) for _ in range(layers))
-        self.last = nn.LayerNorm(WIDTH)
-        nn.init.normal_(self.pieces.weight, std=0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        there = (x > 0).any(-1)
-        word = self.pieces(x).sum(-2) / 3 * there[..., None]
-        none = torch.zeros_like(word[..., :1, :])
-        near = torch.cat([word, torch.cat([none, word[..., :-1, :]], -2), torch.cat([word[..., 1:, :], none], -2)], -1)
-        h = self.near(near) + self.places[: x.shape[-2]]
-        itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
-        sees = (there[..., None, :] | itself)[..., None, :, :]
-        for block in self.blocks:
-            h = block(h, sees)
-        return torch.cat([self.last(h), near], -1)
-
-
-class OfPicture(nn.Module):
-    """The same of sentences as pictures of one row, ``(N, 12, 1, T)`` to ``(N, 256, 1, T)``, as `Dense` has them."""
-
-    def __init__(self, words: nn.Module) -> None:
-        super().__init__()
-        self.words = words
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.words(x.squeeze(-2).mT.long()).mT[..., None, :]
-        return features
-
-
-def as_pictures(given: bm.Points) -> bm.Points:
-    x = given.x.movedim(-1, -2)[..., None, :].float()
-    return bm.Points(x, given.y[..., None, :], given.mask[..., None, :])
-
-
-class Pictures(bm.tasks.TaskSource):
-    """A source's sentences as pictures of one row."""
-
-    def __init__(self, tasks: SlotTasks) -> None:
-        super().__init__(seed=tasks.seed, length=tasks.length)
-        self.tasks = tasks
-
-    def draw(self, generator: torch.Generator) -> bm.Episode:
-        episode = self.tasks.draw(generator)
-        return bm.Episode(*map(as_pictures, episode))
-
-
-def anil(labels: int, adapting: int = 10, inner: float = 0.3) -> bm.Learner:
-    return bm.ANIL(
-        Words(), nn.Linear(4 * WIDTH, labels), bm.likelihoods.Categorical(event_dims=1), steps=adapting, rate=inner
-    )
-
-
-def prototypes(labels: int) -> bm.Learner:
-    return bm.Dense(OfPicture(Words()), bm.PrototypicalNetwork(nn.Identity(), classes=labels))
-
-
-Make = Callable[..., bm.Learner]
-LEARNERS: dict[str, tuple[Make, dict[str, Any]]] = {
-    "ANIL": (anil, {"first": 500, "steps": 200, "rate": 0.001, "adapting": 20, "inner": 0.3}),
-    "prototypes": (prototypes, {"first": 500, "steps": 300, "rate": 0.001}),
-}
-
-
-@cache
-def sentences() -> dict[str, Any]:
-    return bm.tasks.snips()
-
-
-def source(number: int, intents: Sequence[str], **settings: Any) -> SlotTasks:
-    known = sorted({slot for one in split(number)[0] for _, slots in sentences()[one] for slot in slots if slot})
-    return SlotTasks(
-        {one: sentences()[one] for one in intents},
-        bm.tasks.spelled,
-        known=known,
-        labels=1 + len(known) + NEW,
-        **settings,
-    )
-
-
-def split(number: int) -> tuple[list[str], str, str]:
-    """Intents for training, and those for validation and test."""
-    names = sorted(sentences())
-    test, validation = names[number], names[(number + 1) % len(names)]
-    return [name for name in names if name not in (test, validation)], validation, test
-
-
-def trained(name: str, number: int, **changed: Any) -> tuple[bm.Learner, float]:
-    make, given = LEARNERS[name]
-    settings = {**given, **changed}
-    torch.manual_seed(number)
-    intents = split(number)[0]
-    joint, tasks = source(number, intents, shots=1, queries=40), source(number, intents, hidden=0.5, queries=15)
-    own = {key: value for key, value in settings.items() if key not in ("first", "steps", "rate")}
-    learner = make(tasks.labels, **own)
-    began = time.process_time()
-    words = learner.features.words if isinstance(learner, bm.Dense) else learner.features
-    start = anil(tasks.labels, adapting=0)
-    start.features = words
-    fitted(start, joint, settings["first"], 0.003)  # all training intents at once, by the slots' names
-    if isinstance(learner, bm.ANIL):
-        learner.head.load_state_dict(start.head.state_dict())
-    fitted(learner, Pictures(tasks) if isinstance(learner, bm.Dense) else tasks, settings["steps"], settings["rate"])
-    return learner, time.process_time() - began
-
-
-def fitted(learner: bm.Learner, tasks: Any, steps: int, rate: float) -> None:
-    optimizer = torch.optim.Adam(learner.parameters(), lr=rate)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    bm.fit(learner, tasks, steps=steps, optimizer=optimizer, scheduler=scheduler, progress=False)
-
-
-def answers(number: int, learner: Any, intent: str, tasks: int, seed: int) -> list[tuple[Any, bm.Points]]:
+def answers(number: int, learner: Any, told: bool, intent: str, tasks: int, seed: int) -> list[tuple[Any, bm.Points]]:
     """Predictions of a learner's tasks of an intent, of events ``(T,)``, and what is right."""
     found = []
     for index in range(tasks):
-        episode = source_of(number, intent, seed)[index]
+        episode = source_of(number, intent, told, seed)[index]
         with torch.no_grad():
             if isinstance(learner, bm.Dense):
                 said = learner(as_pictures(episode.support))(as_pictures(episode.query).x)
-                logits = bm.distributions.marginals(said).logits.squeeze(-3)
+                logits = bm.distributions.class_probabilities(said).squeeze(-3).clamp(min=1e-30).log()
             elif isinstance(learner, bm.Learner):
-                logits = bm.distributions.marginals(learner(episode.support)(episode.query.x)).logits
+                said = learner(episode.support)(episode.query.x)
+                logits = bm.distributions.class_probabilities(said).clamp(min=1e-30).log()
             else:
                 logits = learner(episode)
         found.append((bm.likelihoods.Categorical(event_dims=1)(logits.float()), episode.query))
@@ -175,8 +57,8 @@ def answers(number: int, learner: Any, intent: str, tasks: int, seed: int) -> li
 
 
 @cache
-def source_of(number: int, intent: str, seed: int) -> SlotTasks:
-    return source(number, [intent], batch=1, queries=20, seed=seed)
+def source_of(number: int, intent: str, told: bool, seed: int) -> SlotTasks:
+    return source(number, [intent], told, batch=1, queries=20, seed=seed, named=told)
 
 
 def regression(features: Callable[[Tensor], Tensor], labels: int, penalty: float) -> Callable[[bm.Episode], Tensor]:
@@ -221,18 +103,18 @@ def measured(name: str, number: int) -> dict[str, Any]:
     """Figures on the test intent of a learner, and of logistic regression on the features of the learner's words."""
     learner, seconds = trained(name, number)
     _, validation, test = split(number)
-    words = learner.features.words if isinstance(learner, bm.Dense) else learner.features
-    labels = source_of(number, test, 1000).labels
+    told, words = LEARNERS[name].told, body(learner)
+    labels = source_of(number, test, told, 1000).labels
     penalties = {one: regression(words, labels, one) for one in (0.3, 1.0, 3.0)}
-    checked = {one: answers(number, ask, validation, 10, 2000) for one, ask in penalties.items()}
+    checked = {one: answers(number, ask, told, validation, 10, 2000) for one, ask in penalties.items()}
     best = min(penalties, key=lambda one: figure(NLL(), checked[one], best_temperature(checked[one])))
     rows = {}
     for who, asked, known in (
-        (name, learner, answers(number, learner, validation, 10, 2000)),
+        (name, learner, answers(number, learner, told, validation, 10, 2000)),
         (f"logistic regression on the features of {name}", penalties[best], checked[best]),
     ):
         temperature = best_temperature(known)
-        found = answers(number, asked, test, TASKS, 1000)
+        found = answers(number, asked, told, test, TASKS, 1000)
         rows[who] = {
             **{m.name: list(bootstrap(m, statistics(m, found, temperature))) for m in METRICS},
             "NLL without recalibration": figure(NLL(), found),
@@ -272,20 +154,21 @@ def statistics_of(values: list[float]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", help="how a learner's name begins, and settings to change; all if none")
+    parser.add_argument(
+        "--intents", type=int, nargs="*", default=range(7), help="which to hold out, 0 to 6; all if none"
+    )
     parser.add_argument("--table", action="store_true", help="print the runs that are there")
     parser.add_argument("--validate", action="store_true", help="on validation intents; nothing is kept")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
-    changed = {
-        key: float(value) if "." in value else int(value) for key, value in (p.split("=") for p in given.which[1:])
-    }
+    changed = {key: int(value) for key, value in (p.split("=") for p in given.which[1:])}
     for name in () if given.table else LEARNERS:
         if not name.startswith(given.which[0] if given.which else ""):
             continue
-        for number in range(7):
+        for number in given.intents:
             if given.validate:
                 learner, seconds = trained(name, number, **changed)
-                found = answers(number, learner, split(number)[1], 10, 2000)
+                found = answers(number, learner, LEARNERS[name].told, split(number)[1], 10, 2000)
                 print(
                     name, changed, f"{seconds:.0f} s", {m.name: round(figure(m, found), 3) for m in METRICS}, flush=True
                 )

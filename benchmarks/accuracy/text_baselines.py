@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.distributions import Categorical
 
 import bayesmeta as bm
-from benchmarks.accuracy.text_learners import Array, Given, tfidf_pieces
+from benchmarks.accuracy.text_learners import Array, Given, tfidf, tfidf_pieces
 
 FITTED = 60
 """Tasks of training classes on which baselines fit what they can."""
@@ -103,18 +100,6 @@ class Centroid(Baseline):
 def embedded(given: Given) -> Any:
     assert given.data.embeddings is not None
     return given.data.embeddings.numpy()
-
-
-@cache
-def counted(texts: tuple[str, ...]) -> csr_matrix:
-    return CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).astype(np.float64)
-
-
-def tfidf(given: Given) -> Any:
-    """Words weighed by how few texts of the training classes have them; rows have norm 1."""
-    counts = counted(tuple(given.data.texts))
-    known = np.isin(given.data.labels, given.train)
-    return TfidfTransformer(sublinear_tf=True).fit(counts[known]).transform(counts).toarray().astype(np.float32)
 
 
 class Way(NamedTuple):

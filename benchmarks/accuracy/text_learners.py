@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from gpytorch.kernels import LinearKernel, RBFKernel, ScaleKernel
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -128,13 +129,18 @@ class Weighed(nn.Module):
         self.log_weight, self.log_share = nn.Parameter(torch.zeros(size)), nn.Parameter(share * torch.ones(()))
         self.map = nn.Parameter(torch.randn(width, size) / width**0.5)
 
+    @torch.no_grad()
+    def begin(self, rows: Tensor) -> None:
+        """The map at the first singular vectors of rows."""
+        self.map.copy_(torch.svd_lowrank(rows, len(self.map))[2].T)
+
     def forward(self, x: Tensor) -> Tensor:
         own = F.normalize(x * self.log_weight.exp(), dim=-1)
         return torch.cat([own, self.log_share.exp() * F.normalize(own @ self.map.T, dim=-1)], -1)
 
 
-def pieces(given: Given, size: int, width: float = 128, share: float = -2.0) -> bm.Learner:
-    return bm.PrototypicalNetwork(Weighed(size, int(width), share), given.ways, scaled=True)
+def counts(given: Given, size: int, width: float = 128, share: float = -2.0) -> bm.Learner:
+    return bm.PrototypicalNetwork(Weighed(size, int(width), share), given.ways, scaled=True, cosine=True)
 
 
 QUICK = {"steps": 200, "rate": 0.02, "batch": 8}
@@ -149,8 +155,8 @@ LEARNERS = {
     "MAML, a linear layer": Kind(maml, {**QUICK, "rate": 3e-3}),
     "ANIL": Kind(anil, {"steps": 400, "rate": 3e-3, "batch": 8}),
     "texts alone: prototypes": Kind(words, WIDE, "tokens", none=False),
-    "texts alone: prototypes, pieces of words": Kind(
-        pieces, {"steps": 100, "rate": 1e-2, "own": 0.03, "batch": 2, "ways": 20}, "pieces", none=False
+    "texts alone: prototypes on TF-IDF": Kind(
+        counts, {"steps": 100, "rate": 1e-2, "own": 0.03, "batch": 2, "ways": 20}, "counts", none=False
     ),
     "texts alone: MAML": Kind(words_maml, {"steps": 600, "rate": 3e-3, "batch": 8}, "tokens"),
 }
@@ -159,6 +165,19 @@ LEARNERS = {
 @cache
 def tokens(texts: tuple[str, ...]) -> bm.tasks.Tokens:
     return bm.tasks.Tokens.learned(texts, size=2000)
+
+
+def tfidf(given: Given) -> Array:
+    """Words weighed by how few texts of the training classes have them, no text's labels known; rows have norm 1."""
+    counts = counted(tuple(given.data.texts))
+    known = np.isin(given.data.labels, given.train)
+    found: Array = TfidfTransformer(sublinear_tf=True).fit(counts[known]).transform(counts).toarray().astype(np.float32)
+    return found
+
+
+@cache
+def counted(texts: tuple[str, ...]) -> csr_matrix:
+    return CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).astype(np.float64)
 
 
 def tfidf_pieces(given: Given) -> Array:
@@ -179,13 +198,15 @@ def trained(name: str, given: Given, seed: int, **changed: float) -> tuple[bm.Le
     if kind.inputs == "tokens":
         known = tokens(tuple(given.known()))
         x, size = known.encode(given.data.texts), known.size
-    if kind.inputs == "pieces":
-        x = torch.from_numpy(tfidf_pieces(given))
+    if kind.inputs == "counts":
+        x = torch.from_numpy(np.concatenate([tfidf(given), tfidf_pieces(given)], 1)) / 2**0.5
         size = x.shape[1]
     assert x is not None
     torch.manual_seed(seed)
     ways = min(int(training.get("ways", given.ways)), len(given.train) - bool(given.outside))
     learner: Any = kind.make(given._replace(ways=ways), size, **settings)
+    if kind.inputs == "counts":
+        learner.features.begin(x[torch.from_numpy(np.isin(given.data.labels, given.train))])
     body = [part for part_name, part in learner.named_parameters() if part_name.startswith("features.")]
     own = [part for part_name, part in learner.named_parameters() if not part_name.startswith("features.")]
     groups = [{"params": body, "lr": training["rate"]}, {"params": own, "lr": training.get("own", training["rate"])}]

@@ -90,6 +90,29 @@ def test_a_start_makes_prototypes_calibrated_whatever_the_unit() -> None:
     assert plain["NLL"].value > 1.5  # log 5 is 1.609
 
 
+def test_prototypes_by_cosine() -> None:
+    """A softmax of 2 s cosines, which no feature's length changes, and a start that does not either."""
+    given = source(scale=1.0)[0]
+    learner = bm.PrototypicalNetwork(nn.Identity(), 5, scaled=True, cosine=True)
+    start_classes(learner, given)
+    assert learner.log_scale is not None
+    x, y, _ = given.support
+    unit = nn.functional.normalize(x, dim=-1)
+    means = torch.stack([unit[y == label].reshape(len(x), -1, x.shape[-1]).mean(1) for label in range(5)], 1)
+    cosines = nn.functional.cosine_similarity(given.query.x[:, :, None], means[:, None], dim=-1)
+    expected = (2 * learner.log_scale.exp() * cosines).softmax(-1)
+    lengths = torch.linspace(0.1, 10.0, x.shape[1])[:, None]
+    for support in (given.support, given.support._replace(x=x * lengths)):
+        torch.testing.assert_close(learner(support)(3.0 * given.query.x).probs, expected, atol=1e-5, rtol=1e-4)
+    longer = bm.PrototypicalNetwork(nn.Identity(), 5, scaled=True, cosine=True)
+    start_classes(longer, source(scale=20.0)[0])
+    torch.testing.assert_close(longer.log_scale, learner.log_scale, atol=1e-3, rtol=0.0)
+    half = learner(Points(*(part[:, :5] for part in given.support))).update(
+        Points(*(part[:, 5:] for part in given.support))
+    )
+    torch.testing.assert_close(half(given.query.x).probs, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_what_was_set_stays_and_wrapped_learners_start_too() -> None:
     made = bm.GeMCL(nn.Identity(), 16, classes=5, isotropic=True)
     with torch.no_grad():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,8 @@ import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.tasks import SlotTasks, slot_file, spelled
-from bayesmeta.tasks.slots import Tagged
+from bayesmeta.tasks import SlotTasks, WordVectors, slot_domains, slot_file, slot_names, spelled
+from bayesmeta.tasks.slot_files import Tagged
 
 BOOK: list[Tagged] = [
     (["a", "table", "in", "Rome"], [None, None, None, "city"]),
@@ -44,6 +48,44 @@ def test_hidden_slots_are_numbered_as_new_ones() -> None:
     assert all((source[index].support.y != 1).all() for index in range(20))
 
 
+def test_the_support_shows_what_its_slots_are_called() -> None:
+    plain = SlotTasks({"book": BOOK, "play": [*PLAY, PLAY[0]]}, spelled, batch=2, shots=1, queries=2)
+    named = SlotTasks({"book": BOOK, "play": [*PLAY, PLAY[0]]}, spelled, batch=2, shots=1, queries=2, named=True)
+    for index in range(5):
+        (support, query), (told, asked) = plain[index], named[index]
+        length = support.y.shape[-1]
+        assert all(map(torch.equal, asked, query))
+        assert all(map(torch.equal, [part[:, :1, :length] for part in told], support))
+        assert told.y.shape == (2, 3, length)
+        for task in range(2):
+            intent = named.intents[int(named.members(index)[task])]
+            words = [spelled(["=", name]) for name in named.slots[intent]]
+            assert all(torch.equal(told.x[task, 1 + k, :2], one) for k, one in enumerate(words))
+            labels = told.y[task, 1:, 1]
+            assert labels.unique().tolist() == [1, 2]
+            assert not told.y[task, 1:, 0].any()
+            assert told.mask[task, 1:].sum() == 4
+            shown = {*query.y[task][query.y[task] > 0].tolist(), *support.y[task][support.y[task] > 0].tolist()}
+            assert shown <= set(labels.tolist())
+    assert slot_names(["timeRange", "served_dish"]) == [
+        (["=", "time", "range"], [None, "timeRange", "timeRange"]),
+        (["=", "served", "dish"], [None, "served_dish", "served_dish"]),
+    ]
+    with pytest.raises(ValueError, match="names: expected slots' names of words, got '_'"):
+        slot_names(["_"])
+    with pytest.raises(ValueError, match="names: expected a list of slots' names, got one name"):
+        slot_names("city")
+
+
+def test_learners_take_them_named_too() -> None:
+    source = SlotTasks({"book": [*BOOK, BOOK[0]], "play": [*PLAY, (["jazz"], ["genre"])]}, spelled, batch=2, shots=1,
+                       queries=2, named=True)  # fmt: skip
+    body = torch.nn.Sequential(torch.nn.Embedding(2048, 8), torch.nn.Flatten(-2), torch.nn.Linear(96, 8))
+    learner = bm.ANIL(body, torch.nn.Linear(8, source.labels), bm.likelihoods.Categorical(event_dims=1))
+    history = bm.fit(learner, source, steps=3, progress=False)
+    assert all(map(math.isfinite, history.losses))
+
+
 def test_learners_take_them() -> None:
     source = SlotTasks({"book": BOOK, "play": PLAY}, spelled, batch=2, shots=1, queries=1)
     body = torch.nn.Sequential(
@@ -72,6 +114,8 @@ def test_files(tmp_path: Path) -> None:
         slot_file(path)
     with pytest.raises(FileNotFoundError, match=r"expected snips.json.gz in"):
         bm.tasks.snips(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"expected span_extraction_dstc8_restaurant8k.json.gz in"):
+        slot_domains(tmp_path)
 
 
 def test_snips() -> None:
@@ -80,6 +124,54 @@ def test_snips() -> None:
     sentences = bm.tasks.snips()
     assert {intent: len(mine) for intent, mine in sentences.items()}["AddToPlaylist"] == 2042
     assert SlotTasks(sentences, spelled).labels == 15
+
+
+def test_domains(tmp_path: Path) -> None:
+    text = "A bus to New York on May 3 please"
+    given = [
+        [text, [["to", 9, 17], ["when", 21, 26], ["where", 13, 17]], []],
+        ["May 3", [["when", 0, 5]], []],
+        [text, [], []],
+    ]
+    with gzip.open(tmp_path / "span_extraction_dstc8_restaurant8k.json.gz", "wt", encoding="utf-8") as file:
+        json.dump({"bus": {"train": given, "test": []}}, file)
+    slots = [None, None, None, "to", "to", None, "when", "when", None]
+    assert slot_domains(tmp_path) == {"bus": [(text.split(), slots)]}
+
+
+def test_word_vectors_factor_what_words_share_with_their_neighbours() -> None:
+    """By a full decomposition of the matrix, counted pair by pair."""
+    generator = torch.Generator().manual_seed(0)
+    words = [f"w{k}" for k in range(6)]
+    texts = [[words[k] for k in torch.randint(6, (7,), generator=generator).tolist()] for _ in range(30)]
+    vectors = WordVectors.learned(texts, size=6, least=1)
+    count = torch.zeros(6, 12, dtype=torch.double)
+    for text in texts:
+        places = [words.index(word) for word in text]
+        for k, m in itertools.permutations(range(7), 2):
+            if abs(k - m) <= 2:
+                count[places[k], places[m] + 6 * (m > k)] += 1 / abs(k - m)
+    smooth = count.sum(0) ** 0.75
+    told = (count / count.sum(1, keepdim=True) / smooth * smooth.sum()).log().clamp(min=0.0)
+    left, values, _ = torch.linalg.svd(told, full_matrices=False)
+    full = torch.nn.functional.normalize(left * values.sqrt(), dim=1)
+    found = vectors(words).double()
+    torch.testing.assert_close(found @ found.T, full @ full.T, atol=1e-4, rtol=0.0)
+    assert vectors(["W3", "unheard"]).norm(dim=1).tolist() == pytest.approx([1.0, 0.0])
+    state = torch.random.get_rng_state()
+    assert torch.equal(WordVectors.learned(texts, size=2)(words), WordVectors.learned(texts, size=2)(words))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_word_vectors_refuse_what_is_none() -> None:
+    with pytest.raises(ValueError, match=r"vectors: expected a row for each word, got \(3, 2\) for 2"):
+        WordVectors(["a", "b"], torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="size: expected at most as many as the 1 words"):
+        WordVectors.learned([["a", "b"], ["a"]], size=2, least=2)
+    with pytest.raises(ValueError, match="sentences: expected words side by side"):
+        WordVectors.learned([["a"], ["b"]], size=2, least=1)
+    with pytest.raises(ValueError, match="words: expected a list of words"):
+        WordVectors(["a"], torch.zeros(1, 2))("a")
 
 
 def test_bad_input_is_refused() -> None:
