@@ -8,6 +8,7 @@ from bayesmeta.tasks.collages import Collages, coil20
 from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
+from bayesmeta.tasks.games import ExactRules, RuleBooks
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -38,6 +39,7 @@ __all__ = [
     "DetectionTasks",
     "DomainStreams",
     "DriftingSinusoids",
+    "ExactRules",
     "GaussianProcessTasks",
     "ImageTasks",
     "LabelledTexts",
@@ -48,6 +50,7 @@ __all__ = [
     "OwnScales",
     "Pendulum",
     "Question",
+    "RuleBooks",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
