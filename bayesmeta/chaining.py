@@ -1,9 +1,9 @@
 """Answers drawn one by one, each fed back: draws from p(y_1, ..., y_M | x, support) of any posterior that can be told points.
 
-By the chain rule p(y_1, ..., y_M) = Π_m p(y_m | y_<m), whatever the posterior is: of one that answers each question by itself, such
-as a conditional neural process, this is the only way to answers that hang together (Bruinsma et al. 2023, "Autoregressive
-Conditional Neural Processes", https://arxiv.org/abs/2303.14468, procedure 2.1). Where all that can be asked is asked, a draw is a
-whole task that may be the present one, and to act as if it were is Thompson's sampling (1933, https://doi.org/10.2307/2332286).
+By the chain rule p(y_1, ..., y_M) = Π_m p(y_m | y_<m), whatever the posterior is: of one that answers each question by itself,
+such as a conditional neural process, this is the only way to answers that hang together (Bruinsma et al. 2023, "Autoregressive
+Conditional Neural Processes", https://arxiv.org/abs/2303.14468). Where all that can be asked is asked, a draw is a whole task
+that may be the present one; to act as if it were is Thompson's sampling (1933, https://doi.org/10.2307/2332286).
 """
 
 from __future__ import annotations

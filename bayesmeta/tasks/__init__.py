@@ -8,7 +8,6 @@ from bayesmeta.tasks.collages import Collages, coil20
 from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
-from bayesmeta.tasks.games import ExactRules, RuleBooks
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -16,6 +15,7 @@ from bayesmeta.tasks.longitudinal import Longitudinal
 from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.own_scales import OwnScales
+from bayesmeta.tasks.rule_books import ExactRules, RuleBooks, rule_books
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.slots import SlotTasks, slot_file, snips, spelled
@@ -74,6 +74,7 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "rule_books",
     "sentence_choices",
     "slot_file",
     "snips",
