@@ -147,7 +147,9 @@ class ExactRules(Posterior):
         told.scatter_add_(1, points.x.argmax(-1) * ANSWERS + points.y, points.mask.float())
         remain = remain & (told @ self.given.T == told.sum(1, keepdim=True))
         if not remain.any(1).all():
-            raise ValueError("support: expected answers that a rule book gives, got two buttons or colours with one answer")
+            raise ValueError(
+                "support: expected answers that a rule book gives, got two buttons or colours with one answer"
+            )
         return remain
 
     def _updated(self, points: Points) -> Posterior:

@@ -76,7 +76,7 @@ def laplace() -> bm.Learner:
 
 
 LEARNERS: dict[str, tuple[Callable[[], bm.Learner], int, float]] = {
-    "TNP": (tnp, 3000, 1e-3),
+    "TNP": (tnp, 1500, 2e-3),
     "CNP": (cnp, 6000, 1e-3),
     "MAML": (maml, 3000, 3e-3),
     "ANIL": (anil, 3000, 3e-3),
