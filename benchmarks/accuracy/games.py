@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpytorch.kernels import RBFKernel, ScaleKernel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesmeta as bm
@@ -53,35 +52,29 @@ def tnp() -> bm.Learner:
 
 
 def cnp() -> bm.Learner:
-    return bm.ConditionalNeuralProcess(
-        DeepSet(10, 5, 128, hidden=(128, 128)), MLP(10 + 128, 5, hidden=(128, 128)), Categorical()
-    )
+    encoder, decoder = DeepSet(10, 5, 128, hidden=(128,)), MLP(10 + 128, 5, hidden=(128, 128))
+    return bm.ConditionalNeuralProcess(encoder, decoder, Categorical())
 
 
 def maml() -> bm.Learner:
-    return bm.MAML(MLP(10, 5, hidden=(64, 64)), Categorical(), steps=5, rate=0.3)
+    return bm.MAML(MLP(10, 5, hidden=(128,), activation=nn.Tanh), Categorical(), steps=5, rate=1.0)
 
 
 def anil() -> bm.Learner:
-    network = MLP(10, 5, hidden=(64, 64))
-    return bm.ANIL(network.features, network.head, Categorical(), steps=5, rate=0.3)
+    network = MLP(10, 5, hidden=(128,), activation=nn.Tanh)
+    return bm.ANIL(network.features, network.head, Categorical(), steps=5, rate=1.0)
 
 
 def versa() -> bm.Learner:
-    return bm.VERSA(Attention(10, 5, features=MLP(10, 10, hidden=(64,))), 5, Categorical())
-
-
-def laplace() -> bm.Learner:
-    return bm.LaplaceGP(MLP(10, 16, hidden=(64,)), ScaleKernel(RBFKernel()), classes=5)
+    return bm.VERSA(DeepSet(10, 5, 128, hidden=(128,)), 5, Categorical())
 
 
 LEARNERS: dict[str, tuple[Callable[[], bm.Learner], int, float]] = {
     "TNP": (tnp, 1500, 2e-3),
-    "CNP": (cnp, 6000, 1e-3),
-    "MAML": (maml, 3000, 3e-3),
-    "ANIL": (anil, 3000, 3e-3),
-    "VERSA": (versa, 3000, 1e-3),
-    "LaplaceGP": (laplace, 500, 3e-3),
+    "CNP": (cnp, 6000, 3e-3),
+    "MAML": (maml, 4000, 1e-2),
+    "ANIL": (anil, 4000, 1e-2),
+    "VERSA": (versa, 4000, 3e-3),
 }
 """What builds it, how many steps it is trained, and the rate of Adam."""
 OTHERS = ("exact", "random", "oracle")
