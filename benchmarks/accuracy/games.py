@@ -141,12 +141,11 @@ def measured(name: str, training: Tensor, test: Tensor, seed: int) -> dict[str, 
     return run if name == "exact" else {**run, "training CPU seconds": seconds}
 
 
-def shares(results: dict[str, Any], name: str, way: str) -> np.ndarray[Any, Any]:
+def shares(results: dict[str, Any], name: str, way: str, seeds: list[int]) -> np.ndarray[Any, Any]:
     """The share of the gap closed at each level and over all, ``(1 + D, levels + 1)``: of all games, then of D draws of them."""
-    keys = [seed for seed in range(SEEDS) if f"{name}; {seed}" in results]
 
     def of(player: str, which: str) -> np.ndarray[Any, Any]:
-        each = np.array([results[f"{player}; {seed}"][which] for seed in keys]).mean(0)  # (games, levels)
+        each = np.array([results[f"{player}; {seed}"][which] for seed in seeds]).mean(0)  # (games, levels)
         return np.concatenate([each, each.mean(1, keepdims=True)], 1)
 
     none = of("exact" if name in ("random", "oracle") else name, "none")
@@ -166,13 +165,12 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines.append("|---" * (LEVELS + 4) + "|")
     for name in ("exact", *LEARNERS, "random"):
-        for way in ("draws", "mean"):
-            if not any(f"{name}; {seed}" in results and way in results[f"{name}; {seed}"] for seed in range(SEEDS)):
-                continue
-            found, exact = shares(results, name, way), shares(results, "exact", "draws")
+        seeds = [n for n in range(SEEDS) if all(f"{player}; {n}" in results for player in (name, "exact", "oracle"))]
+        for way in ("draws", "mean")[: 1 if name == "random" else 2] if seeds else ():
+            found, exact = shares(results, name, way, seeds), shares(results, "exact", "draws", seeds)
             cells = [interval(found[:, n]) for n in range(LEVELS + 1)]
             cells += [interval(found[:, n] / exact[:, n]) for n in (LEVELS - 1, LEVELS)]
-            lines.append(f"| {name}, {way} | {' | '.join(cells)} |")
+            lines.append(f"| {name}, {way}, {len(seeds)} seeds | {' | '.join(cells)} |")
     lines += ["", "| NLL less the exact one's after | 0 | 2 | 4 | 6 | 8 | 9 | training |", "|---" * 8 + "|"]
     for name in LEARNERS:
         runs = [results[key] for seed in range(SEEDS) if (key := f"{name}; {seed}") in results]
