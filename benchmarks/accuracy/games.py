@@ -160,17 +160,15 @@ def interval(values: np.ndarray[Any, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = [
-        f"| | {' | '.join(f'level {n + 1}' for n in range(LEVELS))} | all levels | of exact, level 5 | of exact, all |"
-    ]
-    lines.append("|---" * (LEVELS + 4) + "|")
+    levels = " | ".join(f"level {n + 1}" for n in range(LEVELS))
+    lines = [f"| | seeds | {levels} | all levels | of exact, level 5 | of exact, all |", "|---" * (LEVELS + 5) + "|"]
     for name in ("exact", *LEARNERS, "random"):
         seeds = [n for n in range(SEEDS) if all(f"{player}; {n}" in results for player in (name, "exact", "oracle"))]
         for way in ("draws", "mean")[: 1 if name == "random" else 2] if seeds else ():
             found, exact = shares(results, name, way, seeds), shares(results, "exact", "draws", seeds)
             cells = [interval(found[:, n]) for n in range(LEVELS + 1)]
             cells += [interval(found[:, n] / exact[:, n]) for n in (LEVELS - 1, LEVELS)]
-            lines.append(f"| {name}, {way}, {len(seeds)} seeds | {' | '.join(cells)} |")
+            lines.append(f"| {name}, {way} | {len(seeds)} | {' | '.join(cells)} |")
     lines += ["", "| NLL less the exact one's after | 0 | 2 | 4 | 6 | 8 | 9 | training |", "|---" * 8 + "|"]
     for name in LEARNERS:
         runs = [results[key] for seed in range(SEEDS) if (key := f"{name}; {seed}") in results]
