@@ -124,7 +124,7 @@ class ExactRules(Posterior):
         books: the rule books that there are, ``(K, Q)``, each as likely; None for all 14,400.
 
     Raises:
-        ValueError: no rule book gives such answers.
+        ValueError: no rule book gives such answers, or questions and answers are others than those of `RuleBooks`.
 
     Example:
         >>> east = points(torch.eye(10)[:1], [1], classes=5)  # of the first button
@@ -135,6 +135,11 @@ class ExactRules(Posterior):
     _of_tasks = ("remain",)
 
     def __init__(self, support: Points, books: Tensor | None = None) -> None:
+        if support.x.shape[2:] != (QUESTIONS,) or support.y.is_floating_point() or not (support.y < ANSWERS).all():
+            raise ValueError(
+                f"support: expected questions (B, N, {QUESTIONS}) and answers up to {ANSWERS - 1}, got {tuple(support.x.shape)} "
+                f"and answers up to {support.y.max().item()}; take them from RuleBooks"
+            )
         super().__init__(support)
         self.books = (rule_books() if books is None else books).to(support.mask.device)
         self.given = F.one_hot(self.books, ANSWERS).flatten(1).float()  # a 1 where a book gives the answer, (K, Q W)
@@ -168,7 +173,7 @@ class ExactRules(Posterior):
         books = F.one_hot(self.books[drawn], ANSWERS)
 
         def ask(x: Tensor, own: bool) -> Categorical:
-            each = apart(Categorical(logits=x, validate_args=False), samples).logits if own else x
+            each = apart(x, samples) if own else x
             return Categorical(logits=_asked(books.to(x), each).log(), validate_args=False)
 
         return ask

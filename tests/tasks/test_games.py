@@ -210,6 +210,10 @@ def test_bad_input_is_named() -> None:
         RuleBooks(batch=0)
     with pytest.raises(ValueError, match="expected answers that a rule book gives"):
         ExactRules(bm.points(torch.eye(10)[:2], [3, 3], classes=5))
+    with pytest.raises(ValueError, match="expected questions"):
+        ExactRules(bm.points(torch.eye(9)[:2], [3, 1], classes=5))
+    with pytest.raises(ValueError, match="answers up to 5"):
+        ExactRules(bm.points(torch.eye(10)[:2], [3, 5], classes=6))
     generator = torch.Generator()
     with pytest.raises(ValueError, match="books: expected rule books"):
         play(None, torch.zeros(3, 9, dtype=torch.long), generator=generator)
