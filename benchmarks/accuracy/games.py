@@ -57,12 +57,12 @@ def cnp() -> bm.Learner:
 
 
 def maml() -> bm.Learner:
-    return bm.MAML(MLP(10, 5, hidden=(128,), activation=nn.Tanh), Categorical(), steps=5, rate=1.0)
+    return bm.MAML(MLP(10, 5, hidden=(128,), activation=nn.Tanh), Categorical(), steps=5, rate=3.0)
 
 
 def anil() -> bm.Learner:
     network = MLP(10, 5, hidden=(128,), activation=nn.Tanh)
-    return bm.ANIL(network.features, network.head, Categorical(), steps=5, rate=1.0)
+    return bm.ANIL(network.features, network.head, Categorical(), steps=5, rate=3.0)
 
 
 def versa() -> bm.Learner:
