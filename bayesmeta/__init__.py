@@ -22,6 +22,7 @@ from bayesmeta import (
     wrappers,
 )
 from bayesmeta.border import check, points
+from bayesmeta.chaining import Chained, chained
 from bayesmeta.data import Episode, Points, concatenate, move
 from bayesmeta.evaluation import evaluate
 from bayesmeta.files import load, save
@@ -99,6 +100,7 @@ __all__ = [
     "VERSA",
     "ALPaCA",
     "Calibrated",
+    "Chained",
     "Changepoints",
     "ConditionalNeuralProcess",
     "Conformal",
@@ -130,6 +132,7 @@ __all__ = [
     "Reptile",
     "Standardized",
     "TaskSource",
+    "chained",
     "check",
     "compare",
     "concatenate",

@@ -86,6 +86,18 @@ def test_swing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_new_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who draws finds out the rules; who plays by the mean does not."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    found = runpy.run_path(str(EXAMPLES / "new_rules.py"))["main"]()
+    assert (tmp_path / "new_rules.png").stat().st_size > 5_000
+    knows, exact, draws, mean, nothing = (levels[-1] for levels in found.values())
+    assert (draws - nothing) / (knows - nothing) > 0.9 * (exact - nothing) / (knows - nothing)
+    assert mean < nothing + 0.5 * (knows - nothing)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new object is found, and its edges lie where they should."""
@@ -134,6 +146,7 @@ def test_what_examples_leave_behind_is_no_part_of_the_checkout() -> None:
         "alphabets.png",
         "segmentation.png",
         "swing_up.png",
+        "new_rules.png",
         "detection.png",
         "distributed_run",
     }

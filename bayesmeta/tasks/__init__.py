@@ -15,6 +15,7 @@ from bayesmeta.tasks.longitudinal import Longitudinal
 from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.own_scales import OwnScales
+from bayesmeta.tasks.rule_books import ExactRules, RuleBooks, rule_books
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.slot_files import slot_domains, slot_file, snips
@@ -40,6 +41,7 @@ __all__ = [
     "DetectionTasks",
     "DomainStreams",
     "DriftingSinusoids",
+    "ExactRules",
     "GaussianProcessTasks",
     "ImageTasks",
     "LabelledTexts",
@@ -50,6 +52,7 @@ __all__ = [
     "OwnScales",
     "Pendulum",
     "Question",
+    "RuleBooks",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",
@@ -74,6 +77,7 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "rule_books",
     "sentence_choices",
     "slot_domains",
     "slot_file",
