@@ -86,6 +86,21 @@ def test_swing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("real", [False, True])
+def test_tuning(real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After five and ten evaluations what other data sets taught is ahead of this one's process, and that of chance after ten."""
+    pytest.importorskip("botorch")
+    if not real:
+        monkeypatch.delenv("BAYESMETA_DATA", raising=False)
+    elif "BAYESMETA_DATA" not in os.environ:
+        pytest.skip("no hpo_svm: BAYESMETA_DATA is not set")
+    taught, alone, chance = runpy.run_path(str(EXAMPLES / "tuning.py"))["main"]().values()
+    for after in (5, 10):
+        assert taught[after - 1] < 0.7 * alone[after - 1]
+    assert alone[9] < chance[9]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new object is found, and its edges lie where they should."""

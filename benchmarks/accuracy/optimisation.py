@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta.optimisation import to_botorch
-from benchmarks.accuracy.optimisation_peers import Weighted, scratch
+from benchmarks.accuracy.optimisation_peers import Sources, Weighted, scratch
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "optimisation.json"
@@ -140,7 +140,8 @@ def chooser(name: str, held: dict[str, Any], row: int, seed: int) -> Callable[[l
     def choose(tried: list[int]) -> int:
         left = torch.tensor([i for i in range(288) if i not in tried])
         if name == "RGPE":
-            value = Weighted(held["sources"], x[tried], y[tried], seed).improvement(x[left], y[tried])
+            weighted = Weighted(held["sources"], tried, x[tried], y[tried], seed + len(tried))
+            value = weighted.improvement(left, x[left])
         else:
             if name == "process from scratch":
                 model = scratch(x[tried], y[tried])
@@ -179,7 +180,7 @@ def measured(name: str, known: Tensor, new: Tensor, fold: int) -> dict[str, Any]
     if name == "RGPE":
         generator = torch.Generator().manual_seed(fold)
         some = [torch.randperm(288, generator=generator)[:50] for _ in known]
-        held["sources"] = [scratch(x[at], y[row][at][:, None]) for row, at in zip(known, some, strict=True)]
+        held["sources"] = Sources([(x[at], y[row][at][:, None]) for row, at in zip(known, some, strict=True)], x)
     regret, covered = [], []
     for row in new.tolist():
         for repeat in range(REPEATS):
