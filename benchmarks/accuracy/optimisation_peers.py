@@ -33,7 +33,7 @@ class Sources:
 
     def __init__(self, sets: Sequence[tuple[Tensor, Tensor]], settings: Tensor) -> None:
         with torch.no_grad():
-            answers = [scratch(x, (y - y.mean()) / y.std()).posterior(settings) for x, y in sets]
+            answers = [scratch(x, _standardised(y)).posterior(settings) for x, y in sets]
             self.mean = torch.stack([answer.mean[:, 0] for answer in answers])  # (K, L)
             self.covariance = torch.stack([answer.distribution.covariance_matrix for answer in answers])
 
@@ -64,7 +64,7 @@ class Weighted:
     def __init__(
         self, sources: Sources, tried: Sequence[int], x: Tensor, y: Tensor, seed: int, draws: int = 64
     ) -> None:
-        y = (y - y.mean()) / y.std()
+        y = _standardised(y)
         self.sources, self.own, self.best = sources, scratch(x, y), y.max()
         torch.manual_seed(seed)
         with torch.no_grad():
@@ -89,6 +89,10 @@ class Weighted:
         z = (mean - self.best) / deviation
         normal = torch.distributions.Normal(0.0, 1.0)
         return deviation * (normal.log_prob(z).exp() + z * normal.cdf(z))
+
+
+def _standardised(y: Tensor) -> Tensor:
+    return (y - y.mean()) / y.std().clamp(min=1e-6)  # some settings do equally well
 
 
 def _left_out(model: Any) -> tuple[Tensor, Tensor]:
