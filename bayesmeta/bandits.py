@@ -25,8 +25,8 @@ Choice: TypeAlias = Callable[[Posterior, Tensor, int], Tensor]
 def thompson(posterior: Posterior, arms: Tensor, left: int) -> Tensor:
     """The best arm of one function that is drawn from the posterior: each arm as often as it is likely to be the best.
 
-    Thompson 1933, https://doi.org/10.2307/2332286. The arms' values are drawn together, so that correlations count. Where there is
-    no doubt about the function, as under `MAML`, it is `greedy`.
+    Thompson 1933, https://doi.org/10.2307/2332286. The arms' values are drawn together, so that correlations count. Where there
+    is no doubt about the function, as under `MAML`, it is `greedy`.
     """
     return posterior.functions(1)(arms).mean[0, ..., 0].argmax(1)
 

@@ -25,9 +25,9 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     Where functions are Gaussian (`ALPaCA`, `DKT`, `ADKL`, `ADKF` and these standardised) the model has their exact means and
     covariances, in the user's units and without noise, and asked with ``observation_noise=True`` with it. Where they are
     a mixture of such in equal parts (`PACOH`, an `Ensemble`), so is the model: BoTorch's `GaussianMixturePosterior`, over whose
-    parts its acquisition functions average. Other posteriors answer by S functions, drawn once, as BoTorch's ensembles do: moments
-    are those of the S, a sample is one of them. All answers have gradients by the candidates. BoTorch works in float64: give it a
-    learner and points that do, ``learner.double()`` and ``points(x, y, dtype=torch.float64)``.
+    parts its acquisition functions average. Other posteriors answer by S functions, drawn once, as BoTorch's ensembles do:
+    moments are those of the S, a sample is one of them. All answers have gradients by the candidates. BoTorch works in float64:
+    give it a learner and points that do, ``learner.double()`` and ``points(x, y, dtype=torch.float64)``.
 
     Args:
         posterior: of one task, B = 1, with inputs of D numbers and real targets.

@@ -1,4 +1,4 @@
-"""Bandits whose arms tell of each other: what an arm pays is linear in its features, with weights that differ from task to task."""
+"""Bandits whose arms tell of each other: what an arm pays is linear in its features, with weights that differ by task."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ the best arm pays on average less what the pulled ones do. All plays meet the sa
 Intervals are over bandits, 95 %, paired where a difference is shown.
 
 Ways to play: Thompson's, greedy, looking ahead (`bayesmeta.bandits`), and "each arm by itself", the best of what is drawn from
-predictions of the arms one by one, as is usual for learners without functions to draw. MAML has no doubt about the function, nor do the
-conditional processes: Thompson's way is then the greedy one.
+predictions of the arms one by one, as is usual for learners without functions to draw. MAML has no doubt about the function,
+nor do the conditional processes: Thompson's way is then the greedy one.
 """
 
 from __future__ import annotations
