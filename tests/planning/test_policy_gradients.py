@@ -36,7 +36,9 @@ THETA = 0.5 * torch.randn(STATES, ACTIONS, generator=DRAW, dtype=torch.float64)
 
 REWARDS = PAYS[PATHS[..., 0], PATHS[..., 1]]  # (L, H)
 RETURNS = REWARDS.sum(1)
-LUCK = MOVES[PATHS[:, :-1, 0], PATHS[:, :-1, 1], PATHS[:, 1:, 0]].log().sum(1)  # log p of the states, which θ does not move
+LUCK = (
+    MOVES[PATHS[:, :-1, 0], PATHS[:, :-1, 1], PATHS[:, 1:, 0]].log().sum(1)
+)  # log p of the states, which θ does not move
 
 
 def logs(theta: Tensor) -> Tensor:
