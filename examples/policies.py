@@ -1,10 +1,10 @@
 """A craft whose motors may be wired the wrong way round: adapt a policy by trying, or a model, and plan with it.
 
-It floats on a plane and is to come to the middle in ten steps. Each of its two motors pushes along one axis, harder or softer, and
-in some crafts backwards. Two ways to learn from other crafts how to learn of a new one:
+It floats on a plane and is to come to the middle in ten steps. Each of its two motors pushes along one axis, harder or softer,
+and in some crafts backwards. Two ways to learn from other crafts how to learn of a new one:
 
-- MAML for policies (Finn et al. 2017), with the sampling term (Al-Shedivat et al. 2018; Rothfuss et al. 2019): a policy from which
-  a single step of policy gradient, on twenty attempts with the new craft, leads to one that pays most.
+- MAML for policies (Finn et al. 2017), with the sampling term (Al-Shedivat et al. 2018; Rothfuss et al. 2019): a policy from
+  which a single step of policy gradient, on twenty attempts with the new craft, leads to one that pays most.
 - A Bayesian last layer of how crafts move (`ALPaCA`), told of some steps at random, and plans under it (`Planner`).
 
     python examples/policies.py        # half a minute on one core: prints a table
@@ -64,7 +64,7 @@ def attempts(theta: Tensor, parameters: Tensor, generator: torch.Generator) -> t
 
 
 def score(theta: Tensor, episode: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Its gradient is the policy gradient of each world ``(B,)``, without bias: what others of its attempts paid is compared with."""
+    """What has the policy gradient of each world ``(B,)``, without bias: an attempt is compared with the others there."""
     seen, done, paid = episode
     later = paid.flip(0).cumsum(0).flip(0)
     better = (later - later.mean(2, keepdim=True)) * ATTEMPTS / (ATTEMPTS - 1)

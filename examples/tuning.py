@@ -100,9 +100,9 @@ def main(steps: int = STEPS) -> dict[str, Tensor]:
             return best_next(to_botorch(posterior), x, accuracies[tried], left)
 
         def alone(tried: list[int], left: list[int], accuracies: Tensor = accuracies) -> int:
-            model = SingleTaskGP(x[tried], accuracies[tried][:, None])
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # a few points may be the same
+                model = SingleTaskGP(x[tried], accuracies[tried][:, None])
                 fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
             return best_next(model, x, accuracies[tried], left)
 

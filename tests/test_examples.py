@@ -102,7 +102,7 @@ def test_tuning(real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_policies() -> None:
-    """Twenty attempts improve a policy, ten steps a model more: paired over 64 crafts, each by more than three standard errors."""
+    """Twenty attempts improve a policy, ten steps a model more: paired over 64 crafts, by over three standard errors."""
     fixed, adapted, _, planned, known = runpy.run_path(str(EXAMPLES / "policies.py"))["main"]().values()
     for better, worse in ((adapted, fixed), (planned, adapted)):
         gain = better - worse

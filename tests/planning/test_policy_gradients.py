@@ -5,8 +5,8 @@ A policy θ is adapted by a step of policy gradient and judged by what it then p
     drawn:     J(θ) = E_{τ₁ τ₂ ~ p(τ | θ)} V(θ + α ĝ(τ₁, τ₂; θ)),  of the episodes that are drawn to adapt from,
     expected:  J(θ) = V(θ + α ∇V(θ)),                               of as many as one likes,
 
-with V(θ) = E_{τ ~ p(τ | θ)} R(τ) and ĝ the mean of R(τ) ∇ log p(τ | θ). Estimators are judged by their expectation, which is a sum
-over all episodes here, so that what is left is bias. Right are E-MAML for the first (Al-Shedivat et al. 2018,
+with V(θ) = E_{τ ~ p(τ | θ)} R(τ) and ĝ the mean of R(τ) ∇ log p(τ | θ). Estimators are judged by their expectation, which is a
+sum over all episodes here, so that what is left is bias. Right are E-MAML for the first (Al-Shedivat et al. 2018,
 https://arxiv.org/abs/1710.03641; Stadie et al. 2018, https://arxiv.org/abs/1803.01118), and DiCE for the second (Foerster et al.
 2018, https://arxiv.org/abs/1802.05098). MAML (Finn et al. 2017, https://arxiv.org/abs/1703.03400) leaves out that θ decides which
 episodes are drawn; to first order it also leaves out that θ decides how they are weighed. Its surrogate log π · R has the right
