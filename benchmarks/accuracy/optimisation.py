@@ -81,9 +81,15 @@ LEARNERS: dict[str, Callable[[], bm.Learner]] = {
     "DKT with a learned mean": dkt,
     "DKT with a mean of zero": lambda: dkt(mean=False),
     "ALPaCA": alpaca,
+    "three DKTs with a learned mean, mixed": lambda: bm.Ensemble([dkt() for _ in range(3)]),
 }
 OTHERS = ("process from scratch", "RGPE", "mean ranking", "random")
-STEPS = {"DKT with a learned mean": 800, "DKT with a mean of zero": 800, "ALPaCA": 1500}
+STEPS = {
+    "DKT with a learned mean": 800,
+    "DKT with a mean of zero": 800,
+    "ALPaCA": 1500,
+    "three DKTs with a learned mean, mixed": 800,
+}
 
 
 class Settings(bm.TaskSource):
