@@ -1,6 +1,6 @@
 """Ten evaluations for a new data set: settings of support vector machines, optimised by what other data sets taught.
 
-    BAYESMETA_DATA=... python benchmarks/accuracy/optimisation.py                # all, some twenty minutes of one core
+    BAYESMETA_DATA=... python benchmarks/accuracy/optimisation.py                # all, some forty minutes of one core
     BAYESMETA_DATA=... python benchmarks/accuracy/optimisation.py DKT --folds 0
     BAYESMETA_DATA=... python benchmarks/accuracy/optimisation.py --validate DKT # on data sets of training folds
     BAYESMETA_DATA=... python benchmarks/accuracy/optimisation.py --table        # prints what is there
@@ -12,6 +12,8 @@ settings that all methods share: the next setting is the one of the largest log 
 data sets. Beside them BoTorch's own process fitted to each data set's points alone; RGPE (Feurer, Letham & Bakshy 2018), its
 weights by how well each training data set's process ranks the points; settings in the order of their mean rank in training; and
 chance.
+
+A learner and a fold are an entry of the results, so that many calls may run beside each other, each with a name and `--folds`.
 
 Coverage is of 90 % intervals of a setting not tried, after ten evaluations. Settings were chosen by `--validate`.
 """
