@@ -23,10 +23,11 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     """The posterior of one task as a BoTorch model (the extra ``bo``): for `acqf`, `optimize_acqf`, Thompson sampling and so on.
 
     Where functions are Gaussian (`ALPaCA`, `DKT`, `ADKL`, `ADKF` and these standardised) the model has their exact means and
-    covariances, in the user's units and without noise, and asked with ``observation_noise=True`` with it. Other posteriors answer
-    by S functions, drawn once, as BoTorch's ensembles do: moments are those of the S, a sample is one of them. Either way answers
-    have gradients by the candidates. BoTorch works in float64: give it a learner and points that do, ``learner.double()``
-    and ``points(x, y, dtype=torch.float64)``.
+    covariances, in the user's units and without noise, and asked with ``observation_noise=True`` with it. Where they are
+    a mixture of such in equal parts (`PACOH`, an `Ensemble`), so is the model: BoTorch's `GaussianMixturePosterior`, over whose
+    parts its acquisition functions average. Other posteriors answer by S functions, drawn once, as BoTorch's ensembles do:
+    moments are those of the S, a sample is one of them. All answers have gradients by the candidates. BoTorch works in float64:
+    give it a learner and points that do, ``learner.double()`` and ``points(x, y, dtype=torch.float64)``.
 
     Args:
         posterior: of one task, B = 1, with inputs of D numbers and real targets.
@@ -49,6 +50,7 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     try:
         from botorch.models.ensemble import EnsembleModel
         from botorch.models.model import Model
+        from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
         from botorch.posteriors.gpytorch import GPyTorchPosterior
     except ImportError as error:
         raise ImportError("to_botorch needs BoTorch; pip install bayesmeta[bo]") from error
@@ -71,28 +73,38 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     targets = support.y.shape[2]
 
     class Exact(Model):
-        """Gaussian functions."""
+        """Gaussian functions, or K of them in equal parts: then K stands before q and D, as in BoTorch's own mixtures."""
 
         num_outputs = targets
-        batch_shape = torch.Size()
+
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self._is_ensemble = count > 1
+            self.parts = torch.Size([count] if count > 1 else [])
+
+        @property
+        def batch_shape(self) -> torch.Size:
+            return self.parts
 
         def posterior(
             self, X: Tensor, output_indices: Any = None, observation_noise: Any = False, posterior_transform: Any = None
         ) -> Any:
-            lead = X.shape[:-2]
             asked = X.reshape(-1, *X.shape[-2:])
-            mean, covariance, noise = posterior.expand(len(asked)).joint(asked)
+            copies = posterior.expand(len(asked))
+            mean, covariance, noise = copies._joints(copies._inputs(asked))  # (K, T, q, Y), (K, T, Y, q, q)
             if observation_noise is not False:
                 covariance = covariance + torch.diag_embed(noise.mT.square())
+            shape = (*X.shape[:-2], *self.parts)
             chosen = list(range(targets)) if output_indices is None else output_indices
             normals = [
                 MultivariateNormal(
-                    mean[..., i].reshape(*lead, -1), covariance[:, i].reshape(*lead, *covariance.shape[2:])
+                    mean[..., i].movedim(0, 1).reshape(*shape, -1),
+                    covariance[:, :, i].movedim(0, 1).reshape(*shape, *covariance.shape[3:]),
                 )
                 for i in chosen
             ]
             joint = normals[0] if len(normals) == 1 else MultitaskMultivariateNormal.from_independent_mvns(normals)
-            answer = GPyTorchPosterior(joint)
+            answer = (GaussianMixturePosterior if self._is_ensemble else GPyTorchPosterior)(joint)
             return answer if posterior_transform is None else posterior_transform(answer)
 
     class Drawn(EnsembleModel):
@@ -111,7 +123,7 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
             return found
 
     try:
-        posterior.joint(support.x[:, :1])
+        parts = posterior._joints(support.x[:, :1])
     except NotImplementedError:
         drawn = Drawn()
         values = drawn(support.x[0, :1] + 0.5)
@@ -121,4 +133,4 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
                 "learner, such as ALPaCA, DKT or ABML, or an Ensemble"
             ) from None
         return drawn
-    return Exact()
+    return Exact(len(parts.mean))

@@ -161,6 +161,10 @@ class Posterior(ABC):
     def _joint(self, x: Any) -> Joint:
         refuse_gaussian(self, "joint", "posterior", "draw from it, posterior.functions(S)")
 
+    def _joints(self, x: Any) -> Joint:
+        """The K normals whose mixture in equal parts the function's values are: each of the three with a leading K."""
+        return Joint(*(part[None] for part in self._joint(x)))
+
     def _misfit(self) -> tuple[Tensor, Tensor]:
         """Each task's number of points ``(B,)``, and their squared Mahalanobis distance to the prior's mean ``(B, Y)``."""
         refuse_gaussian(self, "learner", "learner", "likelihoods.StudentT() is for others")

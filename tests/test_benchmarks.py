@@ -46,6 +46,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.text_learners", "LEARNERS", SimpleNamespace(ways=5, labels=6), 300),
         lambda: built("accuracy.slots", "LEARNERS", 20),
         lambda: built("robustness.soak", "LEARNERS"),
+        lambda: built("accuracy.bandits", "LEARNERS"),
         lambda: built("cost.speed_learners", "LEARNERS", 8, 2, 2),
     ],
 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.answers import Functions
+from bayesmeta.answers import Functions, Joint
 from bayesmeta.data import Points
 from bayesmeta.distributions import apart, mixture, select
 from bayesmeta.functional import Frozen, Params, adaptable, unravel
@@ -176,6 +176,12 @@ class _Processes(Posterior):
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         mean, aleatoric, epistemic = self._moments(x)
         return mixture(self._normal(mean, aleatoric + epistemic))
+
+    def _joints(self, x: Any) -> Joint:
+        embedded, mean = self._embed(x)
+        inner, covariance, noise = self.process._joint(embedded)
+        parts = (inner + mean, covariance, noise)
+        return Joint(*(part.unflatten(0, (self.count, -1)) for part in parts))
 
     def _functions(self, samples: int) -> Functions:
         processes = self.process._functions(samples)

@@ -69,11 +69,18 @@ class Transformed(Posterior):
         return self._variance(aleatoric), self._variance(epistemic)
 
     def _joint(self, x: Any) -> Joint:
-        mean, covariance, noise = self.inner._joint(self._inward(x))
+        return self._moved(self.inner._joint(self._inward(x)))
+
+    def _joints(self, x: Any) -> Joint:
+        return self._moved(self.inner._joints(self._inward(x)))
+
+    def _moved(self, joint: Joint) -> Joint:
+        """What the map of the outputs makes of one normal, or of several with a leading K."""
+        mean, covariance, noise = joint
         if self.outputs is None:
-            return Joint(mean, covariance, noise)
+            return joint
         moved = self.outputs(Normal(mean, torch.ones_like(mean), validate_args=False).to_event(1))
-        scale = moved.stddev  # (B, M, Y)
+        scale = moved.stddev  # (..., B, M, Y)
         each = scale.mT
         return Joint(moved.mean, covariance * each[..., :, None] * each[..., None, :], noise * scale)
 

@@ -2,6 +2,7 @@
 
 from bayesmeta.tasks.answers import Candidates, Question, sentence_choices, span_choices, xquad
 from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.bandits import Bandits
 from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
 from bayesmeta.tasks.collages import Collages, coil20
@@ -31,6 +32,7 @@ from bayesmeta.tasks.worlds import CartPole, Pendulum, Transitions, World
 
 __all__ = [
     "ArrayTasks",
+    "Bandits",
     "Boxed",
     "Candidates",
     "CartPole",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-from bayesmeta.answers import Functions
+from bayesmeta.answers import Functions, Joint
 from bayesmeta.data import Episode, Points, move, observed
 from bayesmeta.distributions import apart, has_classes, temper
 from bayesmeta.evaluation import answers, reading
@@ -51,6 +51,13 @@ class Tempered(Transformed):
             return temper(draws, self.temperature, apart(centre, samples) if own else centre.expand(draws.mean.shape))
 
         return ask
+
+    def _moved(self, joint: Joint) -> Joint:
+        mean, covariance, noise = super()._moved(joint)
+        if mean.dim() == 4:  # of several normals the means spread too, around their own mean
+            centre = mean.mean(0)
+            mean = centre + self.temperature * (mean - centre)
+        return Joint(mean, covariance, noise)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         # One draw tells the kind of targets: a prediction might take many.

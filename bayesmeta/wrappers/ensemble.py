@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bayesmeta.answers import Functions
+from bayesmeta.answers import Functions, Joint
 from bayesmeta.data import Episode, Points
 from bayesmeta.distributions import mixture, select, stack, uncertainty
 from bayesmeta.learner import Learner
@@ -64,6 +64,12 @@ class _Mixed(Posterior):
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return mixture(stack([member._predictive(x, samples) for member in self.members]))
+
+    def _joints(self, x: Any) -> Joint:
+        each = [member._joints(x) for member in self.members]
+        if len({len(joint.mean) for joint in each}) > 1:  # parts that are not equal
+            return super()._joints(x)
+        return Joint(*(torch.cat(parts) for parts in zip(*each, strict=True)))
 
     def _updated(self, points: Points) -> Posterior:
         later = self._later()

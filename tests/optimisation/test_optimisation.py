@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
@@ -74,18 +78,118 @@ def test_acquisition_values_and_gradients_equal_those_of_a_single_task_gp(kind: 
     torch.testing.assert_close(found[1], expected[1], atol=1e-9, rtol=1e-6)
 
 
+class FunctionsOnly(bm.Posterior):
+    def __init__(self, inner: bm.Posterior) -> None:
+        super().__init__(inner.support)
+        self.inner = inner
+
+    def _functions(self, samples: int) -> Any:
+        return self.inner._functions(samples)
+
+
 def test_functions_answer_for_other_posteriors() -> None:
-    # ALPaCA behind a wrapper that only its functions pass through: moments of 4,000 draws, five standard errors.
+    # ALPaCA, asked for nothing but its functions: moments of 4,000 draws, five standard errors.
     x, y = data()
     torch.manual_seed(0)
     learner = bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.likelihoods.Gaussian(NOISE)).double()
     exact = to_botorch(learner(bm.points(x, y, dtype=torch.float64)))
-    drawn = to_botorch(bm.Ensemble([learner])(bm.points(x, y, dtype=torch.float64)), samples=4000)
+    drawn = to_botorch(FunctionsOnly(learner(bm.points(x, y, dtype=torch.float64))), samples=4000)
     asked = torch.rand(3, 2, 2, dtype=torch.float64)
     mine, law = drawn.posterior(asked), exact.posterior(asked)
     assert ((mine.mean - law.mean).abs() < 5 * (law.variance / 4000).sqrt()).all()
     torch.testing.assert_close(mine.variance, law.variance, rtol=0.12, atol=0)
     assert mine.rsample(torch.Size([6])).shape == (6, 3, 2, 1)
+
+
+def processes(targets: int = 1) -> tuple[list[bm.Learner], bm.Points]:
+    """Three processes with hyperparameters of their own, each standardised, and what they are told."""
+    x, y = data()
+    y = torch.cat([y, 100 - 50 * y], -1)[:, :targets]
+    learners: list[bm.Learner] = []
+    for scale in (0.2, 0.5, 1.0):
+        kernel = ScaleKernel(MaternKernel(2.5))
+        kernel.base_kernel.lengthscale, kernel.outputscale = scale, 2 * scale
+        inner = bm.DKT(nn.Identity(), kernel, bm.likelihoods.Gaussian(NOISE))
+        learners.append(bm.Standardized(inner, x_loc=x.mean(0), x_scale=x.std(0), y_loc=y.mean(0), y_scale=y.std(0)))
+    return [learner.double() for learner in learners], bm.points(x, y, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_an_ensemble_of_processes_is_the_mixture_in_closed_form(targets: int) -> None:
+    learners, given = processes(targets)
+    asked = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = to_botorch(bm.Ensemble(learners)(given)).posterior(asked)
+    assert found.mean.shape == (4, 3, 3, targets)  # K before q and targets
+    each = [learner(given).expand(4).joint(asked) for learner in learners]
+    means = torch.stack([joint.mean for joint in each])
+    variances = torch.stack([joint.covariance.diagonal(dim1=2, dim2=3).mT for joint in each])
+    torch.testing.assert_close(found.mixture_mean, means.mean(0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        found.mixture_variance, variances.mean(0) + means.var(0, correction=0), rtol=1e-9, atol=1e-9
+    )
+    if targets == 1:
+        spread = means[..., 0] - means[..., 0].mean(0)
+        whole = torch.stack([joint.covariance[:, 0] for joint in each]).mean(0)
+        whole = whole + (spread[..., None] * spread[..., None, :]).mean(0)
+        torch.testing.assert_close(found.mixture_covariance_matrix.to_dense(), whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["PACOH", "standardised PACOH", "tempered ensemble", "ensemble of PACOHs"])
+def test_a_mixtures_moments_are_those_of_its_prediction(kind: str) -> None:
+    x, y = data()
+    torch.manual_seed(3)
+
+    def pacoh() -> bm.Learner:
+        mean = bm.networks.MLP(2, 1, hidden=(8,), activation=nn.Tanh)
+        return bm.PACOH(nn.Identity(), ScaleKernel(MaternKernel()), bm.likelihoods.Gaussian(NOISE), tasks=9, mean=mean)
+
+    learner: bm.Learner = pacoh()
+    if kind == "standardised PACOH":
+        learner = bm.Standardized(pacoh(), x_loc=x.mean(0), x_scale=x.std(0), y_loc=y.mean(0), y_scale=3 * y.std(0))
+    elif kind == "tempered ensemble":
+        learner = bm.Calibrated(bm.Ensemble(processes()[0]), temperature=1.7)
+    elif kind == "ensemble of PACOHs":
+        learner = bm.Ensemble([pacoh(), pacoh()])
+    posterior = learner.double()(bm.points(x, y, dtype=torch.float64))
+    asked = torch.rand(4, 3, 2, dtype=torch.float64)
+    found, expected = to_botorch(posterior).posterior(asked, observation_noise=True), posterior.expand(4)(asked)
+    assert found.mean.shape[1] == {"tempered ensemble": 3, "ensemble of PACOHs": 10}.get(kind, 5)
+    torch.testing.assert_close(found.mixture_mean, expected.mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.mixture_variance, expected.variance, rtol=1e-9, atol=1e-9)
+
+
+def test_acquisition_of_a_mixture_is_the_mean_of_its_parts() -> None:
+    learners, given = processes()
+    best, model = data()[1].max(), to_botorch(bm.Ensemble(learners)(given))
+    x = torch.rand(5, 1, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    each = [LogExpectedImprovement(to_botorch(learner(given)), best)(x) for learner in learners]
+    expected = torch.stack(each).logsumexp(0) - math.log(3)
+    found = LogExpectedImprovement(model, best)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    slopes = [torch.autograd.grad(value.sum(), x, retain_graph=True)[0] for value in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-9)
+    sampler = IIDNormalSampler(torch.Size([4096]), seed=3)  # 4,096 draws: five standard errors are below 8 %
+    pending = torch.rand(2, 2, dtype=torch.float64)
+    drawn = qLogExpectedImprovement(model, best, sampler=sampler)(x).exp()
+    torch.testing.assert_close(drawn, found.exp(), rtol=0.08, atol=0.005)
+    assert qLogExpectedImprovement(model, best, sampler=sampler, X_pending=pending)(x).shape == (5,)
+    limits = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    candidate, value = optimize_acqf(LogExpectedImprovement(model, best), limits, q=1, num_restarts=2, raw_samples=16)
+    assert candidate.shape == (1, 2)
+    assert value >= LogExpectedImprovement(model, best)(torch.rand(200, 1, 2, dtype=torch.float64)).max() - 1e-6
+
+
+def test_a_saved_posterior_is_the_same_model(tmp_path: Path) -> None:
+    x, y = data()
+    torch.manual_seed(3)
+    learner = bm.PACOH(nn.Identity(), ScaleKernel(MaternKernel()), bm.likelihoods.Gaussian(NOISE), tasks=9).double()
+    given = bm.points(x, y, dtype=torch.float64)
+    bm.save(learner, tmp_path / "posterior", support=given)
+    asked = torch.rand(2, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(
+        to_botorch(bm.load(tmp_path / "posterior")).posterior(asked).mean,
+        to_botorch(learner(given)).posterior(asked).mean,
+    )
 
 
 def test_several_targets_and_scalings_pass_through() -> None:
