@@ -36,13 +36,13 @@ def transitions(
 ) -> EnvironmentTransitions:
     """Steps of an actor in environments of one's own: x is an observation with an action, y how it changes.
 
-    The support is the first steps in a world, in the order of time; the query is of other attempts in it. An attempt that ends, by
-    either of an environment's two words for it, begins anew. Actions of a ``Discrete`` space are one of n, a vector with a 1 in its
-    place (`Choices`); others are numbers within limits (`Bounded`). ``tasks.actions`` says which, for a `Planner`.
+    The support is the first steps in a world, in the order of time; the query is of other attempts in it. An attempt that ends,
+    by either of an environment's two words for it, begins anew. Actions of a ``Discrete`` space are one of n, a vector with a 1
+    in its place (`Choices`); others are numbers within limits (`Bounded`). ``tasks.actions`` says which, for a `Planner`.
 
     Args:
-        make_env: makes the environment of a world, given its number from 0 to 2³¹ - 1: all that differs between worlds must follow
-            from that number. One is stepped at a time, and closed.
+        make_env: makes the environment of a world, given its number from 0 to 2³¹ - 1: all that differs between worlds must
+            follow from that number. One is stepped at a time, and closed.
         actor: what is done at observations ``(1, O)``; any action, each as likely, if None. A network is copied, so that episodes
             depend on the arguments, the seed and the number of the episode alone.
         batch: B, worlds in an episode.
@@ -127,7 +127,9 @@ class EnvironmentTransitions(TaskSource):
             ValueError: there is no world.
         """
         if not len(numbers):
-            raise ValueError("numbers: expected those of one world at least, got none; give make_env's argument of each")
+            raise ValueError(
+                "numbers: expected those of one world at least, got none; give make_env's argument of each"
+            )
         return self._seeded(index, lambda generator: self._of(numbers, generator))
 
     @torch.no_grad()
@@ -171,7 +173,9 @@ class EnvironmentTransitions(TaskSource):
         except (TypeError, ValueError):
             finite = False
         if not finite:
-            raise ValueError(f"reward: expected a finite number at every step, got {reward}; look at the environment's step")
+            raise ValueError(
+                f"reward: expected a finite number at every step, got {reward}; look at the environment's step"
+            )
         return self._observed(after), bool(terminated) or bool(truncated)
 
     def _spelled(self, action: Tensor) -> Any:
@@ -214,7 +218,9 @@ def _refuse(name: str, expected: str, got: str) -> NoReturn:
 def _spelled_out(space: Any) -> str:
     """A space's kind, and what is in it by name."""
     inside = getattr(space, "spaces", None)
-    return f"a {type(space).__name__}" + (f" of {list(inside)}" if inside else f" of shape {getattr(space, 'shape', None)}")
+    return f"a {type(space).__name__}" + (
+        f" of {list(inside)}" if inside else f" of shape {getattr(space, 'shape', None)}"
+    )
 
 
 def _size(env: Any) -> int:

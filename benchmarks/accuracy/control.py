@@ -12,8 +12,8 @@ training seeds, with a 95 % interval that draws worlds anew, each with all its a
 
 - pendulum: an attempt of 200 steps from below, after 50 random steps in this world; *online* knows no step before, and is told
   each of its own. *Scratch* is a network of this world's 50 steps alone, with the ALPaCA of its seed as none.
-- flips: 300 steps, online; the motor turns the other way from the 150th on. What the last 100 steps pay. `Changepoints` plans with
-  one function drawn anew at each step.
+- flips: 300 steps, online; the motor turns the other way from the 150th on. What the last 100 steps pay. `Changepoints` plans
+  with one function drawn anew at each step.
 - limit: a pendulum at any angle that should not pass 6 rad/s, each step beyond which costs 30 more; after 10 random steps, 256
   worlds. The share of 60 steps beyond the limit, for plans on the mean and on five functions.
 - cart-pole: 150 steps from below, after 50 random ones.
@@ -146,7 +146,9 @@ def measured(entry: str, seed: int, validate: bool, count: int | None = None) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="?", default="", help="how an entry begins, such as 'pendulum; ALPaCA'; all if none")
+    parser.add_argument(
+        "which", nargs="?", default="", help="how an entry begins, such as 'pendulum; ALPaCA'; all if none"
+    )
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--table", action="store_true", help="print the entries that are there")
     parser.add_argument("--validate", action="store_true", help="in 16 worlds of validation; nothing is kept")

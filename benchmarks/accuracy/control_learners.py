@@ -1,4 +1,4 @@
-"""What is trained and who acts in benchmarks/accuracy/control.py: learners of dynamics, those without others' data, and physics."""
+"""What is trained and who acts in benchmarks/accuracy/control.py: learners of dynamics, networks from scratch, physics."""
 
 from __future__ import annotations
 
@@ -139,5 +139,3 @@ def below(world: World, worlds: int) -> Tensor:
     """At rest, hanging down."""
     rest = [-1.0, 0.0, 0.0] if isinstance(world, Pendulum) else [0.0, 0.0, -1.0, 0.0, 0.0]
     return torch.tensor(rest).repeat(worlds, 1)
-
-

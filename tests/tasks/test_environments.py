@@ -51,7 +51,7 @@ def test_steps_follow_the_physics_of_their_world() -> None:
     tasks = transitions(Line, batch=3, shots=6, queries=30, attempt=10)
     episode = tasks.in_worlds([1, 2, 3], 5)
     for points in episode:
-        place, speed, action = points.x.unbind(-1)
+        _, speed, action = points.x.unbind(-1)
         gains = torch.tensor([1.0, -1.0, 1.0])[:, None]
         torch.testing.assert_close(points.y, torch.stack([0.1 * speed, 0.5 * gains * action], -1), atol=1e-6, rtol=1e-6)
         assert action.abs().max() <= 1
@@ -91,7 +91,7 @@ def test_choices_reach_the_environment_as_numbers() -> None:
             return float(action)
 
         def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-            self.state = self.state + [0.0, self.gain * self.push(action)]
+            self.state = self.state + np.array([0.0, self.gain * self.push(action)])
             return self.state, 0.0, False, False, {}
 
     tasks = transitions(Buttons, batch=2, shots=3, queries=60)
@@ -156,7 +156,10 @@ def changed(**attributes: Any) -> Any:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (changed(observation_space=Dict()), r"observation: expected a vector.* got a Dict of \['place', 'speed'\]; wrap"),
+        (
+            changed(observation_space=Dict()),
+            r"observation: expected a vector.* got a Dict of \['place', 'speed'\]; wrap",
+        ),
         (changed(action_space=Dict()), r"action: expected a vector.* got a Dict of \['place', 'speed'\]"),
         (changed(observation_space=SimpleNamespace(shape=(8, 8, 3), low=0)), r"observation: .* of shape \(8, 8, 3\)"),
         (changed(observation_space=SimpleNamespace(n=5, shape=())), "observation: expected a vector"),
@@ -174,7 +177,10 @@ def test_spaces_that_are_no_vectors_are_named(env: Any, message: str) -> None:
     [
         ((np.zeros(2), float("nan"), False, False, {}), "reward: expected a finite number at every step, got nan"),
         ((np.zeros(2), None, False, False, {}), "reward: expected a finite number at every step, got None"),
-        ((np.zeros(3), 0.0, False, False, {}), r"observation: expected finite numbers of shape \(2,\).* got shape \(3,\)"),
+        (
+            (np.zeros(3), 0.0, False, False, {}),
+            r"observation: expected finite numbers of shape \(2,\).* got shape \(3,\)",
+        ),
         ((np.array([0.0, np.inf]), 0.0, False, False, {}), "observation: expected finite .* got NaN or infinity"),
         (({"place": 0.0}, 0.0, False, False, {}), r"observation: expected a vector .* a dictionary of \['place'\]"),
         ((np.zeros(2), 0.0, False, {}), "make_env: expected step to return .* got 4 values"),
