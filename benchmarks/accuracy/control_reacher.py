@@ -4,10 +4,11 @@
     python benchmarks/accuracy/control_reacher.py            # five seeds, some minutes of one core each
     python benchmarks/accuracy/control_reacher.py --seeds 0 --worlds 8 --validate
 
-gymnasium's Reacher-v5 (two joints, a target, 50 steps), each joint's gear times a number from 0.7 to 1.3 of either sign. ALPaCA
-is trained on random steps in worlds of training; in others it plans on the mean of its predictions, knowing no step (*none*) or ten
-random ones (*10*). *Oracle* plans with the ALPaCA of the same seed after 200 steps in the world, which leave its gears in no doubt.
-The paired gain is 10 less none, with a 95 % interval that draws worlds anew. Settings are of one try in eight worlds of validation.
+gymnasium's Reacher-v5 (two joints, a target, 50 steps), each joint's gear times a number from 0.7 to 1.3 of either sign.
+ALPaCA is trained on random steps in worlds of training; in others it plans on the mean of its predictions, knowing no step
+(*none*) or ten random ones (*10*). *Oracle* plans with the ALPaCA of the same seed after 200 steps in the world, which leave its
+gears in no doubt. The paired gain is 10 less none, with a 95 % interval that draws worlds anew. Settings are those of one try in
+eight worlds of validation, on less training.
 """
 
 from __future__ import annotations
