@@ -267,8 +267,10 @@ class Planner:
 
     def _model(self) -> Callable[[Tensor], Tensor]:
         if self.functions is None:
-            mean: Callable[[Tensor], Tensor] = lambda x: self.posterior(x[0]).mean[None]  # noqa: E731
-            return mean
+            posterior = self.posterior
+            if isinstance(posterior, Posterior):  # its mean alone, without the spread, which may cost most
+                return lambda x: posterior._mean(posterior._inputs(x[0]))[None]
+            return lambda x: posterior(x[0]).mean[None]
         drawn, count = self.posterior.functions(self.functions), self.functions
         return lambda x: drawn(x.expand(count, *x.shape[1:])).mean
 

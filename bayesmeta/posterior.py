@@ -108,10 +108,7 @@ class Posterior(ABC):
         return lambda x: drawn(*self._questions(x, samples))
 
     def draws(self, x: Any, samples: int) -> Distribution:
-        """S functions from the posterior at x: batch ``(S, B, M)``, event ``*Y``. Uses torch's global generator.
-
-        It is one question to `functions`, and takes x as they do.
-        """
+        """One question to `functions`, of x as they take it: batch ``(S, B, M)``, event ``*Y``. From torch's global generator."""
         return self.functions(samples)(x)
 
     @abstractmethod
@@ -273,6 +270,9 @@ class Posterior(ABC):
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return mixture(self._functions(samples or self._samples)(x, False))
+
+    def _mean(self, x: Any) -> Tensor:
+        return self._predictive(x).mean
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         """The aleatoric and the epistemic part at x, each ``(B, M, *Y)``."""

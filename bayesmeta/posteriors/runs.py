@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 from bayesmeta.answers import Functions
 from bayesmeta.border import readable
 from bayesmeta.data import Points, seen
-from bayesmeta.distributions import log_prob, mixture, uncertainty
+from bayesmeta.distributions import apart, log_prob, mixture, stack, uncertainty
 from bayesmeta.distributions.family import family
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import generator
@@ -88,17 +88,17 @@ class Runs(Posterior):
         return mixture(each, self.log_weights.mT[..., None])
 
     def _functions(self, samples: int) -> Functions:
-        each, (tasks, runs) = self.runs._functions(samples), self.log_weights.shape
-        device = self.log_weights.device
+        (tasks, runs), device = self.log_weights.shape, self.log_weights.device
         lot = torch.rand(samples, 1, 1, dtype=torch.float64, device=device, generator=generator(device))
         chosen = (self.log_weights.detach().softmax(1).cumsum(1) < lot).sum(-1).clamp(max=runs - 1)  # (S, B)
         places = torch.arange(tasks, device=device) * runs + chosen
-        draws = torch.arange(samples, device=device)[:, None]
+        each = [self.runs._chosen(at)._functions(1) for at in places]  # the other runs need not be asked
 
         def ask(x: Any, own: bool) -> Distribution:
-            found = each(self._each(x), own)  # (S, B K, M)
-            picked: Distribution = family(found).map(found, lambda p: p[draws, places])
-            return picked
+            asked = [tree_map(lambda leaf, s=s: apart(leaf, samples)[s], x) if own else x for s in range(samples)]
+            found = stack([one(part, False) for one, part in zip(each, asked, strict=True)])  # (S, 1, B, M)
+            answers: Distribution = family(found).map(found, lambda p: p.squeeze(1))
+            return answers
 
         return ask
 

@@ -54,6 +54,10 @@ class Transformed(Posterior):
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         return self._mapped(self.inner._predictive(self._inward(x), samples))
 
+    def _mean(self, x: Any) -> Tensor:
+        mean = self.inner._mean(self._inward(x))
+        return mean if self.outputs is None else self.outputs(Normal(mean, 1.0, validate_args=False)).mean
+
     def _functions(self, samples: int) -> Functions:
         inner = self.inner._functions(samples)
         return lambda x, own: self._mapped(inner(self._inward(x), own))

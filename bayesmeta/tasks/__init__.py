@@ -9,6 +9,7 @@ from bayesmeta.tasks.collages import Collages, coil20
 from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
+from bayesmeta.tasks.environments import transitions
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -90,6 +91,7 @@ __all__ = [
     "tasks_from_arrays",
     "tasks_from_frame",
     "tatoeba",
+    "transitions",
     "translation_points",
     "xquad",
 ]

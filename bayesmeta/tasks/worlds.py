@@ -5,19 +5,17 @@ Shape letters: B worlds, O numbers of an observation, A of an action, P of a wor
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
-from bayesmeta.learner import Learner
 from bayesmeta.planning import Bounded, Choices
+from bayesmeta.tasks.acting import Actor, acted, frozen_actor
 from bayesmeta.tasks.source import TaskSource, normal, shots_per_task, uniform
 
 __all__ = ["CartPole", "Pendulum", "Transitions", "World"]
@@ -169,10 +167,6 @@ class CartPole(World):
         return torch.stack(held, -1)
 
 
-Actor = Callable[[Tensor, torch.Generator], Tensor]
-"""What is done: ``(B, A)``, of observations ``(B, O)`` and random numbers."""
-
-
 @final
 class Transitions(TaskSource):
     """Steps of an actor in worlds with parameters of their own: x is an observation with an action, y how it changes.
@@ -217,22 +211,14 @@ class Transitions(TaskSource):
         super().__init__(seed=seed, length=length)
         if not isinstance(world, World):
             raise TypeError(f"world: expected a World such as Pendulum(), got {type(world).__name__}")
-        if isinstance(actor, Learner):
-            raise ValueError(
-                f"actor: expected what acts, got the learner {type(actor).__name__}: episodes would depend on how far its "
-                "training is; give a function (observations, generator) -> actions of a copy"
-            )
-        if actor is not None and not callable(actor):
-            raise TypeError(
-                f"actor: expected a function (observations, generator) -> actions, got {type(actor).__name__}"
-            )
+        actor = frozen_actor(actor)
         for name, value in (("batch", batch), ("queries", queries), ("attempt", attempt)):
             check_count(name, value)
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise: expected a standard deviation of at least 0, got {noise}")
         shots_per_task(shots, 1, torch.Generator())
         self.world = world
-        self.actor: Any = copy.deepcopy(actor) if isinstance(actor, nn.Module) else actor
+        self.actor = actor
         self.batch, self.shots, self.queries, self.attempt, self.noise = batch, shots, queries, attempt, noise
 
     def draw(self, generator: torch.Generator) -> Episode:
@@ -265,7 +251,7 @@ class Transitions(TaskSource):
         for step in range(steps):
             if step % attempt == 0:
                 observation = self.world.reset(parameters, generator)
-            action = self._action(observation, generator)
+            action = self.world.actions.within(acted(self.actor, self.world.actions, observation, generator))
             after = self.world.step(observation, action, parameters)
             if after.shape != observation.shape or not after.isfinite().all():
                 raise ValueError(
@@ -277,23 +263,3 @@ class Transitions(TaskSource):
             observation = after
         changes = torch.stack(y, 1)
         return torch.stack(x, 1), changes + self.noise * normal(*changes.shape, generator=generator)
-
-    def _action(self, observation: Tensor, generator: torch.Generator) -> Tensor:
-        actions = self.world.actions
-        if self.actor is None:
-            level = uniform(len(observation), actions.size, generator=generator)
-            if isinstance(actions, Choices):
-                return actions.within(level)
-            low, high = (level.new_tensor(limit) for limit in (actions.low, actions.high))
-            return low + (high - low) * level
-        found = self.actor(observation, generator)
-        if (
-            not isinstance(found, Tensor)
-            or found.shape != (len(observation), actions.size)
-            or not found.isfinite().all()
-        ):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"actor: expected finite actions {(len(observation), actions.size)}, got {shape}; return one for each world"
-            )
-        return actions.within(found)

@@ -160,3 +160,15 @@ def test_observations_and_rewards_of_other_shapes_are_named() -> None:
     for pays in (lambda o, a, n: n, lambda o, a, n: n[..., :1], lambda o, a, n: 1.0):
         with pytest.raises(ValueError, match="reward: expected a number for each step"):
             plan(drive, torch.zeros(1, 2), pays, limits)
+
+
+def test_the_mean_that_is_planned_on_is_the_predictions() -> None:
+    # Linear posteriors leave out the spread; all others, and those around them, answer by the prediction itself.
+    network = bm.networks.MLP(3, 2, hidden=(8,))
+    line = bm.ALPaCA(network.features, network.head, bm.likelihoods.Gaussian(0.3))
+    scaling = {"x_loc": 0.5, "x_scale": 2.0, "y_loc": [1.0, -3.0], "y_scale": [0.5, 4.0]}
+    support, x = bm.points([torch.rand(5, 3)] * 2, [torch.rand(5, 2)] * 2), torch.rand(2, 7, 3)
+    for learner in (line, bm.MAML(network, bm.likelihoods.Gaussian()), bm.Changepoints(line, 0.1)):
+        for around in (learner, bm.Standardized(learner, **scaling)):
+            posterior = around(support)
+            torch.testing.assert_close(posterior._mean(x), posterior(x).mean)
