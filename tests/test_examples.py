@@ -95,6 +95,9 @@ def test_new_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knows, exact, draws, mean, nothing = (levels[-1] for levels in found.values())
     assert (draws - nothing) / (knows - nothing) > 0.9 * (exact - nothing) / (knows - nothing)
     assert mean < nothing + 0.5 * (knows - nothing)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("real", [False, True])
 def test_tuning(real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five and ten evaluations what other data sets taught is ahead of this one's process, and that of chance after ten."""
