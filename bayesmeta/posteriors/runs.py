@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 from bayesmeta.answers import Functions
 from bayesmeta.border import readable
 from bayesmeta.data import Points, seen
-from bayesmeta.distributions import apart, log_prob, mixture, stack, uncertainty
+from bayesmeta.distributions import apart, log_prob, mixture, uncertainty
 from bayesmeta.distributions.family import family
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import generator
@@ -92,12 +92,12 @@ class Runs(Posterior):
         lot = torch.rand(samples, 1, 1, dtype=torch.float64, device=device, generator=generator(device))
         chosen = (self.log_weights.detach().softmax(1).cumsum(1) < lot).sum(-1).clamp(max=runs - 1)  # (S, B)
         places = torch.arange(tasks, device=device) * runs + chosen
-        each = [self.runs._chosen(at)._functions(1) for at in places]  # the other runs need not be asked
+        drawn = self.runs._chosen(places.flatten())._functions(1)  # of S B tasks; the other runs need not be asked
 
         def ask(x: Any, own: bool) -> Distribution:
-            asked = [tree_map(lambda leaf, s=s: apart(leaf, samples)[s], x) if own else x for s in range(samples)]
-            found = stack([one(part, False) for one, part in zip(each, asked, strict=True)])  # (S, 1, B, M)
-            answers: Distribution = family(found).map(found, lambda p: p.squeeze(1))
+            by_function = apart if own else lambda leaf, _: leaf.expand(samples, *leaf.shape)
+            found = drawn(tree_map(lambda leaf: by_function(leaf, samples).flatten(0, 1), x), False)  # (1, S B, M)
+            answers: Distribution = family(found).map(found, lambda p: p.squeeze(0).unflatten(0, (samples, tasks)))
             return answers
 
         return ask
