@@ -96,14 +96,17 @@ def join(parts: Sequence[Episode]) -> Episode:
     return Episode(concatenate(*(part.support for part in parts)), concatenate(*(part.query for part in parts)))
 
 
-def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Generator) -> Episode:
-    """Divides each task's observed points at random into a support and a query.
+def split(
+    given: Points, shots: Tensor, queries: int | None, generator: torch.Generator, *, ordered: bool = False
+) -> Episode:
+    """Divides each task's observed points into a support and a query, at random or in their order.
 
     Args:
         given: the points of B tasks.
         shots: ``(B,)``, how many points of each task become support.
         queries: how many of the others become query, at most; all of them if None.
         generator: the source of randomness.
+        ordered: whether the first points become support and the next ones query.
 
     Raises:
         ValueError: a task would be left with no query point.
@@ -125,9 +128,11 @@ def split(given: Points, shots: Tensor, queries: int | None, generator: torch.Ge
             f"shots: expected fewer support points than the task has, got {int(shots[task])} shots for the "
             f"{int(count[task])} points of task {task}; lower shots or drop the task, so that a query point is left"
         )
-    # A random order of each task's observed points, unobserved ones last.
-    order = torch.rand(there.shape, generator=generator, dtype=torch.float32, device=generator.device)
-    order = order.masked_fill(~there, 2.0).argsort(1)
+    if ordered:
+        order = (~there).long().argsort(dim=1, stable=True)  # unobserved ones last
+    else:
+        order = torch.rand(there.shape, generator=generator, dtype=torch.float32, device=generator.device)
+        order = order.masked_fill(~there, 2.0).argsort(1)
     left = count - shots if queries is None else (count - shots).clamp(max=queries)
     return Episode(_take(given, order, shots * 0, shots), _take(given, order, shots, left))
 

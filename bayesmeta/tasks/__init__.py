@@ -1,7 +1,7 @@
 """Task sources, one a file: synthetic ones with an oracle, users' own data, real families."""
 
 from bayesmeta.tasks.answers import Candidates, Question, sentence_choices, span_choices, xquad
-from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks.arrays import ArrayTasks, tasks_from_arrays
 from bayesmeta.tasks.bandits import Bandits
 from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
@@ -10,6 +10,7 @@ from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
 from bayesmeta.tasks.environments import transitions
+from bayesmeta.tasks.frames import tasks_from_frame
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian

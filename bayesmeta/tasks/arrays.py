@@ -1,4 +1,4 @@
-"""Users' own data as a task source: arrays with a task id a row, or a data frame."""
+"""Users' own data as a task source: arrays with a task id a row."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
-from bayesmeta.border import as_numbers, as_tensor, check_spread, is_whole, stack
+from bayesmeta.border import as_tensor, check_spread, is_whole
 from bayesmeta.border.points import assemble
 from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
-__all__ = ["ArrayTasks", "Division", "tasks_from_arrays", "tasks_from_frame"]
+__all__ = ["ArrayTasks", "Division", "tasks_from_arrays"]
 
 
 class Division(TypedDict, total=False):
@@ -30,7 +30,7 @@ class Division(TypedDict, total=False):
 
 @final
 class ArrayTasks(TaskSource):
-    """Episodes from the points of T given tasks: each task's points are divided anew into support and query.
+    """Episodes from the points of T given tasks: each task's points are divided anew into support and query, at random.
 
     Args:
         points: all points of the T tasks (ragged tasks are padded).
@@ -39,6 +39,8 @@ class ArrayTasks(TaskSource):
         shots: support points a task, or a range (low, high) from which each task's number is drawn, and lowered where a
             task has too few points to leave one for the query.
         queries: query points a task at most; None for all that are left.
+        ordered: whether the division keeps the points' order, for forecasts: the support are a task's first points, and the
+            query are the next ones.
         seed, length: see `TaskSource`.
 
     Raises:
@@ -53,6 +55,7 @@ class ArrayTasks(TaskSource):
         batch: int | None = None,
         shots: int | tuple[int, int] = 5,
         queries: int | None = None,
+        ordered: bool = False,
         seed: int = 0,
         length: int = 1_000_000,
     ) -> None:
@@ -80,6 +83,7 @@ class ArrayTasks(TaskSource):
         self.batch = batch
         self.shots = shots
         self.queries = queries
+        self.ordered = ordered
 
     def members(self, index: int) -> Tensor:
         return self._chosen(self._generator(index))
@@ -94,7 +98,7 @@ class ArrayTasks(TaskSource):
         chosen = self._chosen(generator)
         given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
         shots = shots_per_task(self.shots, len(chosen), generator).minimum(seen(given).sum(1) - 1)
-        return split(given, shots, self.queries, generator)
+        return split(given, shots, self.queries, generator, ordered=self.ordered)
 
 
 def tasks_from_arrays(
@@ -105,6 +109,7 @@ def tasks_from_arrays(
     classes: int | None = None,
     event_dims: int = 0,
     mask: Any = None,
+    order: Any = None,
     whole: bool = False,
     dtype: torch.dtype | None = None,
     **division: Unpack[Division],
@@ -119,14 +124,17 @@ def tasks_from_arrays(
         classes: W if y holds labels 0 to W - 1; None for regression.
         event_dims: how many dimensions the labels of one row have, see `points`.
         mask: which entries of y are observed, bool of its shape; None for all.
+        order: when each row was measured, ``(rows,)``, numbers, dates or whatever can be sorted. The support is then always a
+            task's earliest `shots` points, and the query the next ones, at most `queries`: forecasts. Rows of the same time
+            keep their order. None divides at random.
         whole: whether whole numbers in x stay what they are, as token ids must; else they become floating.
         dtype: floating type of the episodes; torch's default type at this call if None.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
-        ValueError: x, y and task_ids differ in length, a value is not a number (see `tasks_from_frame`) or not finite, the
-            floating type cannot hold the values, their squares or their variances, or tell those of one task apart, or a task
-            has a single row.
+        ValueError: x, y, task_ids and order differ in length, a row has no time or one that cannot be compared, a value is not a
+            number (see `tasks_from_frame`) or not finite, the floating type cannot hold the values, their squares or their
+            variances, or tell those of one task apart, or a task has a single row.
 
     Example:
         >>> tasks = tasks_from_arrays([0.0, 1.0, 2.0, 3.0], [0, 1, 2, 3], ["a", "a", "b", "b"], shots=1)
@@ -160,6 +168,8 @@ def tasks_from_arrays(
             )
         groups.setdefault(task, []).append(row)
     names, rows = [str(name) for name in groups], list(groups.values())
+    if order is not None:
+        rows = _in_time(rows, order, len(ids))
     for name, mine in zip(names, rows, strict=True):
         if len(mine) < 2:
             raise ValueError(
@@ -180,7 +190,27 @@ def tasks_from_arrays(
     ys, masks = ([values[mine] for mine in rows] if values is not None else None for values in (y, mask))
     assert ys is not None
     given = assemble(xs, ys, classes=classes, event_dims=event_dims, masks=masks, whole=whole, dtype=dtype, names=names)
-    return ArrayTasks(given, names, **division)
+    return ArrayTasks(given, names, ordered=order is not None, **division)
+
+
+def _in_time(rows: list[list[int]], order: Any, count: int) -> list[list[int]]:
+    """Each task's rows by when they were measured."""
+    times = _ids(order)
+    if times.shape != (count,):
+        raise ValueError(
+            f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
+        )
+    for row, time in enumerate(times):
+        if _missing(time):
+            raise ValueError(
+                f"order: expected a time for every row, got {time} in row {row}; drop the row or fill it in"
+            )
+    try:
+        return [sorted(mine, key=times.__getitem__) for mine in rows]
+    except TypeError as error:
+        raise ValueError(
+            f"order: expected times that can be compared, got others ({error}); bring them to one type and time zone"
+        ) from error
 
 
 def _trees(x: Any, name: str) -> Any:
@@ -215,81 +245,3 @@ def _ids(task_ids: Any) -> Any:
 
 def _missing(task: Any) -> bool:
     return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)
-
-
-def tasks_from_frame(
-    frame: Any,
-    *,
-    task: str,
-    x: Sequence[str] | str,
-    y: Sequence[str] | str,
-    classes: int | None = None,
-    whole: bool = False,
-    dtype: torch.dtype | None = None,
-    **division: Unpack[Division],
-) -> ArrayTasks:
-    """A task source from a data frame (pandas, polars, or a mapping of columns) with one row a point.
-
-    What is a number, here as in `tasks_from_arrays`, `points` and a posterior's queries:
-
-    - Whole and floating numbers, ``Decimal`` and ``Fraction`` are; true and false are 1 and 0.
-    - NaN, None, NA and infinity are refused, by row.
-    - Dates, with a time zone or without, and periods are refused: an origin and a unit make numbers of them, such as hours since
-      the first, ``(t - t.min()) / np.timedelta64(1, "h")``. Durations lack the unit: ``t / np.timedelta64(1, "h")``.
-    - Categories are refused, also those of numbers: ``.cat.codes`` are labels, ``.astype(float)`` amounts.
-    - Text is refused, also of digits: to Python ``"1_000"`` is 1000. ``pd.to_numeric`` decides.
-
-    Args:
-        frame: the data.
-        task: the column that names each row's task, by values of any type.
-        x: the columns of inputs.
-        y: the column of targets, or several.
-        classes: see `tasks_from_arrays`.
-        whole: see `tasks_from_arrays`.
-        dtype: see `tasks_from_arrays`.
-        division: batch, shots, queries, seed, length: see `ArrayTasks`.
-
-    Raises:
-        ValueError: a column is missing or not numeric, or what `tasks_from_arrays` raises.
-
-    Example:
-        >>> frame = {"boy": ["a", "a", "b", "b"], "age": [1, 2, 1, 2], "height": [80.0, 90.0, 82.0, 91.0]}
-        >>> tasks_from_frame(frame, task="boy", x="age", y="height", shots=1)
-        ArrayTasks(2 tasks of 2 to 2 points, shots=1)
-    """
-    columns = list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
-    levels = list(getattr(getattr(frame, "index", None), "names", []))  # of a panel's rows
-    inputs = [x] if isinstance(x, str) or x in columns else list(x)  # a MultiIndex names a column by a tuple
-    targets = [y] if isinstance(y, str) or y in columns else list(y)
-    if not inputs or not targets or (classes is not None and len(targets) > 1):
-        raise ValueError(
-            f"x and y: expected at least one column each, and a single y with classes, got {inputs} and {targets}"
-        )
-    for argument, names in (("task", [task]), ("x", inputs), ("y", targets)):
-        for name in names:
-            if columns.count(name) > 1:
-                raise ValueError(
-                    f"{argument}: expected one column named {name!r}, got {columns.count(name)}; rename them"
-                )
-            if argument == "x" and name in [*targets, task]:
-                raise ValueError(
-                    f"x: expected inputs beside the target and the task, got {name!r} as both; leave it out of x"
-                )
-            if name not in columns:
-                remedy = (
-                    "it is a level of the index: pass frame.reset_index()" if name in levels else "choose one of them"
-                )
-                raise ValueError(
-                    f"{argument}: expected a column of the frame, got {name!r}; its columns are "
-                    f"{', '.join(map(str, columns))}; {remedy}"
-                )
-    numeric = {name: as_numbers(frame[name], name, "a numeric column") for name in [*inputs, *targets]}
-    return tasks_from_arrays(
-        stack([numeric[name] for name in inputs], "x"),
-        numeric[targets[0]] if len(targets) == 1 else stack([numeric[name] for name in targets], "y"),
-        np.asarray(frame[task]),
-        classes=classes,
-        whole=whole,
-        dtype=dtype,
-        **division,
-    )

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from bayesmeta.border import check_count
-from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_frame
+from bayesmeta.tasks.arrays import ArrayTasks, Division
+from bayesmeta.tasks.frames import tasks_from_frame
 
 __all__ = ["FAMILIES", "Family", "Longitudinal"]
 
@@ -103,6 +104,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     split: Literal["train", "validation", "test", "all"] = "train",
     fractions: tuple[float, float] = (0.6, 0.2),
     split_seed: int = 0,
+    order: str | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
     """One of 26 real families of small regression tasks, split by task.
@@ -115,6 +117,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
         split: which tasks; the three parts are disjoint and do not depend on `seed`.
         fractions: the shares of tasks in train and validation; the rest is test. Each part gets at least one task.
         split_seed: another seed divides the tasks in another way.
+        order: the column of x by which a task's first points are the support, for forecasts; None divides at random.
         division: batch, shots (1 to 3), queries, seed, length: see `ArrayTasks`.
 
     Raises:
@@ -141,7 +144,7 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     mine = names if split == "all" else _part(names, split, fractions, split_seed)
     frame = frame[frame[about.task].astype(str).isin(mine)]
     division.setdefault("shots", (1, 3))
-    tasks = tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, **division)
+    tasks = tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, order=order, **division)
     tasks.title = f"Longitudinal({family!r}, split={split!r}, fractions={fractions}, split_seed={split_seed})"
     return tasks
 
