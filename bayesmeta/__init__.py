@@ -64,7 +64,7 @@ from bayesmeta.methods import (
 from bayesmeta.objectives import ELBO, Predictive
 from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
-from bayesmeta.tasks import TaskSource, tasks_from_arrays, tasks_from_frame
+from bayesmeta.tasks import TaskSource, predict_frame, tasks_from_arrays, tasks_from_frame
 from bayesmeta.training import fit
 from bayesmeta.wrappers import (
     Calibrated,
@@ -151,6 +151,7 @@ __all__ = [
     "plots",
     "points",
     "posteriors",
+    "predict_frame",
     "save",
     "tasks",
     "tasks_from_arrays",

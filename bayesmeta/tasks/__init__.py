@@ -10,7 +10,7 @@ from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
 from bayesmeta.tasks.environments import transitions
-from bayesmeta.tasks.frames import tasks_from_frame
+from bayesmeta.tasks.frames import predict_frame, tasks_from_frame
 from bayesmeta.tasks.gaussian_process import GaussianProcessTasks
 from bayesmeta.tasks.images import ImageTasks, image_folder
 from bayesmeta.tasks.linear import LinearGaussian
@@ -81,6 +81,7 @@ __all__ = [
     "mask_folder",
     "membranes",
     "pair_file",
+    "predict_frame",
     "rule_books",
     "sentence_choices",
     "slot_domains",

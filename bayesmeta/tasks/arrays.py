@@ -15,7 +15,7 @@ from bayesmeta.border.points import assemble
 from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
-__all__ = ["ArrayTasks", "Division", "tasks_from_arrays"]
+__all__ = ["ArrayTasks", "Division", "missing", "tasks_from_arrays"]
 
 
 class Division(TypedDict, total=False):
@@ -162,7 +162,7 @@ def tasks_from_arrays(
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
     groups: dict[Any, list[int]] = {}
     for row, task in enumerate(ids):
-        if _missing(task):
+        if missing(task):
             raise ValueError(
                 f"task_ids: expected a task for every row, got {task} in row {row}; drop the row or fill in its task"
             )
@@ -201,7 +201,7 @@ def _in_time(rows: list[list[int]], order: Any, count: int) -> list[list[int]]:
             f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
         )
     for row, time in enumerate(times):
-        if _missing(time):
+        if missing(time):
             raise ValueError(
                 f"order: expected a time for every row, got {time} in row {row}; drop the row or fill it in"
             )
@@ -243,5 +243,6 @@ def _ids(task_ids: Any) -> Any:
     return ids
 
 
-def _missing(task: Any) -> bool:
+def missing(task: Any) -> bool:
+    """Whether a task's name, or a time, is NaN, None or NA."""
     return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)

@@ -47,6 +47,7 @@ CONSTANT = {
     "ALPaCA, own scale",
     "PrototypicalNetwork",
     "PrototypicalNetwork, scaled",
+    "PrototypicalNetwork, cosine",
     "GeMCL",
     "GeMCL, isotropic",
     "CNP",
