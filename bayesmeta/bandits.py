@@ -37,10 +37,10 @@ def greedy(posterior: Posterior, arms: Tensor, left: int) -> Tensor:
 
 
 def look_ahead(posterior: Posterior, arms: Tensor, left: int) -> Tensor:
-    """The arm whose pull pays most if it is the last one to learn from: its mean, and `knowledge_gradient` for each pull left.
+    """The arm whose pull pays most if it is the last one to learn from: its mean, and `knowledge_gradient` for each later pull.
 
-    Ryzhov, Powell & Frazier 2012, https://doi.org/10.1287/opre.1110.0999 (equation 12). Exact where functions are Gaussian; by
-    the mean and the covariance of 256 functions elsewhere.
+    The online policy of a finite horizon of Ryzhov, Powell & Frazier 2012, https://doi.org/10.1287/opre.1110.0999. Exact where
+    functions are Gaussian; by the mean and the covariance of 256 functions elsewhere.
     """
     try:
         mean, covariance, deviation = posterior.joint(arms)
@@ -109,7 +109,7 @@ def play(
 
     Raises:
         NotImplementedError: the posterior cannot be told more; wrap the learner in `Rehearsal`.
-        ValueError: there is no pull, or what one paid has another shape.
+        ValueError: there is no pull, or arms or what one paid have another shape.
 
     Example:
         >>> tasks = Bandits([0.0, 0.0], torch.eye(2), batch=3)
@@ -120,13 +120,19 @@ def play(
         torch.Size([3, 4])
     """
     check_count("pulls", pulls)
+    if arms.dim() != 3:
+        raise ValueError(
+            f"arms: expected features (B, A, D), got {tuple(arms.shape)}; if all B tasks have the same, arms.expand(B, -1, -1)"
+        )
     chosen = []
     tasks = torch.arange(len(arms), device=arms.device)
     for done in range(pulls):
         arm = choose(posterior, arms, pulls - done)
         paid = pull(arm)
         if paid.shape != arm.shape:
-            raise ValueError(f"pull: expected what each task's arm paid {tuple(arm.shape)}, got {tuple(paid.shape)}")
+            raise ValueError(
+                f"pull: expected what each task's arm paid {tuple(arm.shape)}, got {tuple(paid.shape)}; one a task"
+            )
         seen = torch.ones(len(arms), 1, dtype=torch.bool, device=arms.device)
         posterior = posterior.update(Points(arms[tasks, arm][:, None], paid[:, None, None], seen))
         chosen.append(arm)

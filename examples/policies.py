@@ -18,7 +18,7 @@ from bayesmeta.planning import Bounded, Planner
 from bayesmeta.tasks import Transitions, World
 
 UPDATES, STEPS, WORLDS, SEED = 300, 300, 64, 0
-BATCH = 200  # worlds of an update of the policy: with 40 the sampling term is noise, and it ends worse than it began
+BATCH = 200  # worlds of an update of the policy: the sampling term is noisy
 ATTEMPTS, SPREAD = 20, 0.5  # attempts to adapt from, and the deviation of what a policy does
 
 

@@ -90,6 +90,8 @@ def as_numbers(values: Any, name: str, expected: str = "numbers, an array, a ten
     """
     if str(getattr(values, "dtype", "")) == "category":
         _refuse(name, expected, "categories", "a category")
+    if not isinstance(values, np.ndarray) and hasattr(values, "toarray"):  # one of scipy, such as TF-IDF
+        raise ValueError(f"{name}: expected {expected}, got a sparse {type(values).__name__}; pass it as x.toarray()")
     if np.ma.isMaskedArray(values):
         if np.ma.getmaskarray(values).any():
             raise ValueError(

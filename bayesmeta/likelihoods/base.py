@@ -175,7 +175,7 @@ def _check_inside(inside: Tensor, given: Points, expected: str) -> None:
         within = f", entry {tuple(entry)}" if entry else ""
         raise ValueError(
             f"y: expected {expected}, got {given.y[place].tolist()} at task {task}, point {point}{within}; "
-            "renumber the targets or change the likelihood or the network's outputs"
+            "renumber the targets or change the likelihood, the network's outputs or the learner's classes"
         )
 
 

@@ -22,7 +22,7 @@ from bayesmeta.tasks.rule_books import ExactRules, RuleBooks, rule_books
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.slot_files import slot_domains, slot_file, snips
-from bayesmeta.tasks.slots import SlotTasks, slot_names
+from bayesmeta.tasks.slots import SlotTasks, slot_names, slot_points
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.spelling import WordVectors, spelled
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
@@ -87,6 +87,7 @@ __all__ = [
     "slot_domains",
     "slot_file",
     "slot_names",
+    "slot_points",
     "snips",
     "span_choices",
     "spelled",

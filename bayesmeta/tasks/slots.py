@@ -18,7 +18,7 @@ from bayesmeta.data import Episode, Points
 from bayesmeta.tasks.slot_files import Tagged
 from bayesmeta.tasks.source import TaskSource, uniform
 
-__all__ = ["SlotTasks", "slot_names"]
+__all__ = ["SlotTasks", "slot_names", "slot_points"]
 
 
 @final
@@ -153,6 +153,43 @@ class SlotTasks(TaskSource):
                 for name, seen in zip(names, shown, strict=True)
             ]
         )
+
+
+def slot_points(sentences: Sequence[Tagged], slots: Sequence[str], encode: Callable[[Sequence[str]], Tensor]) -> Points:
+    """One task's sentences with their slots as numbers, filled up to the longest, as learners of `SlotTasks` take them.
+
+    x is ``(1, N, T, *X)``, y ``(1, N, T)``, and the mask is of y's shape: true for the words that there are.
+
+    Args:
+        sentences: N of them, words and slots; with `slot_names` among them, what slots are called.
+        slots: their names, numbered from 1 in this order: known ones first, as in training.
+        encode: what the network reads of each word, as in training.
+
+    Raises:
+        ValueError: there is no sentence, one has no word or another slot, or a name comes twice.
+
+    Example:
+        >>> told = slot_points([(["to", "Rome"], [None, "city"]), (["Oslo"], ["city"])], ["city"], spelled)
+        >>> told.y, told.mask
+        (tensor([[[0, 1],
+                 [1, 0]]]), tensor([[[ True,  True],
+                 [ True, False]]]))
+    """
+    if not len(sentences):
+        raise ValueError("sentences: expected one at least, got none; give some, or slot_names")
+    if isinstance(slots, str) or len(set(slots)) != len(slots):
+        raise ValueError(f"slots: expected a list of names, each once, got {slots!r}")
+    number: dict[str | None, int] = {None: 0, **{name: k for k, name in enumerate(slots, 1)}}
+    rows = []
+    for place, sentence in enumerate(sentences):
+        _check_tagged(sentence, "sentences", place)
+        words, marked = sentence
+        if not number.keys() >= set(marked):
+            raise ValueError(
+                f"sentences: expected slots among {list(slots)}, got {list(marked)} at {place}; name all of them in slots"
+            )
+        rows.append((_read(encode, words), torch.tensor([number[slot] for slot in marked])))
+    return _points([rows], max(len(labels) for _, labels in rows))
 
 
 def _check_tagged(sentence: Tagged, name: str, place: int) -> None:

@@ -18,7 +18,7 @@ training seeds, with a 95 % interval that draws worlds anew, each with all its a
   worlds. The share of 60 steps beyond the limit, for plans on the mean and on five functions.
 - cart-pole: 150 steps from below, after 50 random ones.
 
-Settings were chosen by `--validate`. Finished entries are kept in results/control.json.
+Settings are first tries, looked at once with `--validate`; none was searched. Finished entries are kept in results/control.json.
 """
 
 from __future__ import annotations

@@ -49,9 +49,10 @@ class Sources:
 class Weighted:
     """RGPE: processes of other data sets and of this one, weighted by how often each ranks this one's points best.
 
-    Feurer, Letham & Bakshy 2018, https://arxiv.org/abs/1802.02219, as BoTorch's tutorial has it: this one's own ranking is by
-    leaving each point out, with the hyper-parameters of all; a source worse in its median than this one in its 95th percentile
-    is left out.
+    Feurer, Letham & Bakshy 2018, https://arxiv.org/abs/1802.02219. This one's own ranking is by leaving each point out, with the
+    hyper-parameters of all, as in BoTorch's tutorial on it (Meta-Learning with RGPE), but beside the measured points, where the
+    tutorial takes fitted ones. Sources that are equally good share a draw; one that is worse in its median than this one in its
+    95th percentile is left out, which the tutorial does not do.
 
     Args:
         sources: of the other data sets.

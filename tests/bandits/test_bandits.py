@@ -182,5 +182,7 @@ def test_bad_shapes_are_named() -> None:
     with pytest.raises(ValueError, match="mean, covariance, noise: expected"):
         knowledge_gradient(torch.zeros(1, 2), torch.eye(3)[None], torch.zeros(1, 2))
     source = tasks(batch=2)
+    with pytest.raises(ValueError, match=r"arms: expected features \(B, A, D\), got \(6, 3\)"):
+        play(source.oracle(nothing(2)), source.known(0)[0][0], lambda arm: torch.zeros(2), 3)
     with pytest.raises(ValueError, match=r"pull: expected what each task's arm paid \(2,\), got \(2, 1\)"):
         play(source.oracle(nothing(2)), source.known(0)[0], lambda arm: torch.zeros(2, 1), 3)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel
+from scipy.sparse import csr_matrix
 from shapes import B, Labels, M, N, Network, Source, of_inputs, tagged
 from torch import nn
 
@@ -91,6 +92,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "dimensions below none": (lambda: bm.likelihoods.Categorical(event_dims=-1), "event_dims: expected a whole number of at least 0"),
     "keys of a nested task": (lambda: bm.points([{"a": {"b": [1.0]}}, {"a": [1.0]}], [[0.0]] * 2), r"x of task 1: expected a dictionary with the keys of task 0, \['a'\]\['b'\], got \['a'\];"),
     "a type by its name": (lambda: bm.points([0.0], [0.0], dtype="float32"), "dtype: expected a floating type of torch, got 'float32'"),  # type: ignore[arg-type]
+    "a sparse matrix": (lambda: bm.points(csr_matrix([[0.0], [1.0]]), [0.0, 1.0]), r"x: .*sparse csr_matrix; pass it as x.toarray"),
     "a sparse tensor": (lambda: bm.points(torch.eye(2).to_sparse(), [0.0, 1.0]), r"x: expected a dense tensor.*to_dense\(\)"),
     "labels for counts": (lambda: bm.MAML(bm.networks.MLP(1, 1), bm.likelihoods.Poisson())(bm.points([0.0], [1], classes=2)), r"support\.y: expected floating targets, as a Poisson has them, got labels.*without classes"),
     "a number of draws that is none": (lambda: bm.ELBO(draws=torch.tensor(2.5)), "draws: expected a whole number"),  # type: ignore[arg-type]

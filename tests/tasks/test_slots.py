@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.tasks import SlotTasks, WordVectors, slot_domains, slot_file, slot_names, spelled
+from bayesmeta.tasks import SlotTasks, WordVectors, slot_domains, slot_file, slot_names, slot_points, spelled
 from bayesmeta.tasks.slot_files import Tagged
 
 BOOK: list[Tagged] = [
@@ -75,6 +75,29 @@ def test_the_support_shows_what_its_slots_are_called() -> None:
         slot_names(["_"])
     with pytest.raises(ValueError, match="names: expected a list of slots' names, got one name"):
         slot_names("city")
+
+
+def test_own_sentences() -> None:
+    own = [(["to", "Rome", "today"], [None, "city", "day"]), (["Oslo"], ["city"]), *slot_names(["day"])]
+    told = slot_points(own, ["day", "city"], spelled)
+    assert told.x.shape == (1, 3, 3, 12)
+    assert told.y.tolist() == [[[0, 2, 1], [2, 0, 0], [0, 1, 0]]]
+    assert told.mask.tolist() == [[[True, True, True], [True, False, False], [True, True, False]]]
+    assert torch.equal(told.x[0, 1, :1], spelled(["Oslo"]))
+    assert not told.x[~told.mask].any()
+    refused: list[tuple[tuple[Any, ...], str]] = [
+        (([], ["city"], spelled), "sentences: expected one at least"),
+        ((own, ["city"], spelled), r"sentences: expected slots among \['city'\], got .*'day'.* at 0"),
+        ((own, "city", spelled), "slots: expected a list of names, each once, got 'city'"),
+        ((own, ["day", "city", "day"], spelled), "slots: expected a list of names, each once"),
+        (
+            ([(["Rome"], [])], ["city"], spelled),
+            "sentences: expected a slot or None for each word, got 0 for 1 words at 0",
+        ),
+    ]
+    for arguments, message in refused:
+        with pytest.raises(ValueError, match=message):
+            slot_points(*arguments)
 
 
 def test_learners_take_them_named_too() -> None:
