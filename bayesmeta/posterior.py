@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesmeta.answers import Decomposition, Functions, Joint, refuse_copies, refuse_gaussian, refuse_update
-from bayesmeta.border import as_tensor, check, check_count, check_form, check_lengths, convert, queries, readable
+from bayesmeta.border import as_tensor, asked_of, check, check_count, check_form, convert, readable
 from bayesmeta.border.checks import ADAPTING, check_further, check_whole
 from bayesmeta.border.explained import explained
 from bayesmeta.data import Points
@@ -283,10 +283,7 @@ class Posterior(ABC):
         return aleatoric, draws.mean.var(0, correction=0)
 
     def _inputs(self, x: Any) -> Any:
-        check_form(self.support.x, x)
-        asked = tree_map(queries, self.support.x, x)
-        check_lengths(asked)
-        return asked
+        return asked_of(self.support.x, self.support.mask, x)
 
     def _questions(self, x: Any, samples: int) -> tuple[Any, bool]:
         """A user's inputs for S functions, and whether they are each function's own, in the form of `Functions`."""

@@ -5,9 +5,9 @@ from bayesmeta.border.checks import check, check_count, check_positive, check_pr
 from bayesmeta.border.parts import check_parts
 from bayesmeta.border.points import points
 from bayesmeta.border.values import (
+    asked_of,
     check_bytes,
     check_form,
-    check_lengths,
     check_spread,
     check_values,
     queries,
@@ -18,11 +18,11 @@ __all__ = [
     "as_inputs",
     "as_numbers",
     "as_tensor",
+    "asked_of",
     "check",
     "check_bytes",
     "check_count",
     "check_form",
-    "check_lengths",
     "check_parts",
     "check_positive",
     "check_probability",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_flatten_with_path
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from bayesmeta.border.arrays import _unit, as_tensor, convert, is_whole
 
-__all__ = ["check_bytes", "check_form", "check_lengths", "check_spread", "check_values", "queries", "readable"]
+__all__ = ["asked_of", "check_bytes", "check_form", "check_spread", "check_values", "queries", "readable"]
 
 
 def check_bytes(x: Tensor, dimensions: int) -> None:
@@ -65,11 +66,11 @@ def readable(values: Tensor) -> bool:
     return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def queries(support: Tensor, x: Any) -> Tensor:
+def queries(support: Tensor, x: Any, words: int | None = None) -> Tensor:
     """A user's query inputs as ``(B, M, *X)``, on the device and of the floating type of the support's ``(B, N, *X)``.
 
     Values are checked where they can be read. Sequences of whole numbers, such as tokens, may be longer or shorter than the
-    support's.
+    support's; so may those of vectors, where the support's mask says that it has so many words.
 
     Raises:
         ValueError: x is not numbers, is of another shape, holds pictures as bytes, or a value is not finite or is lost.
@@ -85,7 +86,8 @@ def queries(support: Tensor, x: Any) -> Tensor:
         given = given[:, None]
     if given.dim() == 1 + len(event):
         given = given[None]
-    longer = not support.is_floating_point() and len(event) > 0  # tokens: the network says how many it takes
+    vectors = len(event) > 1 and event[0] == words and tuple(given.shape[3:]) == tuple(event[1:])
+    longer = vectors or (not support.is_floating_point() and len(event) > 0)  # the network says how many it takes
     if given.dim() == 2 + len(event) and given.shape[0] == batch and given.shape[2:] != event and not longer:
         raise ValueError(
             f"x: expected inputs of event shape {tuple(event)}, as the support has, got {tuple(given.shape[2:])}; give the same "
@@ -122,7 +124,7 @@ def check_form(support: Any, x: Any, name: str = "x") -> None:
         check_form(support[key], x[key], f"{name}[{key!r}]")
 
 
-def check_lengths(x: Any) -> None:
+def _check_lengths(x: Any) -> None:
     """Raises a ValueError where the entries of inputs ``(B, M, ...)`` differ in points: networks might broadcast in silence."""
     if isinstance(x, Tensor):
         return
@@ -131,3 +133,16 @@ def check_lengths(x: Any) -> None:
         raise ValueError(
             f"x: expected as many points in every entry, got {counts}; give each entry a row for every point"
         )
+
+
+def asked_of(support: Any, mask: Tensor, x: Any) -> Any:
+    """A user's query inputs, an array or a dictionary of such as the support's are, on its device and of its types.
+
+    Raises:
+        ValueError: they do not fit the support's inputs.
+    """
+    check_form(support, x)
+    words = mask.shape[2] if mask.dim() == 3 else None
+    asked = tree_map(partial(queries, words=words), support, x)
+    _check_lengths(asked)
+    return asked

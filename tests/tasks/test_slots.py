@@ -100,6 +100,20 @@ def test_own_sentences() -> None:
             slot_points(*arguments)
 
 
+def test_sentences_of_vectors_have_any_length() -> None:
+    """A network that reads word by word says the same of a sentence alone and filled up."""
+    vectors = WordVectors.learned([words for words, _ in 3 * (BOOK + PLAY)], size=4)
+    learner = bm.ANIL(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), bm.likelihoods.Categorical(event_dims=1))
+    posterior = learner(slot_points(BOOK, ["city", "hour"], vectors))
+    for words in (["Rome"], ["a", "table", "at", "10", "in", "Oslo", "please"]):
+        alone = bm.distributions.class_probabilities(posterior(vectors(words)[None]))
+        assert alone.shape == (1, 1, len(words), 3)
+        each = [bm.distributions.class_probabilities(posterior(vectors([word] * 4)[None]))[0, 0, 0] for word in words]
+        torch.testing.assert_close(alone[0, 0], torch.stack(each))
+    with pytest.raises(ValueError, match=r"x: expected inputs of event shape \(4, 4\).*got \(2, 5\)"):
+        posterior(torch.zeros(1, 2, 5))
+
+
 def test_learners_take_them_named_too() -> None:
     source = SlotTasks({"book": [*BOOK, BOOK[0]], "play": [*PLAY, (["jazz"], ["genre"])]}, spelled, batch=2, shots=1,
                        queries=2, named=True)  # fmt: skip
