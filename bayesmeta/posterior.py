@@ -45,8 +45,7 @@ class Posterior(ABC):
     _of_tasks: ClassVar[tuple[str, ...] | None] = None
     """The attributes that hold what was learned of each task, beside `support`: trees of tensors ``(B, ...)`` and of posteriors.
 
-    All others are the same for all tasks. `expand` and `save` need to know; None where it is not said.
-    """
+    All others are the same for all tasks. `expand` and `save` need to know; None where it is not said."""
     _drawn: ClassVar[tuple[str, ...]] = ()
     """The attributes that are the same for all tasks, but were drawn at random from the learner: trees of tensors, for `save`."""
 
