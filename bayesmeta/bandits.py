@@ -82,15 +82,15 @@ def knowledge_gradient(mean: Tensor, covariance: Tensor, noise: Tensor) -> Tenso
             f"{tuple(covariance.shape)} and {tuple(noise.shape)}; give one task as mean[None] and so on"
         )
     variance = covariance.diagonal(dim1=-2, dim2=-1)
-    rounding = variance.abs().amax(-1, keepdim=True) * torch.finfo(variance.dtype).eps
+    size = variance.abs().maximum(noise.abs()).amax(-1, keepdim=True)
     if readable(mean):
         if not all(part.isfinite().all() for part in (mean, covariance, noise)):
             raise ValueError("mean, covariance, noise: expected finite numbers, got NaN or infinity; look at the posterior")
-        if (noise < 0).any() or (variance < -1e3 * rounding).any():
+        if (noise < 0).any() or (variance < -1e-3 * size).any():
             worst = min(noise.min().item(), variance.min().item())
             raise ValueError(f"covariance, noise: expected variances of at least 0, got {worst:.3g}; square deviations")
     told = variance + noise  # where rounding is all there is, a pull tells nothing
-    tells = told > rounding
+    tells = told > torch.finfo(told.dtype).eps * size
     slope = torch.where(tells, told.where(tells, 1.0).rsqrt(), 0.0)[..., None] * covariance.mT  # (B, pulled, A)
     start = mean[..., None, :].expand_as(slope)
     above = start[..., None, :] - start[..., :, None]  # of the second line over the first, where Z = 0
