@@ -229,5 +229,5 @@ def test_bad_input_is_named() -> None:
         to_botorch(learner(two))
     with pytest.raises(ValueError, match="samples"):
         to_botorch(learner(bm.points(x, y, dtype=torch.float64)), samples=1)
-    with pytest.raises(TypeError, match="posterior: expected a Posterior, got MAML; adapt the learner first"):
+    with pytest.raises(TypeError, match="posterior: expected what a learner says after a support, got MAML"):
         to_botorch(bm.MAML(nn.Linear(2, 1), bm.likelihoods.Gaussian()))  # type: ignore[arg-type]
