@@ -39,7 +39,9 @@ class Bounded:
 
     def __post_init__(self) -> None:
         try:
-            low, high = (tuple(map(float, limit)) for limit in (self.low, self.high))  # of arrays too, so that two compare
+            low, high = (
+                tuple(map(float, limit)) for limit in (self.low, self.high)
+            )  # of arrays too, so that two compare
             ordered = all(-math.inf < a < b < math.inf for a, b in zip(low, high, strict=True))
         except (TypeError, ValueError, RuntimeError):
             ordered = False

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bayesmeta.border import as_tensor, check_count, check_function, is_whole, readable
 from bayesmeta.data import Points
-from bayesmeta.posterior import Posterior, check_posterior
+from bayesmeta.learner import check_posterior
+from bayesmeta.posterior import Posterior
 
 __all__ = ["Choice", "greedy", "knowledge_gradient", "look_ahead", "play", "thompson"]
 
@@ -75,8 +76,15 @@ def knowledge_gradient(mean: Tensor, covariance: Tensor, noise: Tensor) -> Tenso
         tensor([[0.3989, 0.3989]])
     """
     given = [as_tensor(part, name) for part, name in ((mean, "mean"), (covariance, "covariance"), (noise, "noise"))]
-    mean, covariance, noise = (part if part.is_floating_point() else part.to(torch.get_default_dtype()) for part in given)
-    if mean.dim() != 2 or not mean.shape[1] or covariance.shape != (*mean.shape, mean.shape[1]) or noise.shape != mean.shape:
+    mean, covariance, noise = (
+        part if part.is_floating_point() else part.to(torch.get_default_dtype()) for part in given
+    )
+    if (
+        mean.dim() != 2
+        or not mean.shape[1]
+        or covariance.shape != (*mean.shape, mean.shape[1])
+        or noise.shape != mean.shape
+    ):
         raise ValueError(
             f"mean, covariance, noise: expected (B, A), (B, A, A) and (B, A) with an arm at least, got {tuple(mean.shape)}, "
             f"{tuple(covariance.shape)} and {tuple(noise.shape)}; give one task as mean[None] and so on"
@@ -85,7 +93,9 @@ def knowledge_gradient(mean: Tensor, covariance: Tensor, noise: Tensor) -> Tenso
     size = variance.abs().maximum(noise.abs()).amax(-1, keepdim=True)
     if readable(mean):
         if not all(part.isfinite().all() for part in (mean, covariance, noise)):
-            raise ValueError("mean, covariance, noise: expected finite numbers, got NaN or infinity; look at the posterior")
+            raise ValueError(
+                "mean, covariance, noise: expected finite numbers, got NaN or infinity; look at the posterior"
+            )
         if (noise < 0).any() or (variance < -1e-3 * size).any():
             worst = min(noise.min().item(), variance.min().item())
             raise ValueError(f"covariance, noise: expected variances of at least 0, got {worst:.3g}; square deviations")
@@ -98,7 +108,9 @@ def knowledge_gradient(mean: Tensor, covariance: Tensor, noise: Tensor) -> Tenso
     meet = -above / torch.where(faster == 0, 1.0, faster)  # where the second catches the first
     low = torch.where(faster < 0, meet, -math.inf).amax(-1)
     high = torch.where(faster > 0, meet, math.inf).amin(-1)
-    before = torch.ones(above.shape[-2:], dtype=torch.bool, device=above.device).tril(-1)  # of equal lines the first counts
+    before = torch.ones(above.shape[-2:], dtype=torch.bool, device=above.device).tril(
+        -1
+    )  # of equal lines the first counts
     hidden = ((faster == 0) & ((above > 0) | ((above == 0) & before))).any(-1)
     on_top = (low < high) & ~hidden
     share = torch.special.ndtr(high) - torch.special.ndtr(low)
@@ -165,8 +177,8 @@ def play(
         fits = isinstance(arm, Tensor) and arm.shape == tasks.shape and is_whole(arm)
         if not fits or not ((arm >= 0) & (arm < arms.shape[1])).all():
             raise ValueError(
-                f"choose: expected arms from 0 to {arms.shape[1] - 1}, a tensor ({len(arms)},) of whole numbers, got {arm!r}; e.g. "
-                "an argmax over arms"
+                f"choose: expected arms from 0 to {arms.shape[1] - 1}, a tensor ({len(arms)},) of whole numbers, got {arm!r}; "
+                "e.g. an argmax over arms"
             )
         paid = as_tensor(pull(arm), "pull").to(posterior.support.y)
         if paid.shape != arm.shape or not paid.isfinite().all():

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bayesmeta.border import check_count
 from bayesmeta.data import Points
 from bayesmeta.distributions import log_prob, sample
-from bayesmeta.posterior import Posterior, check_posterior
+from bayesmeta.learner import check_posterior
+from bayesmeta.posterior import Posterior
 
 __all__ = ["Chained", "chained"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bayesmeta.border import check_count
-from bayesmeta.posterior import Posterior, check_posterior
+from bayesmeta.learner import check_posterior
+from bayesmeta.posterior import Posterior
 
 __all__ = ["to_botorch"]
 
@@ -66,7 +67,12 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
             f"posterior: expected that of one task, got {len(support.mask)}; adapt to each task's points by themselves"
         )
     x, y = support.x, support.y
-    if not isinstance(x, Tensor) or x.dim() != 3 or y.dim() != 3 or not (x.is_floating_point() and y.is_floating_point()):
+    if (
+        not isinstance(x, Tensor)
+        or x.dim() != 3
+        or y.dim() != 3
+        or not (x.is_floating_point() and y.is_floating_point())
+    ):
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
             f"posterior: expected inputs of D numbers (1, N, D) and real targets (1, N, Y), got {got} and {y.dtype} "
@@ -96,7 +102,11 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
             copies = posterior.expand(len(asked))
             mean, covariance, noise = copies._joints(copies._inputs(asked))  # (K, T, q, Y), (K, T, Y, q, q)
             if isinstance(observation_noise, Tensor):  # variances (..., q, Y), as BoTorch's models take them
-                variance = observation_noise.expand(*X.shape[:-1], targets).reshape(*asked.shape[:2], targets).mT.to(covariance)
+                variance = (
+                    observation_noise.expand(*X.shape[:-1], targets)
+                    .reshape(*asked.shape[:2], targets)
+                    .mT.to(covariance)
+                )
                 covariance = covariance + torch.diag_embed(variance)
             elif observation_noise:
                 covariance = covariance + torch.diag_embed(noise.mT.square())
@@ -123,10 +133,10 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
             super().__init__()
             self.functions = posterior.functions(samples)
 
-        def posterior(
-            self, X: Tensor, output_indices: Any = None, posterior_transform: Any = None, observation_noise: Any = False
+        def posterior(  # type: ignore[override]  # as BoTorch's own ensembles differ from its models
+            self, X: Tensor, output_indices: Any = None, posterior_transform: Any = None, **options: Any
         ) -> Any:
-            if observation_noise is not False:
+            if (observation_noise := options.get("observation_noise", False)) is not False:
                 raise NotImplementedError(
                     f"observation_noise: expected False, as functions of {type(posterior).__name__} are drawn without noise, got "
                     f"{observation_noise!r}; take a learner whose functions are Gaussian, such as ALPaCA or DKT, or leave it out"
@@ -155,7 +165,13 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
 
 def _candidates(X: Any, features: int) -> Tensor:
     """Raises a ValueError unless these are candidates ``(..., q, D)``, one at least."""
-    if not isinstance(X, Tensor) or X.dim() < 2 or X.shape[-1] != features or not X.numel() or not X.is_floating_point():
+    if (
+        not isinstance(X, Tensor)
+        or X.dim() < 2
+        or X.shape[-1] != features
+        or not X.numel()
+        or not X.is_floating_point()
+    ):
         got = f"{X.dtype} {tuple(X.shape)}" if isinstance(X, Tensor) else type(X).__name__
         raise ValueError(
             f"X: expected candidates (..., q, {features}), a floating tensor of one at least, got {got}; give a set of one as "

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from bayesmeta.actions import Bounded, Choices, check_actions
 from bayesmeta.border import check_count, check_function
 from bayesmeta.data import Points
-from bayesmeta.posterior import Posterior, check_posterior
+from bayesmeta.learner import check_posterior
+from bayesmeta.posterior import Posterior
 
 __all__ = ["Bounded", "Choices", "Planner", "Reward", "plan"]
 
@@ -59,7 +60,8 @@ def plan(
 
     Raises:
         TypeError: the model, the reward or `moved` is no function, or actions are neither `Bounded` nor `Choices`.
-        ValueError: a count is out of range, observations, changes, rewards or the belief have another shape, or one is not finite.
+        ValueError: a count is out of range, or observations, changes, rewards or the belief have another shape or are not
+            finite.
     """
     check_actions(actions)
     check_function("change", change, "from (S, B, C, O + A) to changes (S, B, C, O)")
@@ -81,8 +83,8 @@ def plan(
     if not isinstance(belief, Tensor) or belief.shape != start.shape or not belief.isfinite().all():
         got = tuple(belief.shape) if isinstance(belief, Tensor) else type(belief).__name__
         raise ValueError(
-            f"belief: expected finite numbers {tuple(start.shape)} for {worlds} worlds and {horizon} steps, got {got}; give what a "
-            "plan for as many steps returned, or None"
+            f"belief: expected finite numbers {tuple(start.shape)} for {worlds} worlds and {horizon} steps, got {got}; give what "
+            "a plan for as many steps returned, or None"
         )
     rows = torch.arange(worlds, device=observation.device)[:, None]
     for _ in range(iterations):
@@ -90,8 +92,8 @@ def plan(
         paid, reached = _returns(change, observation, drawn, reward, moved)
         if not paid.isfinite().all() or reached.isnan().any():
             raise ValueError(
-                "reward: expected finite returns, got NaN or infinity, or of NaN in observations; a model that is followed far from its data may run away: "
-                "plan fewer steps ahead, or give `moved` limits"
+                "reward: expected finite returns, got NaN or infinity, or NaN in observations; a model that is followed far "
+                "from its data may run away: plan fewer steps ahead, or give `moved` limits"
             )
         belief = actions.fit(drawn[rows, paid.topk(elites, 1).indices])
     return belief
@@ -111,8 +113,8 @@ def _returns(
         if not many or by.shape[1:] != state.shape[1:]:
             raise ValueError(
                 f"change: expected changes (S, B, C, O), {tuple(state.shape)} or of more functions, got "
-                f"{tuple(by.shape) if isinstance(by, Tensor) else type(by).__name__}; give a posterior whose y (B, N, O) says how "
-                "observations change"
+                f"{tuple(by.shape) if isinstance(by, Tensor) else type(by).__name__}; give a posterior whose y (B, N, O) says "
+                "how observations change"
             )
         if len(by) != len(state):
             state, taken = (part.expand(len(by), *part.shape[1:]) for part in (state, taken))
@@ -141,6 +143,12 @@ def _observed(observation: Any, dimensions: Sequence[int], name: str = "observat
     if not observation.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity in {got}; end the attempt before")
     return observation if observation.is_floating_point() else observation.to(torch.get_default_dtype())
+
+
+def _check_shape(part: Any, name: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(part, Tensor) or part.shape != shape:
+        got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        raise ValueError(f"{name}: expected a tensor {shape}, got {got}; give each world a row")
 
 
 @dataclass
@@ -188,7 +196,9 @@ class Planner:
             check_count("functions", self.functions)
         known = ("horizon", "candidates", "elites", "iterations")
         if not isinstance(self.options, dict) or not set(self.options) <= set(known):
-            raise ValueError(f"options: expected a dictionary of {', '.join(known)}, got {self.options!r}; leave out others")
+            raise ValueError(
+                f"options: expected a dictionary of {', '.join(known)}, got {self.options!r}; leave out others"
+            )
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
@@ -224,15 +234,10 @@ class Planner:
         """
         if self.learn:
             observation, after = _observed(observation, (2,)), _observed(after, (2,), "after")
-            told = after - observation if change is None and after.shape == observation.shape else change
-            for name, part, shape in (
-                ("after", after, tuple(observation.shape)),
-                ("action", action, (len(observation), self.actions.size)),
-                ("change", told, tuple(observation.shape)),
-            ):
-                if not isinstance(part, Tensor) or part.shape != shape:
-                    got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
-                    raise ValueError(f"{name}: expected a tensor {shape}, got {got}; give each world a row")
+            _check_shape(after, "after", tuple(observation.shape))
+            _check_shape(action, "action", (len(observation), self.actions.size))
+            told = after - observation if change is None else change
+            _check_shape(told, "change", tuple(observation.shape))
             x = torch.cat([observation, action], -1)[:, None]
             y = told[:, None]
             self.posterior = self.posterior.update(Points(x, y, torch.ones_like(y[..., 0], dtype=torch.bool)))

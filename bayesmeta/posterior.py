@@ -21,7 +21,7 @@ from bayesmeta.distributions import mixture, uncertainty
 from bayesmeta.functional import Frozen
 from bayesmeta.likelihoods import check_support
 
-__all__ = ["Posterior", "check_posterior"]
+__all__ = ["Posterior"]
 
 
 class Posterior(ABC):
@@ -302,12 +302,3 @@ class Posterior(ABC):
                     f"{tuple(leaf.shape)}; give each function its own inputs, or all the same ones as (B, M, ...)"
                 )
         return self._inputs(tree_map(lambda leaf: leaf.movedim(0, 1).flatten(1, 2), given)), True
-
-
-def check_posterior(posterior: Any) -> None:
-    """Raises a TypeError where a learner, or anything else, stands in the place of a posterior."""
-    if not isinstance(posterior, Posterior):
-        raise TypeError(
-            f"posterior: expected what a learner says after a support, got {type(posterior).__name__}; call the learner, "
-            "learner(support)"
-        )

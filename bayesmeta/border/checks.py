@@ -179,7 +179,9 @@ def check_not_negative(name: str, value: float) -> None:
 def check_function(name: str, value: Any, expected: str) -> None:
     """Raises a TypeError if an argument cannot be called; `expected` says of what and to what it is a function."""
     if not callable(value):
-        raise TypeError(f"{name}: expected a function {expected}, got {type(value).__name__}; give it without calling it")
+        raise TypeError(
+            f"{name}: expected a function {expected}, got {type(value).__name__}; give it without calling it"
+        )
 
 
 def check_probability(name: str, value: float | Tensor) -> None:

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.learner import Learner
 from bayesmeta.actions import Bounded, Choices
+from bayesmeta.learner import Learner
 from bayesmeta.tasks.source import uniform
 
 __all__ = ["Actor", "acted", "frozen_actor"]

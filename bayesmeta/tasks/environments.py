@@ -15,9 +15,9 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor
 
+from bayesmeta.actions import Bounded, Choices
 from bayesmeta.border import as_tensor, check_count
 from bayesmeta.data import Episode, Points
-from bayesmeta.actions import Bounded, Choices
 from bayesmeta.randomness import seeded
 from bayesmeta.tasks.acting import Actor, acted, frozen_actor
 from bayesmeta.tasks.source import TaskSource, shots_per_task
@@ -126,7 +126,10 @@ class EnvironmentTransitions(TaskSource):
         size = _size(env)
         try:
             found = (size, _actions(env))
-            known = (getattr(self, "observations", None), (getattr(self, "actions", None), getattr(self, "_start", None)))
+            known = (
+                getattr(self, "observations", None),
+                (getattr(self, "actions", None), getattr(self, "_start", None)),
+            )
             if known[0] is not None and found != known:
                 _refuse("make_env", f"an environment like that of world 0, {known}", f"{found} in world {number}")
             yield env
@@ -221,7 +224,9 @@ class EnvironmentTransitions(TaskSource):
     def _observed(self, observation: Any) -> Tensor:
         if isinstance(observation, dict):
             _refuse("observation", "a vector of numbers", f"a dictionary of {list(observation)}")
-        found = as_tensor(observation, "observation").detach().to(torch.float32, copy=True)  # the environment's may change
+        found = (
+            as_tensor(observation, "observation").detach().to(torch.float32, copy=True)
+        )  # the environment's may change
         if found.shape != (self.observations,) or not found.isfinite().all():
             said = f"shape {tuple(found.shape)}" if found.shape != (self.observations,) else "NaN or infinity"
             raise ValueError(

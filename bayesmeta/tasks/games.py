@@ -120,8 +120,8 @@ def _check_guess(made: Any, shape: torch.Size) -> None:
     sums = made.sum(-1)
     if (made < 0).any() or ((sums - 1).abs() > 1e-3).any():
         raise ValueError(
-            f"agent: expected probabilities from 0 to 1 whose sum over answers is 1, got numbers from {made.min().item():.3g} with "
-            f"sums from {sums.min().item():.3g} to {sums.max().item():.3g}; normalise them, e.g. logits.softmax(-1)"
+            f"agent: expected probabilities from 0 to 1 whose sum over answers is 1, got numbers from {made.min().item():.3g} "
+            f"with sums from {sums.min().item():.3g} to {sums.max().item():.3g}; normalise them, e.g. logits.softmax(-1)"
         )
 
 

@@ -49,7 +49,8 @@ def check_books(books: Any) -> None:
     if not fits or not len(books):
         got = f"{books.dtype} {tuple(books.shape)}" if isinstance(books, Tensor) else type(books).__name__
         raise ValueError(
-            f"books: expected rule books, a tensor of whole numbers (n, {QUESTIONS}), n >= 1, got {got}; take rows of rule_books()"
+            f"books: expected rule books, a tensor of whole numbers (n, {QUESTIONS}), n >= 1, got {got}; take rows of "
+            "rule_books()"
         )
     halves = books.unflatten(1, (2, ANSWERS)).sort(-1).values
     wrong = (halves != torch.arange(ANSWERS, device=books.device)).flatten(1).any(1).nonzero()
@@ -185,8 +186,8 @@ class ExactRules(Posterior):
         remain = remain & (told @ self.given.T == told.sum(1, keepdim=True))
         if not remain.any(1).all():
             raise ValueError(
-                f"{name}: expected answers that a rule book gives, got two buttons or colours with one answer, two answers to one, "
-                "or those of a book that does not take part; take them from one game"
+                f"{name}: expected answers that a rule book gives, got two buttons or colours with one answer, two answers to "
+                "one, or those of a book that does not take part; take them from one game"
             )
         return remain
 

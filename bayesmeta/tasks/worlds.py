@@ -12,9 +12,9 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from bayesmeta.actions import Bounded, Choices, check_actions
 from bayesmeta.border import check_count, check_not_negative
 from bayesmeta.data import Episode, Points
-from bayesmeta.actions import Bounded, Choices, check_actions
 from bayesmeta.randomness import seeded
 from bayesmeta.tasks.acting import Actor, acted, frozen_actor
 from bayesmeta.tasks.source import TaskSource, normal, shots_per_task, uniform
@@ -188,7 +188,7 @@ class Transitions(TaskSource):
 
     Raises:
         TypeError: the world is no `World`, or the actor cannot be called.
-        ValueError: the actor is or holds a `Learner`, or actions, parameters or observations have another shape or are not finite.
+        ValueError: the actor is or holds a `Learner`; actions, parameters or observations have another shape or are not finite.
 
     Example:
         >>> tasks = Transitions(Pendulum(), batch=4, shots=50, queries=100)
@@ -227,7 +227,9 @@ class Transitions(TaskSource):
         parameters = self.world.parameters(self.batch, generator)
         if not isinstance(parameters, Tensor) or parameters.dim() != 2 or len(parameters) != self.batch:
             got = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
-            raise ValueError(f"world: expected parameters ({self.batch}, P), a tensor, got {got}; give each world a row")
+            raise ValueError(
+                f"world: expected parameters ({self.batch}, P), a tensor, got {got}; give each world a row"
+            )
         return self._of(parameters, generator)
 
     def in_worlds(self, parameters: Tensor, index: int) -> Episode:
