@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesmeta.actions import Bounded, Choices, check_actions
 from bayesmeta.border import check_count, check_function
 from bayesmeta.data import Points
-from bayesmeta.learner import check_posterior
+from bayesmeta.learner import Learner, check_posterior
 from bayesmeta.posterior import Posterior
 
 __all__ = ["Bounded", "Choices", "Planner", "Reward", "plan"]
@@ -188,7 +188,7 @@ class Planner:
     belief: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.posterior, nn.Module) or not callable(self.posterior):
+        if isinstance(self.posterior, Learner) or not callable(self.posterior):
             check_posterior(self.posterior)
         check_actions(self.actions)
         check_function("reward", self.reward, "(observation, action, after) -> what it pays")
