@@ -65,6 +65,9 @@ BANDITS: dict[str, Bad] = {
     "text in a prior": (lambda: Bandits("a", torch.eye(1)), "mean: expected numbers"),
     "a length of NaN": (lambda: Bandits([0.0], torch.eye(1), length=NAN), "length: expected a whole number"),  # type: ignore[arg-type]
     "no number of an episode": (lambda: SOURCE[1.5], "index: expected an episode's number, got 1.5"),  # type: ignore[index]
+    "an oracle of other features": (lambda: SOURCE.oracle(bm.points(torch.zeros(3, 3), torch.zeros(3, 1))), "support: expected 2 features and one real target"),
+    "an oracle of labels": (lambda: bm.tasks.LinearGaussian().oracle(bm.points([0.0], [0], classes=2)), "support: expected one feature and one real target"),
+    "an oracle of nothing": (lambda: bm.tasks.Sinusoids(noise=0.1).oracle(3), "support: expected Points"),  # type: ignore[arg-type]
     "no question": (lambda: bm.chained(PRIOR, torch.zeros(3, 0, 2), 2), "x: expected at least one question"),
 }  # fmt: skip
 

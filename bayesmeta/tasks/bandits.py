@@ -11,7 +11,7 @@ from bayesmeta.border import as_tensor, check_count, check_positive
 from bayesmeta.data import Episode, Points
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import BayesianLinear
-from bayesmeta.tasks.source import TaskSource, normal, shots_per_task
+from bayesmeta.tasks.source import TaskSource, check_told, normal, shots_per_task
 
 __all__ = ["Bandits"]
 
@@ -107,6 +107,7 @@ class Bandits(TaskSource):
 
     def oracle(self, support: Points) -> Posterior:
         """The exact Bayes posterior under the source's own prior: no learner's mean NLL can be lower."""
+        check_told(support, len(self.mean))
         y = support.y
         noise = torch.tensor(self.noise, dtype=torch.float64, device=y.device)
         mean, covariance = (part.to(y.device) for part in (self.mean[:, None], self.covariance))

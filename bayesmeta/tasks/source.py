@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bayesmeta.border import check_count, check_not_negative
+from bayesmeta.border import check_count, check_not_negative, check_shapes
 from bayesmeta.data import Episode, Points
 from bayesmeta.posterior import Posterior
 
-__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "normal", "shots_per_task", "uniform"]
+__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "check_told", "normal", "shots_per_task", "uniform"]
 
 T = TypeVar("T")
 
@@ -145,6 +145,19 @@ def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Ge
             f"shots: expected a count >= 0 or a range (low, high) with low <= high, got {shots}; e.g. (1, 10)"
         )
     return torch.randint(low, high + 1, (tasks,), generator=generator, device=generator.device)
+
+
+def check_told(support: Points, features: int) -> None:
+    """Raises a ValueError unless a support for an oracle has so many features and one real target."""
+    check_shapes(support, "support")
+    x, y = support.x, support.y
+    if not isinstance(x, Tensor) or x.shape[2:] != (features,) or y.shape[2:] != (1,) or not y.is_floating_point():
+        wanted = "one feature" if features == 1 else f"{features} features"
+        got = tuple(x.shape[2:]) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"support: expected {wanted} and one real target, as this source has, got x {got} and y {y.dtype} "
+            f"{tuple(y.shape[2:])}; take it from the source's episodes"
+        )
 
 
 class EpisodeOptions(TypedDict, total=False):
