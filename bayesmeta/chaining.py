@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bayesmeta.border import check_count
 from bayesmeta.data import Points
 from bayesmeta.distributions import log_prob, sample
+from bayesmeta.learner import check_posterior
 from bayesmeta.posterior import Posterior
 
 __all__ = ["Chained", "chained"]
@@ -57,14 +58,12 @@ def chained(posterior: Posterior, x: Any, samples: int) -> Chained:
         (torch.Size([5, 1, 4]), torch.Size([5, 1]))
     """
     check_count("samples", samples)
-    if not isinstance(posterior, Posterior):
-        raise TypeError(
-            f"posterior: expected what a learner says after a support, got {type(posterior).__name__}; call the learner, "
-            "learner(support)"
-        )
+    check_posterior(posterior)
     asked = tree_map(lambda leaf: leaf.repeat_interleave(samples, 0), posterior._inputs(x))
     copies = posterior.expand(samples)
     count = tree_leaves(asked)[0].shape[1]
+    if not count:
+        raise ValueError("x: expected at least one question, got none; give inputs (B, M, *X) with M >= 1")
     there = torch.ones_like(posterior.support.mask[:, :1].repeat_interleave(samples, 0))
     answers, logs = [], []
     for m in range(count):

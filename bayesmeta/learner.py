@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from bayesmeta.networks import check_padding, parts
 from bayesmeta.posterior import Posterior
 from bayesmeta.recorded import Setting
 
-__all__ = ["Learner", "check_entries"]
+__all__ = ["Learner", "check_entries", "check_posterior"]
 
 
 def check_entries(learner: nn.Module, given: Points, name: str) -> None:
@@ -73,3 +73,12 @@ class Learner(Mapped, ABC):
         tasks, slices or the shares of processes. What depends on no task, such as a prior of the weights, is so counted once.
         """
         return nll(self(episode.support)(episode.query.x), episode.query).mean()
+
+
+def check_posterior(posterior: Any) -> None:
+    """Raises a TypeError where a learner, or anything else, stands in the place of a posterior."""
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"posterior: expected what a learner says after a support, got {type(posterior).__name__}; call the learner, "
+            "learner(support)"
+        )

@@ -8,12 +8,14 @@ Shape letters: T sets of q candidates, D numbers of an input, Y targets, S funct
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesmeta.border import check_count
+from bayesmeta.learner import check_posterior
 from bayesmeta.posterior import Posterior
 
 __all__ = ["to_botorch"]
@@ -55,22 +57,28 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
     except ImportError as error:
         raise ImportError("to_botorch needs BoTorch; pip install bayesmeta[bo]") from error
     from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+    from linear_operator import to_linear_operator
 
     check_count("samples", samples, least=2)
-    if not isinstance(posterior, Posterior):
-        raise TypeError(
-            f"posterior: expected a Posterior, got {type(posterior).__name__}; adapt the learner first, learner(points(x, y))"
-        )
+    check_posterior(posterior)
     support = posterior.support
     if len(support.mask) != 1:
         raise ValueError(
             f"posterior: expected that of one task, got {len(support.mask)}; adapt to each task's points by themselves"
         )
-    if not isinstance(support.x, Tensor) or support.x.dim() != 3 or not support.y.is_floating_point():
+    x, y = support.x, support.y
+    if (
+        not isinstance(x, Tensor)
+        or x.dim() != 3
+        or y.dim() != 3
+        or not (x.is_floating_point() and y.is_floating_point())
+    ):
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            "posterior: expected inputs of D numbers and real targets, got others; BoTorch knows no others"
+            f"posterior: expected inputs of D numbers (1, N, D) and real targets (1, N, Y), got {got} and {y.dtype} "
+            f"{tuple(y.shape)}; BoTorch knows no others"
         )
-    targets = support.y.shape[2]
+    features, targets = x.shape[2], y.shape[2]
 
     class Exact(Model):
         """Gaussian functions, or K of them in equal parts: then K stands before q and D, as in BoTorch's own mixtures."""
@@ -89,17 +97,25 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
         def posterior(
             self, X: Tensor, output_indices: Any = None, observation_noise: Any = False, posterior_transform: Any = None
         ) -> Any:
-            asked = X.reshape(-1, *X.shape[-2:])
+            chosen = _chosen(output_indices, targets)
+            asked = _candidates(X, features).reshape(-1, *X.shape[-2:])
             copies = posterior.expand(len(asked))
             mean, covariance, noise = copies._joints(copies._inputs(asked))  # (K, T, q, Y), (K, T, Y, q, q)
-            if observation_noise is not False:
+            if isinstance(observation_noise, Tensor):  # variances (..., q, Y), as BoTorch's models take them
+                variance = (
+                    observation_noise.expand(*X.shape[:-1], targets)
+                    .reshape(*asked.shape[:2], targets)
+                    .mT.to(covariance)
+                )
+                covariance = covariance + torch.diag_embed(variance)
+            elif observation_noise:
                 covariance = covariance + torch.diag_embed(noise.mT.square())
             shape = (*X.shape[:-2], *self.parts)
-            chosen = list(range(targets)) if output_indices is None else output_indices
             normals = [
                 MultivariateNormal(
                     mean[..., i].movedim(0, 1).reshape(*shape, -1),
-                    covariance[:, :, i].movedim(0, 1).reshape(*shape, *covariance.shape[3:]),
+                    # as an operator, which adds a jitter where candidates coincide
+                    to_linear_operator(covariance[:, :, i].movedim(0, 1).reshape(*shape, *covariance.shape[3:])),
                 )
                 for i in chosen
             ]
@@ -116,6 +132,17 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.functions = posterior.functions(samples)
+
+        def posterior(  # type: ignore[override]  # as BoTorch's own ensembles differ from its models
+            self, X: Tensor, output_indices: Any = None, posterior_transform: Any = None, **options: Any
+        ) -> Any:
+            if (observation_noise := options.get("observation_noise", False)) is not False:
+                raise NotImplementedError(
+                    f"observation_noise: expected False, as functions of {type(posterior).__name__} are drawn without noise, got "
+                    f"{observation_noise!r}; take a learner whose functions are Gaussian, such as ALPaCA or DKT, or leave it out"
+                )
+            chosen = None if output_indices is None else _chosen(output_indices, targets)
+            return super().posterior(_candidates(X, features), chosen, posterior_transform)
 
         def forward(self, X: Tensor) -> Tensor:
             values = self.functions(X.reshape(1, -1, X.shape[-1])).mean[:, 0]  # (S, T q, Y)
@@ -134,3 +161,30 @@ def to_botorch(posterior: Posterior, samples: int = 256) -> Any:
             ) from None
         return drawn
     return Exact(len(parts.mean))
+
+
+def _candidates(X: Any, features: int) -> Tensor:
+    """Raises a ValueError unless these are candidates ``(..., q, D)``, one at least."""
+    if (
+        not isinstance(X, Tensor)
+        or X.dim() < 2
+        or X.shape[-1] != features
+        or not X.numel()
+        or not X.is_floating_point()
+    ):
+        got = f"{X.dtype} {tuple(X.shape)}" if isinstance(X, Tensor) else type(X).__name__
+        raise ValueError(
+            f"X: expected candidates (..., q, {features}), a floating tensor of one at least, got {got}; give a set of one as "
+            f"(1, {features})"
+        )
+    return X
+
+
+def _chosen(indices: Any, targets: int) -> list[int]:
+    """Which targets are asked about, by their numbers; all if None."""
+    chosen = list(range(targets)) if indices is None else list(indices) if isinstance(indices, Iterable) else []
+    if not chosen or not all(isinstance(i, int) and -targets <= i < targets for i in chosen):
+        raise ValueError(
+            f"output_indices: expected a list of numbers from 0 to {targets - 1}, got {indices!r}; leave it out for all targets"
+        )
+    return chosen

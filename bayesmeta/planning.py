@@ -9,136 +9,23 @@ Shape letters: B worlds, O numbers of an observation, A of an action, H steps ah
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.actions import Bounded, Choices, check_actions
+from bayesmeta.border import check_count, check_function
 from bayesmeta.data import Points
+from bayesmeta.learner import Learner, check_posterior
 from bayesmeta.posterior import Posterior
-from bayesmeta.randomness import standard_normal, uniform
 
 __all__ = ["Bounded", "Choices", "Planner", "Reward", "plan"]
 
 Reward: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What a step pays ``(...)``: of the observation before ``(..., O)``, the action ``(..., A)`` and the observation after."""
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """Actions of A numbers, each between limits of its own.
-
-    Args:
-        low: the least, ``(A,)``.
-        high: the largest, ``(A,)``.
-
-    Raises:
-        ValueError: the limits are not finite, not equally many, or not in order.
-
-    Example:
-        >>> Bounded((-2.0,), (2.0,)).size
-        1
-    """
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        try:
-            ordered = all(-math.inf < a < b < math.inf for a, b in zip(self.low, self.high, strict=True))
-        except (TypeError, ValueError):
-            ordered = False
-        if not ordered or not len(self.low):
-            raise ValueError(
-                f"low and high: expected limits of each number of an action, low < high, got {self.low} and {self.high}; e.g. "
-                "Bounded((-1.0,), (1.0,))"
-            )
-
-    @property
-    def size(self) -> int:
-        """A."""
-        return len(self.low)
-
-    def begin(self, worlds: int, horizon: int, like: Tensor) -> Tensor:
-        """Before anything is known: mean and deviation ``(2, B, H, A)``, of the whole range."""
-        low, high = (like.new_tensor(limit) for limit in (self.low, self.high))
-        return torch.stack([(low + high) / 2, (high - low) / 2])[:, None, None].expand(2, worlds, horizon, -1)
-
-    def draw(self, belief: Tensor, candidates: int) -> Tensor:
-        """Actions from a normal, cut off at the limits: ``(B, C, H, A)``."""
-        mean, deviation = belief[:, :, None]
-        shape = (mean.shape[0], candidates, *mean.shape[2:])
-        return self.within(mean + deviation * standard_normal(*shape, like=mean))
-
-    def within(self, actions: Tensor) -> Tensor:
-        """The nearest actions that are allowed."""
-        return actions.maximum(actions.new_tensor(self.low)).minimum(actions.new_tensor(self.high))
-
-    def fit(self, elites: Tensor) -> Tensor:
-        """The belief after elites ``(B, E, H, A)``."""
-        return torch.stack([elites.mean(1), elites.std(1, correction=0)])
-
-    def best(self, belief: Tensor) -> Tensor:
-        """The actions in the middle of the belief, ``(B, H, A)``."""
-        return belief[0]
-
-    def later(self, belief: Tensor, steps: int = 1) -> Tensor:
-        """The belief about a step later, at first as about the last step, and as wide as at the beginning."""
-        start = self.begin(belief.shape[1], belief.shape[2], belief)
-        return torch.stack([torch.cat([belief[0, :, steps:], start[0, :, -steps:]], 1), start[1]])
-
-
-@dataclass(frozen=True)
-class Choices:
-    """One of A actions, which is a vector with a 1 in its place and zeros beside it.
-
-    Args:
-        size: A, at least 2.
-
-    Raises:
-        ValueError: there are fewer than two.
-
-    Example:
-        >>> Choices(3).begin(1, 1, torch.zeros(()))
-        tensor([[[0.3333, 0.3333, 0.3333]]])
-    """
-
-    size: int
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size, least=2)
-
-    def begin(self, worlds: int, horizon: int, like: Tensor) -> Tensor:
-        """Before anything is known: probabilities ``(B, H, A)``, all the same."""
-        return torch.full((worlds, horizon, self.size), 1 / self.size, dtype=like.dtype, device=like.device)
-
-    def draw(self, belief: Tensor, candidates: int) -> Tensor:
-        """Actions ``(B, C, H, A)``."""
-        worlds, horizon, _ = belief.shape
-        level = uniform((worlds, candidates, horizon, 1), belief)
-        chosen = (level > belief.cumsum(-1)[:, None]).sum(-1).clamp(max=self.size - 1)
-        return torch.nn.functional.one_hot(chosen, self.size).to(belief.dtype)
-
-    def within(self, actions: Tensor) -> Tensor:
-        """The nearest actions that are allowed."""
-        return torch.nn.functional.one_hot(actions.argmax(-1), self.size).to(actions.dtype)
-
-    def fit(self, elites: Tensor) -> Tensor:
-        """The belief after elites ``(B, E, H, A)``; an action that none took keeps a little."""
-        return 0.95 * elites.mean(1) + 0.05 / self.size
-
-    def best(self, belief: Tensor) -> Tensor:
-        """The likeliest actions, ``(B, H, A)``."""
-        return self.within(belief)
-
-    def later(self, belief: Tensor, steps: int = 1) -> Tensor:
-        """The belief about a step later: half of what it was, half of what it was at the beginning."""
-        start = self.begin(len(belief), belief.shape[1], belief)
-        return torch.cat([(belief[:, steps:] + start[:, steps:]) / 2, start[:, -steps:]], 1)
 
 
 def plan(
@@ -172,8 +59,15 @@ def plan(
         moved: an observation after a change: their sum, or what stays where it must, such as a cosine and a sine on the circle.
 
     Raises:
-        ValueError: a count is out of range, or a return is not finite.
+        TypeError: the model, the reward or `moved` is no function, or actions are neither `Bounded` nor `Choices`.
+        ValueError: a count is out of range, or observations, changes, rewards or the belief have another shape or are not
+            finite.
     """
+    check_actions(actions)
+    check_function("change", change, "from (S, B, C, O + A) to changes (S, B, C, O)")
+    check_function("reward", reward, "(observation, action, after) -> what it pays")
+    check_function("moved", moved, "(observation, change) -> observation")
+    observation = _observed(observation, (2, 3))
     for name, value in (
         ("horizon", horizon),
         ("candidates", candidates),
@@ -184,20 +78,22 @@ def plan(
     if elites > candidates:
         raise ValueError(f"elites: expected at most the {candidates} candidates, got {elites}")
     worlds: int = observation.shape[-2]
-    belief = actions.begin(worlds, horizon, observation) if belief is None else belief
+    start = actions.begin(worlds, horizon, observation)
+    belief = start if belief is None else belief
+    if not isinstance(belief, Tensor) or belief.shape != start.shape or not belief.isfinite().all():
+        got = tuple(belief.shape) if isinstance(belief, Tensor) else type(belief).__name__
+        raise ValueError(
+            f"belief: expected finite numbers {tuple(start.shape)} for {worlds} worlds and {horizon} steps, got {got}; give what "
+            "a plan for as many steps returned, or None"
+        )
     rows = torch.arange(worlds, device=observation.device)[:, None]
     for _ in range(iterations):
         drawn = actions.draw(belief, candidates)
-        paid = _returns(change, observation, drawn, reward, moved)
-        if not isinstance(paid, Tensor) or paid.shape != drawn.shape[:2]:
+        paid, reached = _returns(change, observation, drawn, reward, moved)
+        if not paid.isfinite().all() or reached.isnan().any():
             raise ValueError(
-                f"reward: expected a number for each step (...), of observations (..., O), got returns "
-                f"{tuple(paid.shape) if isinstance(paid, Tensor) else paid} in place of {tuple(drawn.shape[:2])}; sum over O"
-            )
-        if not paid.isfinite().all():
-            raise ValueError(
-                "reward: expected finite returns, got one that is not; a model that is followed far from its data may run away: "
-                "plan fewer steps ahead, or give `moved` limits"
+                "reward: expected finite returns, got NaN or infinity, or NaN in observations; a model that is followed far "
+                "from its data may run away: plan fewer steps ahead, or give `moved` limits"
             )
         belief = actions.fit(drawn[rows, paid.topk(elites, 1).indices])
     return belief
@@ -205,20 +101,54 @@ def plan(
 
 def _returns(
     change: Callable[[Tensor], Tensor], observation: Tensor, drawn: Tensor, reward: Reward, moved: Any
-) -> Tensor:
-    """What sequences of actions ``(B, C, H, A)`` pay, ``(B, C)``, as a mean over functions."""
+) -> tuple[Tensor, Tensor]:
+    """What sequences of actions ``(B, C, H, A)`` pay, ``(B, C)``, as a mean over functions, and where they lead."""
     state = observation[..., None, :]  # (B, 1, O), or (S, B, 1, O)
     state = (state if state.dim() == 4 else state[None]).expand(-1, -1, drawn.shape[1], -1)
     total = drawn.new_zeros(())
     for step in drawn.unbind(2):
         taken = step.expand(*state.shape[:-1], -1)
         before, by = state, change(torch.cat([state, taken], -1))
-        if by.dim() == 4 and len(by) != len(state):
+        many = isinstance(by, Tensor) and by.dim() == 4 and (len(by) == len(state) or len(state) == 1)
+        if not many or by.shape[1:] != state.shape[1:]:
+            raise ValueError(
+                f"change: expected changes (S, B, C, O), {tuple(state.shape)} or of more functions, got "
+                f"{tuple(by.shape) if isinstance(by, Tensor) else type(by).__name__}; give a posterior whose y (B, N, O) says "
+                "how observations change"
+            )
+        if len(by) != len(state):
             state, taken = (part.expand(len(by), *part.shape[1:]) for part in (state, taken))
             before = state
         state = moved(state, by)
-        total = total + reward(before, taken, state)
-    return total.mean(0)
+        if not isinstance(state, Tensor) or state.shape != before.shape:
+            got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+            raise ValueError(f"moved: expected observations {tuple(before.shape)}, got {got}; see World.moved")
+        pays = reward(before, taken, state)
+        if not isinstance(pays, Tensor) or pays.shape != state.shape[:-1]:
+            raise ValueError(
+                f"reward: expected a number for each step (...), of observations (..., O), got "
+                f"{tuple(pays.shape) if isinstance(pays, Tensor) else type(pays).__name__} in place of "
+                f"{tuple(state.shape[:-1])}; sum over O, and return a tensor"
+            )
+        total = total + pays
+    return total.mean(0), state
+
+
+def _observed(observation: Any, dimensions: Sequence[int], name: str = "observation") -> Tensor:
+    """Observations as floating numbers, of at least one world."""
+    form = " or ".join("(B, O)" if n == 2 else "(S, B, O)" for n in dimensions)
+    got = str(tuple(observation.shape)) if isinstance(observation, Tensor) else type(observation).__name__
+    if not isinstance(observation, Tensor) or observation.dim() not in dimensions or not observation.numel():
+        raise ValueError(f"{name}: expected a tensor {form}, got {got}; give each world a row")
+    if not observation.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity in {got}; end the attempt before")
+    return observation if observation.is_floating_point() else observation.to(torch.get_default_dtype())
+
+
+def _check_shape(part: Any, name: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(part, Tensor) or part.shape != shape:
+        got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        raise ValueError(f"{name}: expected a tensor {shape}, got {got}; give each world a row")
 
 
 @dataclass
@@ -235,6 +165,10 @@ class Planner:
         learn: whether `tell` updates the posterior.
         moved: an observation after a change, see `plan`.
         options: of `plan`: horizon, candidates, elites, iterations.
+
+    Raises:
+        TypeError: the posterior is a learner, or something is no function or no actions.
+        ValueError: an option is none of `plan`, or a number of functions is not at least 1.
 
     Example:
         >>> world = Pendulum()
@@ -253,12 +187,23 @@ class Planner:
     options: dict[str, int] = field(default_factory=dict)
     belief: Tensor | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.posterior, Learner) or not callable(self.posterior):
+            check_posterior(self.posterior)
+        check_actions(self.actions)
+        check_function("reward", self.reward, "(observation, action, after) -> what it pays")
+        if self.functions is not None:
+            check_count("functions", self.functions)
+        known = ("horizon", "candidates", "elites", "iterations")
+        if not isinstance(self.options, dict) or not set(self.options) <= set(known):
+            raise ValueError(
+                f"options: expected a dictionary of {', '.join(known)}, got {self.options!r}; leave out others"
+            )
+
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """The first action of the plan from here, ``(B, A)``; observations are ``(B, O)``."""
-        if not isinstance(observation, Tensor) or observation.dim() != 2:
-            got = tuple(observation.shape) if isinstance(observation, Tensor) else type(observation).__name__
-            raise ValueError(f"observation: expected a tensor (B, O), got {got}; give each world a row")
+        observation = _observed(observation, (2,))
         start = None if self.belief is None else self.actions.later(self.belief)
         self.belief = plan(
             self._model(), observation, self.reward, self.actions, belief=start, moved=self.moved, **self.options
@@ -274,6 +219,7 @@ class Planner:
         drawn, count = self.posterior.functions(self.functions), self.functions
         return lambda x: drawn(x.expand(count, *x.shape[1:])).mean
 
+    @torch.no_grad()
     def tell(self, observation: Tensor, action: Tensor, after: Tensor, change: Tensor | None = None) -> None:
         """What a step in each world led to: ``(B, O)``, ``(B, A)`` and ``(B, O)``.
 
@@ -282,8 +228,16 @@ class Planner:
             action: what was done.
             after: after it.
             change: what the posterior is told, where it is not the difference of the two.
+
+        Raises:
+            ValueError: the shapes are others, or a number is not finite.
         """
         if self.learn:
+            observation, after = _observed(observation, (2,)), _observed(after, (2,), "after")
+            _check_shape(after, "after", tuple(observation.shape))
+            _check_shape(action, "action", (len(observation), self.actions.size))
+            told = after - observation if change is None else change
+            _check_shape(told, "change", tuple(observation.shape))
             x = torch.cat([observation, action], -1)[:, None]
-            y = (after - observation if change is None else change)[:, None]
+            y = told[:, None]
             self.posterior = self.posterior.update(Points(x, y, torch.ones_like(y[..., 0], dtype=torch.bool)))

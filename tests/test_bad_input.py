@@ -150,7 +150,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "two degrees of freedom": (lambda: bm.likelihoods.StudentT(df=2.0), "df: expected a number above 2, got 2"),
     "coverage level": (lambda: bm.metrics.Coverage(90), "level: expected a probability.*got 90"),
     # task sources
-    "no queries": (lambda: bm.tasks.Sinusoids(queries=0), "queries: expected at least 1, got 0"),
+    "no queries": (lambda: bm.tasks.Sinusoids(queries=0), "queries: expected a whole number of at least 1, got 0"),
     "shots the wrong way round": (lambda: bm.tasks.Sinusoids(shots=(5, 1)), r"shots: expected.*got \(5, 1\)"),
     "oracle without noise": (lambda: bm.tasks.Sinusoids().oracle(given()), "noise: expected a source with noise > 0"),
     "rows differ": (lambda: bm.tasks_from_arrays([1.0, 2.0], [1.0], ["a", "a"]), r"x, y and task_ids: expected the same number of rows.*\(2,\), \(1,\) and \(2,\)"),

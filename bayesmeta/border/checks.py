@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from operator import index
 from typing import Any
 
@@ -13,7 +14,7 @@ from bayesmeta.border.arrays import convert
 from bayesmeta.border.values import check_values
 from bayesmeta.data import Episode, Points, _reference, seen
 
-__all__ = ["check", "check_count", "check_positive", "check_probability"]
+__all__ = ["check", "check_count", "check_function", "check_not_negative", "check_positive", "check_probability"]
 
 
 def check(given: Points | Episode, name: str = "points", like: nn.Module | None = None) -> None:
@@ -159,7 +160,7 @@ def check_positive(
     name: str, value: float, least: float = 0.0, most: float = float("inf"), *, finite: bool = False
 ) -> None:
     """Raises a ValueError if an argument is not a number above 0, and from `least` to `most`; or finite, if it must."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not value > 0 or not least <= value <= most:
         bounds = " and ".join(
             [f"of at least {least:g}" if least > 0 else "above 0"] + [f"at most {most:g}"] * (most < float("inf"))
@@ -167,6 +168,20 @@ def check_positive(
         raise ValueError(f"{name}: expected a number {bounds}, got {value!r}; give one within")
     if finite and value == float("inf"):
         raise ValueError(f"{name}: expected a finite number, got {value!r}; give a smaller one")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raises a ValueError if an argument is not a finite number of at least 0."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}; give one within")
+
+
+def check_function(name: str, value: Any, expected: str) -> None:
+    """Raises a TypeError if an argument cannot be called; `expected` says of what and to what it is a function."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: expected a function {expected}, got {type(value).__name__}; give it without calling it"
+        )
 
 
 def check_probability(name: str, value: float | Tensor) -> None:

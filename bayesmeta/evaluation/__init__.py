@@ -4,6 +4,7 @@ from bayesmeta.evaluation.diagnostics import Uniformity, pit, sbc, to_arviz
 from bayesmeta.evaluation.evaluate import (
     Predictor,
     answers,
+    check_metrics,
     evaluate,
     evaluating,
     predict,
@@ -21,6 +22,7 @@ __all__ = [
     "Uniformity",
     "Units",
     "answers",
+    "check_metrics",
     "evaluate",
     "evaluate_stream",
     "evaluating",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import StudentT
 
+from bayesmeta.border import as_tensor
 from bayesmeta.distributions import quantile
 from bayesmeta.metrics.metric import Estimate, Metric
 
@@ -65,9 +66,7 @@ def bootstrap(
         >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
         Estimate(value=1.0, low=1.0, high=1.0)
     """
-    if len(rows) == 0:
-        raise ValueError("rows: expected the statistics of at least one task, got none; evaluate on more episodes")
-    rows = rows.double().cpu()
+    rows = _rows(rows, "rows", metric, shared)
     if metric.gaps(rows.sum(0)) is None:
         found = interval(metric.reduce, rows, shared, resamples=resamples, seed=seed)
         return Estimate(*(part.item() for part in found))
@@ -87,12 +86,19 @@ def difference(metric: Metric, rows: Tensor, others: Tensor, shared: Tensor | No
         shared: as in `bootstrap`.
 
     Raises:
-        ValueError: the two were not asked about the same tasks.
+        ValueError: the two were not asked about the same tasks, there is none, or the metric is a distance from perfection, of
+            which a difference has no interval.
 
     Example:
         >>> difference(NLL(), torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]]))
         Estimate(value=1.0, low=1.0, high=1.0)
     """
+    rows, others = _rows(rows, "rows", metric, shared), _rows(others, "others", metric, shared)
+    if metric.gaps(rows.sum(0)) is not None:
+        raise ValueError(
+            f"metric: expected one that is no distance from perfection, got {metric.name}: their noise, which makes both larger, "
+            "does not cancel; see bootstrap for each alone"
+        )
     if rows.shape != others.shape:
         raise ValueError(
             f"others: expected the statistics of {len(rows)} tasks, {tuple(rows.shape)}, got {tuple(others.shape)}; ask both "
@@ -103,8 +109,27 @@ def difference(metric: Metric, rows: Tensor, others: Tensor, shared: Tensor | No
     def reduce(sums: Tensor) -> Tensor:
         return metric.reduce(sums[..., :cut]) - metric.reduce(sums[..., cut:])
 
-    found = interval(reduce, torch.cat([rows.double().cpu(), others.double().cpu()], 1), shared)
+    found = interval(reduce, torch.cat([rows, others], 1), shared)
     return Estimate(*(part.item() for part in found))
+
+
+def _rows(rows: Any, name: str, metric: Any, shared: Tensor | None) -> Tensor:
+    """Statistics of at least one task, ``(T, K)``, as float64 on the CPU, of a metric and of tasks that share units."""
+    if not isinstance(metric, Metric):
+        got = getattr(metric, "__name__", repr(metric))
+        raise TypeError(f"metric: expected a metric, got {got}; build it, e.g. NLL()")
+    found = as_tensor(rows, name)
+    if found.dim() != 2 or not found.numel():
+        raise ValueError(
+            f"{name}: expected the statistics of at least one task (T, K), got {'none, ' * (not found.numel())}"
+            f"{tuple(found.shape)}; evaluate on more episodes"
+        )
+    if shared is not None and (not isinstance(shared, Tensor) or shared.dim() != 2 or len(shared) != len(found)):
+        got = tuple(shared.shape) if isinstance(shared, Tensor) else type(shared).__name__
+        raise ValueError(
+            f"shared: expected the units of {len(found)} tasks ({len(found)}, W), got {got}; give each task a row"
+        )
+    return found.detach().double().cpu()
 
 
 def interval(

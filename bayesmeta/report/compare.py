@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode
 from bayesmeta.distributions import has_classes
-from bayesmeta.evaluation import Clusters, Predictor, Units, predict, reading, statistics
+from bayesmeta.evaluation import Clusters, Predictor, Units, check_metrics, predict, reading, statistics
 from bayesmeta.files import check_target
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import (
@@ -94,14 +94,15 @@ def compare(
     """
     check_learners(learners)
     check_count("episodes", episodes)
-    if against is not None and against not in learners:
+    if against is not None and against not in list(learners):
         raise ValueError(f"against: expected one of {', '.join(map(repr, learners))}, got {against!r}; name a learner")
     if page is not None:  # before hours of training, not after
         check_target(page, "page")
         figure(1, 1)
+    metrics = check_metrics(metrics)
     first = tasks[0]
     Units(tasks, clusters).of(0, len(first.query.mask))
-    if metrics is None:
+    if not metrics:
         name, learner = next(iter(learners.items()))
         metrics = _metrics_for(learner, tasks, seed)
     rows: list[Row] = []

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.border import as_tensor, check_count, check_positive
 from bayesmeta.data import Episode, Points
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import BayesianLinear
-from bayesmeta.tasks.source import TaskSource, normal, shots_per_task
+from bayesmeta.tasks.source import TaskSource, check_told, normal, shots_per_task
 
 __all__ = ["Bandits"]
 
@@ -56,23 +55,24 @@ class Bandits(TaskSource):
         length: int = 1_000_000,
     ) -> None:
         super().__init__(seed=seed, length=length)
-        self.mean = torch.as_tensor(mean, dtype=torch.float64, device="cpu")
-        self.covariance = torch.as_tensor(covariance, dtype=torch.float64, device="cpu")
+        self.mean, self.covariance = (
+            as_tensor(part, name).detach().to("cpu", torch.float64, copy=True)
+            for part, name in ((mean, "mean"), (covariance, "covariance"))
+        )
         size = self.mean.numel()
         if self.mean.dim() != 1 or self.covariance.shape != (size, size) or not size:
             raise ValueError(
                 f"mean and covariance: expected (D,) and (D, D) for an arm's D features, got {tuple(self.mean.shape)} and "
                 f"{tuple(self.covariance.shape)}"
             )
+        if not self.mean.isfinite().all():
+            raise ValueError(f"mean: expected finite numbers, got {self.mean.tolist()}; e.g. torch.zeros(D)")
         root, failed = torch.linalg.cholesky_ex(self.covariance)
-        if failed or not torch.equal(self.covariance, self.covariance.mT):
+        if failed or not root.isfinite().all() or not torch.equal(self.covariance, self.covariance.mT):
             raise ValueError(
                 "covariance: expected a symmetric positive definite matrix, got another; e.g. torch.eye(D)"
             )
-        if not 0 < noise < math.inf:
-            raise ValueError(
-                f"noise: expected a positive standard deviation, got {noise}; without noise the exact posterior is degenerate"
-            )
+        check_positive("noise", noise, finite=True)  # without any the exact posterior is degenerate
         check_count("arms", arms)
         check_count("batch", batch)
         shots_per_task(shots, 1, torch.Generator())
@@ -107,6 +107,7 @@ class Bandits(TaskSource):
 
     def oracle(self, support: Points) -> Posterior:
         """The exact Bayes posterior under the source's own prior: no learner's mean NLL can be lower."""
+        check_told(support, len(self.mean))
         y = support.y
         noise = torch.tensor(self.noise, dtype=torch.float64, device=y.device)
         mean, covariance = (part.to(y.device) for part in (self.mean[:, None], self.covariance))

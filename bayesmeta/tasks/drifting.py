@@ -13,7 +13,7 @@ from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.gaussian_process import GaussianProcess
 from bayesmeta.posterior import Posterior
-from bayesmeta.tasks.source import normal, uniform
+from bayesmeta.tasks.source import check_told, normal, uniform
 from bayesmeta.tasks.streams import StreamSource
 
 __all__ = ["DriftingSinusoids"]
@@ -98,6 +98,7 @@ class DriftingSinusoids(StreamSource):
 
     def oracle(self, support: Points) -> Posterior:
         """The exact posterior: no learner's mean NLL can be lower, about any part. It grows with the points that it is told."""
+        check_told(support, 2)
         noise = torch.tensor(self.noise, dtype=torch.float64, device=support.y.device)
         return GaussianProcess(self._kernel().to(support.y.device), None, noise, support)
 

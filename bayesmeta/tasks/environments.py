@@ -8,15 +8,17 @@ Shape letters: B worlds, O numbers of an observation, A of an action, N and M st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.actions import Bounded, Choices
+from bayesmeta.border import as_tensor, check_count
 from bayesmeta.data import Episode, Points
-from bayesmeta.planning import Bounded, Choices
+from bayesmeta.randomness import seeded
 from bayesmeta.tasks.acting import Actor, acted, frozen_actor
 from bayesmeta.tasks.source import TaskSource, shots_per_task
 
@@ -112,10 +114,27 @@ class EnvironmentTransitions(TaskSource):
         shots_per_task(shots, 1, torch.Generator())
         self.make_env, self.actor = make_env, frozen_actor(actor)
         self.batch, self.shots, self.queries, self.attempt = batch, shots, queries, attempt
-        env = make_env(0)
-        self.observations = _size(env)
-        self.actions, self._start = _actions(env)
-        env.close()
+        with self._made(0) as env:
+            self.observations, (self.actions, self._start) = _size(env), _actions(env)
+
+    @contextmanager
+    def _made(self, number: int) -> Iterator[Any]:
+        """A world's environment, which is closed whatever happens; each has the first one's spaces."""
+        env = self.make_env(number)
+        if isinstance(env, type):
+            _refuse("make_env", "an environment", f"the class {env.__name__}")
+        size = _size(env)
+        try:
+            found = (size, _actions(env))
+            known = (
+                getattr(self, "observations", None),
+                (getattr(self, "actions", None), getattr(self, "_start", None)),
+            )
+            if known[0] is not None and found != known:
+                _refuse("make_env", f"an environment like that of world 0, {known}", f"{found} in world {number}")
+            yield env
+        finally:
+            env.close()
 
     def draw(self, generator: torch.Generator) -> Episode:
         return self._of([_number(generator) for _ in range(self.batch)], generator)
@@ -126,10 +145,13 @@ class EnvironmentTransitions(TaskSource):
         Raises:
             ValueError: there is no world.
         """
-        if not len(numbers):
+        numbers = as_tensor(numbers, "numbers").flatten().tolist()
+        if not numbers:
             raise ValueError(
                 "numbers: expected those of one world at least, got none; give make_env's argument of each"
             )
+        for number in numbers:
+            check_count("numbers", number, least=0)
         return self._seeded(index, lambda generator: self._of(numbers, generator))
 
     @torch.no_grad()
@@ -139,9 +161,9 @@ class EnvironmentTransitions(TaskSource):
         mask = torch.arange(most) < counts[:, None]
         both = []
         for number in numbers:
-            env = self.make_env(int(number))
-            both.append(self._walk(env, most, most, generator) + self._walk(env, self.queries, self.attempt, generator))
-            env.close()
+            with seeded(generator.initial_seed(), number), self._made(number) as env:  # what an actor draws by itself
+                walks = ((most, most), (self.queries, self.attempt))
+                both.append([part for walk in walks for part in self._walk(env, *walk, generator)])
         x, y, asked, answered = (torch.stack(part) for part in zip(*both, strict=True))
         support = Points(x * mask[..., None], y * mask[..., None], mask)
         return Episode(support, Points(asked, answered, torch.ones(asked.shape[:2], dtype=torch.bool)))
@@ -176,13 +198,23 @@ class EnvironmentTransitions(TaskSource):
             raise ValueError(
                 f"reward: expected a finite number at every step, got {reward}; look at the environment's step"
             )
-        return self._observed(after), bool(terminated) or bool(truncated)
+        try:
+            ended = bool(terminated) or bool(truncated)
+        except (TypeError, ValueError):
+            _refuse("make_env", "step to say whether it ended, true or false, twice", f"{terminated} and {truncated}")
+        return self._observed(after), ended
 
     def _spelled(self, action: Tensor) -> Any:
         """An action as the environment takes it."""
+        allowed = torch.equal(self.actions.within(action), action)
         if isinstance(self.actions, Choices):
+            if not allowed:
+                raise ValueError(
+                    f"actor: expected one of {self.actions.size} actions, a 1 in its place and zeros beside it, got "
+                    f"{action.tolist()}; use one_hot(choice, {self.actions.size}).float()"
+                )
             return self._start + int(action.argmax())
-        if not torch.equal(self.actions.within(action), action):
+        if not allowed:
             raise ValueError(
                 f"actor: expected actions between {self.actions.low} and {self.actions.high}, got {tuple(action.tolist())}; "
                 "clamp them, or rescale what the network says"
@@ -192,7 +224,9 @@ class EnvironmentTransitions(TaskSource):
     def _observed(self, observation: Any) -> Tensor:
         if isinstance(observation, dict):
             _refuse("observation", "a vector of numbers", f"a dictionary of {list(observation)}")
-        found = torch.as_tensor(observation, dtype=torch.float32).clone()  # an environment may go on writing to its own
+        found = (
+            as_tensor(observation, "observation").detach().to(torch.float32, copy=True)
+        )  # the environment's may change
         if found.shape != (self.observations,) or not found.isfinite().all():
             said = f"shape {tuple(found.shape)}" if found.shape != (self.observations,) else "NaN or infinity"
             raise ValueError(
@@ -230,7 +264,7 @@ def _size(env: Any) -> int:
             _refuse("make_env", f"an environment with {name}", type(env).__name__)
     space = env.observation_space
     shape = getattr(space, "shape", None)
-    if not hasattr(space, "low") or shape is None or len(shape) != 1:
+    if not hasattr(space, "low") or shape is None or len(shape) != 1 or not shape[0]:
         _refuse("observation", "a vector of numbers, a Box of one dimension", _spelled_out(space))
     return int(shape[0])
 

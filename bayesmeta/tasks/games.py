@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesmeta.border import check_count
+from bayesmeta.border import check_count, check_function
 from bayesmeta.data import Points
-from bayesmeta.tasks.rule_books import ANSWERS, BUTTONS, COLOURS, QUESTIONS, questions
+from bayesmeta.tasks.rule_books import ANSWERS, BUTTONS, COLOURS, QUESTIONS, check_books, questions
 from bayesmeta.tasks.source import uniform
 
 __all__ = ["Agent", "Level", "play"]
@@ -87,6 +87,7 @@ class Level(NamedTuple):
                 answers, of probability 1, this is the best that can be had under it.
             steps: how many, at least 1.
         """
+        check_count("steps", steps)
         ways, parts = answers[:, :BUTTONS], answers[:, BUTTONS:]
         blank = F.one_hot(torch.tensor([NOTHING]), ANSWERS).to(answers).expand(len(answers), -1, -1)
         squares = torch.cat([parts, blank], 1).gather(1, self.colours[..., None].expand(-1, -1, ANSWERS))
@@ -109,6 +110,21 @@ Agent: TypeAlias = Callable[[Points], Tensor]
 """A guess at the rules, as probabilities ``(B, Q, W)`` of the answers, given those seen: all questions, the mask says which."""
 
 
+def _check_guess(made: Any, shape: torch.Size) -> None:
+    """Raises a ValueError unless a guess is made of probabilities ``(B, Q, W)``, which sum to 1."""
+    if not isinstance(made, Tensor) or made.shape != shape or not made.isfinite().all():
+        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(
+            f"agent: expected finite probabilities {tuple(shape)}, got {got}; give one of each answer to each question, a tensor"
+        )
+    sums = made.sum(-1)
+    if (made < 0).any() or ((sums - 1).abs() > 1e-3).any():
+        raise ValueError(
+            f"agent: expected probabilities from 0 to 1 whose sum over answers is 1, got numbers from {made.min().item():.3g} "
+            f"with sums from {sums.min().item():.3g} to {sums.max().item():.3g}; normalise them, e.g. logits.softmax(-1)"
+        )
+
+
 def play(agent: Agent | None, books: Tensor, *, levels: int = 5, steps: int = 8, generator: torch.Generator) -> Tensor:
     """What each level of B games pays, ``(B, levels)``, to one who plays best by a guess at the rules.
 
@@ -123,7 +139,8 @@ def play(agent: Agent | None, books: Tensor, *, levels: int = 5, steps: int = 8,
         generator: of the boards, and of buttons at random: the same for two agents to play on the same boards.
 
     Raises:
-        ValueError: rules or guesses have another shape, or a count is not at least 1.
+        TypeError: the agent cannot be called, or there is no generator.
+        ValueError: rules are no rule books, guesses have another shape or are no probabilities, or a count is not at least 1.
 
     Example:
         >>> books = rule_books()[:3]
@@ -133,9 +150,13 @@ def play(agent: Agent | None, books: Tensor, *, levels: int = 5, steps: int = 8,
     """
     check_count("levels", levels)
     check_count("steps", steps)
-    if not isinstance(books, Tensor) or books.dim() != 2 or books.shape[1] != QUESTIONS or not len(books):
-        got = tuple(books.shape) if isinstance(books, Tensor) else type(books).__name__
-        raise ValueError(f"books: expected rule books (B, {QUESTIONS}), got {got}; take rows of rule_books()")
+    check_books(books)
+    if agent is not None:
+        check_function("agent", agent, "from points to probabilities (B, Q, W)")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: expected a torch.Generator, got {type(generator).__name__}; e.g. torch.Generator().manual_seed(0)"
+        )
     known = torch.zeros_like(books, dtype=torch.bool)
     paid = torch.zeros(len(books), levels)
     for number in range(levels):
@@ -147,12 +168,8 @@ def play(agent: Agent | None, books: Tensor, *, levels: int = 5, steps: int = 8,
             button = chance[step]
             if agent is not None:
                 if news.any():
-                    made = agent(Points(questions(len(books)), books * known, known))
-                    if made.shape != guess.shape or not made.isfinite().all():
-                        raise ValueError(
-                            f"agent: expected finite probabilities {tuple(guess.shape)}, got {tuple(made.shape)}; give one "
-                            "of each answer to each question"
-                        )
+                    made = agent(Points(questions(len(books)), books * known, known.clone()))
+                    _check_guess(made, guess.shape)
                     guess = torch.where(news[:, None, None], made.to(guess), guess)
                 button = level.values(guess, steps - step).argmax(1)
             level, reward, seen = level.press(books, button)

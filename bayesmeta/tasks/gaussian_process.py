@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesmeta.data import Points
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel, cholesky, covariance
 from bayesmeta.posterior import Posterior
-from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, check_told
 
 __all__ = ["GaussianProcessTasks"]
 
@@ -56,5 +56,6 @@ class GaussianProcessTasks(SyntheticTasks):
             return (factor @ normal).to(x.dtype)
 
     def oracle(self, support: Points) -> Posterior:
+        check_told(support, self.inputs)
         noise = torch.tensor(self.noise, dtype=torch.float64, device=support.y.device)
         return GaussianProcess(self.kernel, None, noise, support)

@@ -11,7 +11,7 @@ from bayesmeta.data import Points
 from bayesmeta.functional import with_bias
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import BayesianLinear
-from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, normal
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, check_told, normal
 
 __all__ = ["LinearGaussian"]
 
@@ -53,6 +53,7 @@ class LinearGaussian(SyntheticTasks):
         return with_bias(x) @ weights
 
     def oracle(self, support: Points) -> Posterior:
+        check_told(support, self.inputs)
         y = support.y
         mean = y.new_zeros(self.inputs + 1, 1)
         covariance = self.weight_scale**2 * torch.eye(self.inputs + 1, dtype=torch.float64, device=y.device)

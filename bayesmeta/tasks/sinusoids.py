@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from bayesmeta.data import Points
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Particles
-from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, uniform
+from bayesmeta.tasks.source import EpisodeOptions, SyntheticTasks, check_told, uniform
 
 __all__ = ["Sinusoids"]
 
@@ -81,11 +81,7 @@ class Sinusoids(SyntheticTasks):
                 f"amplitudes: expected bounds (low, high) with low < high for the oracle, got {self.amplitudes}; "
                 f"for one amplitude, e.g. ({low}, {low + 1e-3})"
             )
-        if support.x.shape[2:] != (1,) or support.y.shape[2:] != (1,):
-            raise ValueError(
-                f"support: expected one feature and one real target, as this source has, got x {tuple(support.x.shape[2:])} "
-                f"and y {tuple(support.y.shape[2:])}"
-            )
+        check_told(support, 1)
         steepest = max(abs(low), abs(high)) * max(1, int(support.mask.sum(1).max())) ** 0.5
         if self.noise < 0.25 * steepest * abs(self.phases[1] - self.phases[0]) / _PHASES:
             raise ValueError(

@@ -7,13 +7,14 @@ Tür, Hakkani-Tür & Heck 2017, "Towards Zero-Shot Frame Semantic Parsing for Do
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.border import check_count, check_function
 from bayesmeta.data import Episode, Points
 from bayesmeta.tasks.slot_files import Tagged
 from bayesmeta.tasks.source import TaskSource, uniform
@@ -75,25 +76,31 @@ class SlotTasks(TaskSource):
         super().__init__(seed=seed, length=length)
         for name, value in (("batch", batch), ("shots", shots), ("queries", queries)):
             check_count(name, value)
-        if isinstance(known, str):
-            raise ValueError(f"known: expected a list of slots' names, got one name, {known!r}; write [{known!r}]")
-        if not isinstance(sentences, Mapping):
+        self.known, self.hidden = _named(known, "known"), hidden
+        if len(set(self.known)) < len(self.known):
+            raise ValueError(f"known: expected different names, got {self.known}; name each slot once")
+        if not isinstance(sentences, Mapping) or not sentences:
             raise ValueError(
-                f'sentences: expected a dictionary of intents, got {type(sentences).__name__}; write {{"book": [(words, slots)]}}'
+                f"sentences: expected a dictionary of intents, got {type(sentences).__name__}"
+                f'{" of none" if isinstance(sentences, Mapping) else ""}; write {{"book": [(words, slots)]}}'
             )
+        check_function("encode", encode, "from words to a row for each, such as bm.tasks.spelled")
         if batch > len(sentences):
             raise ValueError(f"batch: expected at most the {len(sentences)} intents that there are, got {batch}")
         self.intents = list(sentences)
         self.batch, self.shots, self.queries = batch, shots, queries
-        if not (isinstance(hidden, int | float) and 0 <= hidden <= 1):
+        if not (isinstance(hidden, Real) and 0 <= hidden <= 1):
             raise ValueError(f"hidden: expected a probability from 0 to 1, got {hidden!r}; e.g. 0.5")
-        self.known, self.hidden = list(known), hidden
         self.slots: dict[str, list[str]] = {}
         """Of each intent the names of its slots."""
         self._words: dict[str, list[Tensor]] = {}
         self._labels: dict[str, list[Tensor]] = {}
         self._names: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for intent, given in sentences.items():
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise ValueError(
+                    f"sentences of {intent!r}: expected a list of (words, slots), got {type(given).__name__}; make it a list"
+                )
             if len(given) < shots + queries:
                 raise ValueError(
                     f"shots and queries: expected no more than each intent has sentences, got {shots} and {queries} of the "
@@ -110,11 +117,22 @@ class SlotTasks(TaskSource):
             ]
             self._words[intent] = [_read(encode, words) for words, _ in given]
             self._labels[intent] = [torch.tensor([number[slot] for slot in slots]) for _, slots in given]
-        new = [sum(hidden > 0 or name not in self.known for name in names) for names in self.slots.values()]
+        read = [
+            *(rows for part in self._words.values() for rows in part),
+            *(r for p in self._names.values() for r, _ in p),
+        ]
+        forms = {f"{rows.dtype} (words, {', '.join(map(str, rows.shape[1:]))})" for rows in read}
+        if len(forms) > 1:
+            raise ValueError(
+                f"encode: expected rows of one type and shape for all words, got {' and '.join(sorted(forms))}"
+            )
+        new = [sum(bool(hidden > 0) or name not in self.known for name in names) for names in self.slots.values()]
         least = 1 + len(self.known) + max(new)
-        self.labels = least if labels is None else labels
+        if labels is not None:
+            check_count("labels", labels)
+        self.labels: int = least if labels is None else int(labels)
         """W, labels of the learner, 0 among them."""
-        if not isinstance(self.labels, int) or self.labels < least:
+        if self.labels < least:
             raise ValueError(
                 f"labels: expected at least {least}, for 0, {len(self.known)} known slots and {max(new)} others of an intent, "
                 f"got {labels!r}; raise it, or leave it out"
@@ -193,7 +211,8 @@ def slot_points(sentences: Sequence[Tagged], slots: Sequence[str], encode: Calla
 
 
 def _check_tagged(sentence: Tagged, name: str, place: int) -> None:
-    if isinstance(sentence, str) or len(sentence) != 2 or isinstance(sentence[0], str):
+    pair = isinstance(sentence, Sequence) and not isinstance(sentence, str) and len(sentence) == 2
+    if not pair or not all(isinstance(part, Sequence) and not isinstance(part, str) for part in sentence):
         raise ValueError(
             f"{name}: expected a list of words and one of their slots, got {sentence!r} at {place}; split the sentence into words"
         )
@@ -214,13 +233,15 @@ def _check_tagged(sentence: Tagged, name: str, place: int) -> None:
 
 
 def _read(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str]) -> Tensor:
-    rows = encode(words)
-    if not isinstance(rows, Tensor) or rows.shape[:1] != (len(words),):
+    rows = encode(list(words))
+    if isinstance(rows, Tensor) and not rows.isfinite().all():
+        raise ValueError(f"encode: expected finite numbers, got NaN or infinity for {list(words)}; look at its vectors")
+    if not isinstance(rows, Tensor) or rows.shape[:1] != (len(words),) or rows.is_complex():
         got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise ValueError(
             f"encode: expected a tensor with a row for each word, {len(words)} of them, got {got}; e.g. bm.tasks.spelled"
         )
-    return rows
+    return rows.detach()
 
 
 def _points(tasks: Sequence[Sequence[tuple[Tensor, Tensor]]], longest: int) -> Points:
@@ -243,6 +264,17 @@ def _padded(rows: Tensor, length: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])
 
 
+def _named(names: Any, what: str) -> list[str]:
+    """Slots' names as a list; refused by the argument's name if they are none."""
+    if isinstance(names, (str, bytes)):
+        raise ValueError(f"{what}: expected a list of slots' names, got one name, {names!r}; write [{names!r}]")
+    given = list(names) if isinstance(names, Iterable) else [names]
+    for name in given:
+        if not isinstance(name, str):
+            raise ValueError(f"{what}: expected a list of slots' names, got {name!r}; write them as text, ['city']")
+    return given
+
+
 def slot_names(names: Sequence[str]) -> list[Tagged]:
     """What slots are called, as sentences: "=" and the words of the name, which have the slot.
 
@@ -255,10 +287,8 @@ def slot_names(names: Sequence[str]) -> list[Tagged]:
         >>> slot_names(["movie_name"])
         [(['=', 'movie', 'name'], [None, 'movie_name', 'movie_name'])]
     """
-    if isinstance(names, str):
-        raise ValueError(f"names: expected a list of slots' names, got one name, {names!r}; write [{names!r}]")
     found: list[Tagged] = []
-    for name in names:
+    for name in _named(names, "names"):
         words = re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])|[\W_]+", " ", name).casefold().split()
         if not words:
             raise ValueError(f"names: expected slots' names of words, got {name!r}; name it in letters")

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bayesmeta.border import check_count
+from bayesmeta.border import check_count, check_not_negative, check_shapes
 from bayesmeta.data import Episode, Points
 from bayesmeta.posterior import Posterior
 
-__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "normal", "shots_per_task", "uniform"]
+__all__ = ["EpisodeOptions", "SyntheticTasks", "TaskSource", "check_told", "normal", "shots_per_task", "uniform"]
 
 T = TypeVar("T")
 
@@ -42,8 +42,7 @@ class TaskSource(Dataset[Episode], ABC):
     """What stands for the class's name in the ``repr``, if a function built the source."""
 
     def __init__(self, *, seed: int, length: int) -> None:
-        if length < 1:
-            raise ValueError(f"length: expected at least 1 episode, got {length}; it only bounds the index")
+        check_count("length", length)
         check_count("seed", seed, least=0)
         self.seed = int(seed)
         self.length = length
@@ -56,6 +55,12 @@ class TaskSource(Dataset[Episode], ABC):
 
     def _seeded(self, index: int, draw: Callable[[torch.Generator], T]) -> T:
         """What is drawn of an index."""
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"index: expected an episode's number, got {index!r}; write tasks[0], and islice(tasks, 5) for several"
+            ) from None
         if not 0 <= index < self.length:
             raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}; raise the source's length")
         with torch.device("cpu"):  # whatever torch's default device is
@@ -142,6 +147,19 @@ def shots_per_task(shots: int | tuple[int, int], tasks: int, generator: torch.Ge
     return torch.randint(low, high + 1, (tasks,), generator=generator, device=generator.device)
 
 
+def check_told(support: Points, features: int) -> None:
+    """Raises a ValueError unless a support for an oracle has so many features and one real target."""
+    check_shapes(support, "support")
+    x, y = support.x, support.y
+    if not isinstance(x, Tensor) or x.shape[2:] != (features,) or y.shape[2:] != (1,) or not y.is_floating_point():
+        wanted = "one feature" if features == 1 else f"{features} features"
+        got = tuple(x.shape[2:]) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"support: expected {wanted} and one real target, as this source has, got x {got} and y {y.dtype} "
+            f"{tuple(y.shape[2:])}; take it from the source's episodes"
+        )
+
+
 class EpisodeOptions(TypedDict, total=False):
     """The keyword arguments that all synthetic sources share; `SyntheticTasks` explains them."""
 
@@ -186,12 +204,8 @@ class SyntheticTasks(TaskSource):
     ) -> None:
         super().__init__(seed=seed, length=length)
         for name, value in (("batch", batch), ("queries", queries), ("inputs", inputs)):
-            if value < 1:
-                raise ValueError(
-                    f"{name}: expected at least 1, got {value}; an episode needs tasks, queries and inputs"
-                )
-        if not 0 <= noise < float("inf"):
-            raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
+            check_count(name, value)
+        check_not_negative("noise", noise)
         shots_per_task(shots, 1, torch.Generator())  # fails early on a bad range
         self.batch = batch
         self.shots = shots

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +29,31 @@ def spelled(words: Sequence[str]) -> Tensor:
     Words that were never seen so share numbers with words that look like them. Give an embedding 2,048 rows.
 
     Raises:
-        ValueError: it is one word, not a list of them.
+        ValueError: it is one word, not a list of them, or something in it is no text.
 
     Example:
         >>> spelled(["Rome", "Roma"]).shape
         torch.Size([2, 12])
     """
-    if isinstance(words, str):
-        raise ValueError(f"words: expected a list of words, got one text, {words!r}; write {words!r}.split()")
-    return torch.tensor([[1 + _hash(piece) % (_TABLE - 1) for piece in _pieces(word)] for word in words])
+    rows = [[1 + _hash(piece) % (_TABLE - 1) for piece in _pieces(word)] for word in check_words(words)]
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, _PIECES)
+
+
+def check_words(words: Any, name: str = "words") -> list[str]:
+    """A user's words as a list.
+
+    Raises:
+        ValueError: they are one text, or nothing that can be gone through, or something among them is no text.
+    """
+    if isinstance(words, (str, bytes)):
+        raise ValueError(f"{name}: expected a list of words, got one text, {words!r}; write {words!r}.split()")
+    if not isinstance(words, Iterable):
+        raise ValueError(f"{name}: expected a list of words, got {type(words).__name__}; write ['one', 'two']")
+    given = list(words)
+    for word in given:
+        if not isinstance(word, str):
+            raise ValueError(f"{name}: expected words, got {word!r} among them; leave it out, or write it as text")
+    return given
 
 
 def _pieces(word: str) -> list[str]:
@@ -52,7 +69,7 @@ def _pieces(word: str) -> list[str]:
 def _hash(text: str) -> int:
     """FNV-1a, which is the same in every process."""
     value = 2166136261
-    for byte in text.encode():
+    for byte in text.encode(errors="surrogatepass"):
         value = (value ^ byte) * 16777619 % 2**32
     return value
 
@@ -69,7 +86,7 @@ class WordVectors:
         vectors: ``(n, E)``, of each word.
 
     Raises:
-        ValueError: there are not as many vectors as words.
+        ValueError: there are not as many vectors as words, a number is not finite, or a word is no text.
 
     Example:
         >>> vectors = WordVectors(["rome", "oslo"], torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
@@ -79,12 +96,18 @@ class WordVectors:
     """
 
     def __init__(self, words: Sequence[str], vectors: Tensor) -> None:
-        vectors = as_tensor(vectors, "vectors")
-        if isinstance(words, str) or vectors.dim() != 2 or len(words) != len(vectors):
+        words, vectors = check_words(words), as_tensor(vectors, "vectors")
+        if vectors.dim() != 2 or len(words) != len(vectors):
             raise ValueError(
                 f"vectors: expected a row for each word, got {tuple(vectors.shape)} for {len(words)}; give words as a list, and "
                 "as many vectors"
             )
+        if not vectors.isfinite().all():
+            row = int((~vectors.isfinite()).any(1).nonzero()[0])
+            raise ValueError(
+                f"vectors: expected finite numbers, got NaN or infinity of {words[row]!r}; leave out the word"
+            )
+        vectors = vectors if vectors.is_floating_point() else vectors.to(torch.get_default_dtype())
         self.place = {word.casefold(): k for k, word in reversed(list(enumerate(words)))}
         self.vectors = vectors
 
@@ -95,10 +118,12 @@ class WordVectors:
 
     def __call__(self, words: Sequence[str]) -> Tensor:
         """``(words, E)``."""
-        if isinstance(words, str):
-            raise ValueError(f"words: expected a list of words, got one text, {words!r}; write {words!r}.split()")
-        rows = torch.tensor([self.place.get(word.casefold(), -1) for word in words], device=self.vectors.device)
-        return self.vectors[rows] * (rows >= 0)[:, None]
+        given = check_words(words)
+        known = {k: self.place[word.casefold()] for k, word in enumerate(given) if word.casefold() in self.place}
+        to, of = (
+            torch.tensor(list(part), dtype=torch.long, device=self.vectors.device) for part in (known, known.values())
+        )
+        return self.vectors.new_zeros(len(given), self.size).index_copy(0, to, self.vectors[of])
 
     @classmethod
     def learned(
@@ -126,7 +151,11 @@ class WordVectors:
         """
         for name, value in (("size", size), ("least", least), ("most", most)):
             check_count(name, value)
-        texts = [[word.casefold() for word in words] for words in sentences]
+        if isinstance(sentences, (str, bytes)) or not isinstance(sentences, Iterable):
+            raise ValueError(
+                f"sentences: expected lists of words, got {type(sentences).__name__}; write [text.split() for text in texts]"
+            )
+        texts = [[word.casefold() for word in check_words(words, "sentences")] for words in sentences]
         count = Counter(word for words in texts for word in words)
         words = [
             word for word, number in sorted(count.items(), key=lambda one: (-one[1], one[0]))[:most] if number >= least
@@ -134,7 +163,7 @@ class WordVectors:
         if len(words) < size:
             raise ValueError(
                 f"size: expected at most as many as the {len(words)} words that are there {least} times or more, got {size}; "
-                "lower it, or least, or give more sentences"
+                "lower it, or least, raise most, or give more sentences"
             )
         beside = _beside(texts, words, max(size, most // 3))
         with torch.random.fork_rng(devices=[]):

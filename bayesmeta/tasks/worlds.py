@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from bayesmeta.border import check_count
+from bayesmeta.actions import Bounded, Choices, check_actions
+from bayesmeta.border import check_count, check_not_negative
 from bayesmeta.data import Episode, Points
-from bayesmeta.planning import Bounded, Choices
+from bayesmeta.randomness import seeded
 from bayesmeta.tasks.acting import Actor, acted, frozen_actor
 from bayesmeta.tasks.source import TaskSource, normal, shots_per_task, uniform
 
@@ -187,7 +188,7 @@ class Transitions(TaskSource):
 
     Raises:
         TypeError: the world is no `World`, or the actor cannot be called.
-        ValueError: the actor is a `Learner`, actions have another shape or are not finite, or what a step leads to has.
+        ValueError: the actor is or holds a `Learner`; actions, parameters or observations have another shape or are not finite.
 
     Example:
         >>> tasks = Transitions(Pendulum(), batch=4, shots=50, queries=100)
@@ -214,15 +215,22 @@ class Transitions(TaskSource):
         actor = frozen_actor(actor)
         for name, value in (("batch", batch), ("queries", queries), ("attempt", attempt)):
             check_count(name, value)
-        if not 0 <= noise < math.inf:
-            raise ValueError(f"noise: expected a standard deviation of at least 0, got {noise}")
+        check_not_negative("noise", noise)
+        check_actions(getattr(world, "actions", None))
+        check_count("observations", getattr(world, "observations", 0))
         shots_per_task(shots, 1, torch.Generator())
         self.world = world
         self.actor = actor
         self.batch, self.shots, self.queries, self.attempt, self.noise = batch, shots, queries, attempt, noise
 
     def draw(self, generator: torch.Generator) -> Episode:
-        return self._of(self.world.parameters(self.batch, generator), generator)
+        parameters = self.world.parameters(self.batch, generator)
+        if not isinstance(parameters, Tensor) or parameters.dim() != 2 or len(parameters) != self.batch:
+            got = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
+            raise ValueError(
+                f"world: expected parameters ({self.batch}, P), a tensor, got {got}; give each world a row"
+            )
+        return self._of(parameters, generator)
 
     def in_worlds(self, parameters: Tensor, index: int) -> Episode:
         """An episode in worlds of one's own, ``(B, P)``: its random numbers are those of the episode of this index.
@@ -241,23 +249,32 @@ class Transitions(TaskSource):
         counts = shots_per_task(self.shots, len(parameters), generator)
         most = max(1, int(counts.max()))
         mask = torch.arange(most) < counts[:, None]
-        x, y = self._walk(parameters, most, most, generator)
-        support = Points(x * mask[..., None], y * mask[..., None], mask)
-        x, y = self._walk(parameters, self.queries, self.attempt, generator)
+        with seeded(generator.initial_seed()):  # what an actor draws by itself, such as a planner
+            x, y = self._walk(parameters, most, most, generator)
+            support = Points(x * mask[..., None], y * mask[..., None], mask)
+            x, y = self._walk(parameters, self.queries, self.attempt, generator)
         return Episode(support, Points(x, y, torch.ones(x.shape[:2], dtype=torch.bool)))
+
+    def _observed(self, found: Any, what: str, worlds: int) -> Tensor:
+        """What a world's reset or step led to, if it is finite observations ``(B, O)``."""
+        shape = (worlds, self.world.observations)
+        if not isinstance(found, Tensor) or found.shape != shape or not found.isfinite().all():
+            got = f"another shape, {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            got = f"NaN or infinity in {shape}" if isinstance(found, Tensor) and found.shape == shape else got
+            raise ValueError(
+                f"world: expected a {what} to finite observations {shape}, got {got}; see {type(self.world).__name__}.{what} and "
+                "its number of observations"
+            )
+        return found if found.is_floating_point() else found.float()
 
     def _walk(self, parameters: Tensor, steps: int, attempt: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x, y = [], []
         for step in range(steps):
             if step % attempt == 0:
-                observation = self.world.reset(parameters, generator)
+                observation = self._observed(self.world.reset(parameters, generator), "reset", len(parameters))
             action = self.world.actions.within(acted(self.actor, self.world.actions, observation, generator))
-            after = self.world.step(observation, action, parameters)
-            if after.shape != observation.shape or not after.isfinite().all():
-                raise ValueError(
-                    f"world: expected a step to finite observations {tuple(observation.shape)}, got "
-                    f"{'another shape, ' if after.shape != observation.shape else 'NaN or infinity in '}{tuple(after.shape)}"
-                )
+            after = self.world.step(observation.clone(), action, parameters)  # which may write to it
+            after = self._observed(after, "step", len(parameters))
             x.append(torch.cat([observation, action], -1))
             y.append(after - observation)
             observation = after

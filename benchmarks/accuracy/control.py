@@ -76,7 +76,9 @@ def swung(name: str, who: str, seed: int, validate: bool, count: int) -> dict[st
         learner, seconds = trained(who, world, seed)
         prior = learner(nothing(world, count))
         ways = {"none": prior, "50": learner(known)}
-        if name == "pendulum" and who == "ALPaCA":  # told of each step; gradient steps on all of them each time take long
+        if (
+            name == "pendulum" and who == "ALPaCA"
+        ):  # told of each step; gradient steps on all of them each time take long
             ways["online"] = prior
     found: dict[str, Any] = {"training CPU seconds": seconds}
     for way, posterior in ways.items():

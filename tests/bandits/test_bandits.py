@@ -164,7 +164,7 @@ def test_learners_play_and_alpaca_learns_the_prior() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"noise": 0.0}, "noise: expected a positive standard deviation, got 0.0"),
+        ({"noise": 0.0}, "noise: expected a number above 0, got 0.0"),
         ({"arms": 0}, "arms"),
         ({"shots": (3, 1)}, "shots"),
     ],
@@ -182,7 +182,5 @@ def test_bad_shapes_are_named() -> None:
     with pytest.raises(ValueError, match="mean, covariance, noise: expected"):
         knowledge_gradient(torch.zeros(1, 2), torch.eye(3)[None], torch.zeros(1, 2))
     source = tasks(batch=2)
-    with pytest.raises(ValueError, match=r"arms: expected features \(B, A, D\), got \(6, 3\)"):
-        play(source.oracle(nothing(2)), source.known(0)[0][0], lambda arm: torch.zeros(2), 3)
-    with pytest.raises(ValueError, match=r"pull: expected what each task's arm paid \(2,\), got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"pull: expected what each task's arm paid \(2,\), finite, got \(2, 1\)"):
         play(source.oracle(nothing(2)), source.known(0)[0], lambda arm: torch.zeros(2, 1), 3)

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.metrics import bootstrap, interval
+from bayesmeta.metrics import ECE, NLL, bootstrap, difference, interval
 
 D = torch.float64
 
@@ -213,3 +213,18 @@ def test_differences_are_of_the_same_tasks() -> None:
     assert 181 <= inside <= 198  # of Binomial(200, .95), beyond which one run in 1,000 would fall
     with pytest.raises(ValueError, match="same episodes"):
         bm.metrics.difference(bm.metrics.NLL(), rows, others[:-1])
+
+
+def test_differences_of_what_is_none_are_named() -> None:
+    rows = torch.tensor([[3.0, 1.0], [5.0, 1.0]])
+    bad: tuple[tuple[Any, Any, Any, str], ...] = (
+        (NLL(), rows[:0], None, "rows: expected the statistics of at least one task"),
+        (NLL(), rows[0], None, r"rows: expected the statistics of at least one task \(T, K\), got \(2,\)"),
+        (NLL(), rows, torch.zeros(3, 1), "shared: expected the units of 2 tasks"),
+        (NLL, rows, None, "metric: expected a metric, got NLL; build it"),
+        (ECE(bins=2), torch.rand(3, 6), None, "metric: expected one that is no distance from perfection"),
+    )
+    for metric, given, shared, said in bad:
+        with pytest.raises((ValueError, TypeError), match=said):
+            difference(metric, given, given, shared)
+    assert difference(NLL(), rows.tolist(), rows.numpy()).value == 0  # type: ignore[arg-type]

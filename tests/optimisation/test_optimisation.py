@@ -229,5 +229,40 @@ def test_bad_input_is_named() -> None:
         to_botorch(learner(two))
     with pytest.raises(ValueError, match="samples"):
         to_botorch(learner(bm.points(x, y, dtype=torch.float64)), samples=1)
-    with pytest.raises(TypeError, match="posterior: expected a Posterior, got MAML; adapt the learner first"):
+    with pytest.raises(TypeError, match="posterior: expected what a learner says after a support, got MAML"):
         to_botorch(bm.MAML(nn.Linear(2, 1), bm.likelihoods.Gaussian()))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:A not p.d.")  # of both
+def test_candidates_that_coincide_and_given_noise_are_answered_as_botorchs_own_models_do() -> None:
+    ours, theirs = pair()
+    x = torch.rand(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[:, None]
+    twice = x.expand(-1, 2, -1)
+    sampler = IIDNormalSampler(torch.Size([64]), seed=3)
+    best = data()[1].max()
+    found = [qLogExpectedImprovement(each, best, sampler=sampler, X_pending=x[0])(x) for each in (ours, theirs)]
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)  # but for the jitter
+    noise = torch.rand(4, 2, 1, dtype=torch.float64)
+    noisy = [each.posterior(twice, observation_noise=noise).variance for each in (ours, theirs)]  # type: ignore[attr-defined]
+    torch.testing.assert_close(*noisy, atol=1e-8, rtol=0)
+    learners, given = processes()
+    assert to_botorch(bm.Ensemble(learners)(given)).posterior(twice).rsample(torch.Size([2])).shape == (2, 4, 3, 2, 1)
+
+
+def test_what_no_model_is_asked_is_named() -> None:
+    x, y = data()
+    exact = to_botorch(bm.ALPaCA(nn.Identity(), nn.Linear(2, 1), bm.likelihoods.Gaussian())(bm.points(x, y)))
+    drawn = to_botorch(bm.ABML(bm.networks.MLP(2, 1), bm.likelihoods.Gaussian())(bm.points(x, y)), 4)
+    odd: Any
+    for model in (exact, drawn):
+        for odd in (x[0], x[:0], x.long(), x.numpy(), torch.rand(3, 4)):
+            with pytest.raises(ValueError, match=r"X: expected candidates \(\.\.\., q, 2\)"):
+                model.posterior(odd)
+        for odd in ([], [1], 0):
+            with pytest.raises(ValueError, match="output_indices: expected a list of numbers from 0 to 0"):
+                model.posterior(x, output_indices=odd)
+    with pytest.raises(NotImplementedError, match="observation_noise: expected False"):
+        drawn.posterior(x, observation_noise=True)
+    pictures = bm.ABML(nn.Sequential(nn.Linear(2, 4), nn.Unflatten(-1, (2, 2))), bm.likelihoods.Gaussian())
+    with pytest.raises(ValueError, match=r"real targets \(1, N, Y\), got .* \(1, 8, 2, 2\)"):
+        to_botorch(pictures(bm.points(x, torch.rand(8, 2, 2))))

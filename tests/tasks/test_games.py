@@ -212,7 +212,7 @@ def test_bad_input_is_named() -> None:
         ExactRules(bm.points(torch.eye(10)[:2], [3, 3], classes=5))
     with pytest.raises(ValueError, match="expected questions"):
         ExactRules(bm.points(torch.eye(9)[:2], [3, 1], classes=5))
-    with pytest.raises(ValueError, match="answers up to 5"):
+    with pytest.raises(ValueError, match="answers from 3 up to 5"):
         ExactRules(bm.points(torch.eye(10)[:2], [3, 5], classes=6))
     generator = torch.Generator()
     with pytest.raises(ValueError, match="books: expected rule books"):

@@ -268,3 +268,56 @@ def test_a_file_of_slots_may_have_a_byte_order_mark_but_no_empty_word(tmp_path: 
     path.write_text("# book\n\tcity\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 2: expected a word, a tab and its slot"):
         slot_file(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "vectors", "said"),
+    [
+        (["a"], torch.tensor([[float("inf"), 0.0]]), "vectors: expected finite numbers, got NaN or infinity of 'a'"),
+        ("ab", torch.zeros(2, 2), "words: expected a list of words, got one text"),
+        ([3], torch.zeros(1, 2), "words: expected words, got 3 among them"),
+        (None, torch.zeros(1, 2), "words: expected a list of words, got NoneType"),
+    ],
+)
+def test_words_and_vectors_that_are_none_are_named(words: Any, vectors: torch.Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        WordVectors(words, vectors)
+
+
+def test_no_words_have_no_rows_and_texts_are_not_read_as_letters() -> None:
+    assert spelled([]).shape == (0, 12)
+    assert WordVectors(["a"], torch.ones(1, 2))([]).shape == (0, 2)
+    assert WordVectors([], torch.zeros(0, 2))(["a"]).tolist() == [[0.0, 0.0]]
+    assert WordVectors(["a"], [[1, 2]])(["a"]).is_floating_point()  # type: ignore[arg-type]
+    for sentences in ("go to rome", ["go to rome"] * 3):
+        with pytest.raises(ValueError, match="sentences: expected"):
+            WordVectors.learned(sentences, size=2)
+    with pytest.raises(ValueError, match="words: expected words, got None among them"):
+        spelled([None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"known": 3}, "known: expected a list of slots' names, got 3"),
+        ({"known": ["city", "city"]}, "known: expected different names"),
+        ({"encode": None}, "encode: expected a function"),
+        ({"encode": lambda words: torch.zeros(len(words), len(words))}, "encode: expected rows of one type and shape"),
+        ({"encode": lambda words: torch.full((len(words), 2), float("nan"))}, "encode: expected finite numbers"),
+        ({"sentences": {}}, "sentences: expected a dictionary of intents, got dict of none"),
+        ({"sentences": {"book": None}}, "sentences of 'book': expected a list of"),
+        ({"sentences": {"book": [(["a", "b"], "xy"), BOOK[0]]}}, "sentences of 'book': expected a list of words"),
+    ],
+)
+def test_slots_and_encoders_that_are_none_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=said):
+        SlotTasks(**{"sentences": {"book": BOOK}, "encode": spelled, "batch": 1, "shots": 1, "queries": 1, **options})
+    for names in (3, [None], [3]):
+        with pytest.raises(ValueError, match="names: expected a list of slots' names"):
+            slot_names(names)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    options = {"hidden": numpy.float64(0.5), "labels": numpy.int64(9), "batch": 1, "shots": 1, "queries": 1}
+    assert SlotTasks({"book": BOOK}, spelled, **options).labels == 9
