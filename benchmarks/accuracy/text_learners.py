@@ -171,7 +171,7 @@ def tfidf(given: Given) -> Array:
     """Words weighed by how few texts of the training classes have them, no text's labels known; rows have norm 1."""
     counts = counted(tuple(given.data.texts))
     known = np.isin(given.data.labels, given.train)
-    found: Array = TfidfTransformer(sublinear_tf=True).fit(counts[known]).transform(counts).toarray().astype(np.float32)
+    found: Array = TfidfTransformer(sublinear_tf=True).fit(counts[known]).transform(counts).astype(np.float32).toarray()
     return found
 
 
@@ -199,7 +199,7 @@ def trained(name: str, given: Given, seed: int, **changed: float) -> tuple[bm.Le
         known = tokens(tuple(given.known()))
         x, size = known.encode(given.data.texts), known.size
     if kind.inputs == "counts":
-        x = torch.from_numpy(np.concatenate([tfidf(given), tfidf_pieces(given)], 1)) / 2**0.5
+        x = torch.from_numpy(np.concatenate([tfidf(given), tfidf_pieces(given)], 1)).div_(2**0.5)
         size = x.shape[1]
     assert x is not None
     torch.manual_seed(seed)
