@@ -32,7 +32,6 @@ __all__ = [
     "check_count",
     "check_form",
     "check_function",
-    "check_lengths",
     "check_not_negative",
     "check_parts",
     "check_positive",
