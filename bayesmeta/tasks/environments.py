@@ -25,17 +25,8 @@ from bayesmeta.tasks.source import TaskSource, shots_per_task
 __all__ = ["EnvironmentTransitions", "transitions"]
 
 
-def transitions(
-    make_env: Callable[[int], Any],
-    *,
-    actor: Actor | None = None,
-    batch: int = 16,
-    shots: int | tuple[int, int] = (0, 50),
-    queries: int = 50,
-    attempt: int = 25,
-    seed: int = 0,
-    length: int = 1_000_000,
-) -> EnvironmentTransitions:
+@final
+class EnvironmentTransitions(TaskSource):
     """Steps of an actor in environments of one's own: x is an observation with an action, y how it changes.
 
     The support is the first steps in a world, in the order of time; the query is of other attempts in it. An attempt that ends,
@@ -54,6 +45,10 @@ def transitions(
         seed: see `TaskSource`.
         length: see `TaskSource`.
 
+    Attributes:
+        observations: O.
+        actions: what may be done, `Bounded` or `Choices`.
+
     Raises:
         TypeError: `make_env` or the actor cannot be called.
         ValueError: an observation or action is no vector of numbers, or an action has no finite limits; the actor is a `Learner`.
@@ -67,26 +62,6 @@ def transitions(
         >>> tasks = transitions(make_env, batch=4, shots=10, queries=20)  # doctest: +SKIP
         >>> tasks[0].support.x.shape  # doctest: +SKIP
         torch.Size([4, 10, 4])
-    """
-    return EnvironmentTransitions(
-        make_env,
-        actor=actor,
-        batch=batch,
-        shots=shots,
-        queries=queries,
-        attempt=attempt,
-        seed=seed,
-        length=length,
-    )
-
-
-@final
-class EnvironmentTransitions(TaskSource):
-    """What `transitions` makes, which explains the arguments.
-
-    Attributes:
-        observations: O.
-        actions: what may be done, `Bounded` or `Choices`.
     """
 
     title = "transitions"
@@ -234,6 +209,10 @@ class EnvironmentTransitions(TaskSource):
                 "look at the environment's reset and step"
             )
         return found
+
+
+transitions = EnvironmentTransitions
+"""`EnvironmentTransitions`, by the name of what they are."""
 
 
 def _number(generator: torch.Generator) -> int:
