@@ -24,12 +24,13 @@ def check_bytes(x: Tensor, dimensions: int) -> None:
 
 def check_values(values: Tensor, name: str) -> None:
     """Raises a ValueError if floating values ``(B, N, *E)`` are NaN or infinite, or so large that their squares are."""
-    if not values.is_floating_point():
+    if not values.is_floating_point() or not values.numel():
         return
     largest = torch.finfo(values.dtype).max ** 0.5
-    bad = ~(values.detach().abs() <= largest)
-    if not bad.any():
+    low, high = values.detach().aminmax()  # NaN, if any is
+    if torch.maximum(-low, high) <= largest:
         return
+    bad = ~(values.detach().abs() <= largest)
     task, point, *_ = place = tuple(bad.nonzero()[0].tolist())
     if values[place].isfinite():
         raise ValueError(

@@ -62,7 +62,7 @@ def start_kernels(learner: Learner, episode: Episode) -> None:
     hyper = [part for part in learner.modules() if isinstance(part, HyperPosteriorLearner)]
     before = [ravel(adaptable(part.prior)) for part in hyper]
     seen: dict[int, list[Asked]] = {}
-    for question in questions:
+    for question in map(_distinct, questions):
         earlier = seen.setdefault(id(question.kernel), [])
         if not any(
             torch.equal(question.first, one.first) and torch.equal(question.second, one.second) for one in earlier
@@ -80,6 +80,13 @@ def _observed(points: Points, task: int) -> Points:
     """One task without its padding."""
     rows = points.mask[task].flatten(1).any(1) if points.mask.dim() > 2 else points.mask[task]
     return tree_map(lambda leaf: leaf[task : task + 1, rows], points)
+
+
+def _distinct(question: Asked) -> Asked:
+    """Each pair of inputs once: some learners ask of copies of the task."""
+    once = torch.unique(torch.cat([question.first, question.second], -2), dim=0)
+    first, second = once.split([question.first.shape[-2], question.second.shape[-2]], -2)
+    return question._replace(first=first, second=second)
 
 
 def _start(questions: Sequence[Asked]) -> None:

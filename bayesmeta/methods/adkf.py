@@ -23,7 +23,7 @@ from gpytorch.kernels import Kernel
 from torch import Tensor, nn
 
 from bayesmeta.answers import refuse_update
-from bayesmeta.border import check_count, check_positive
+from bayesmeta.border import check_count, check_positive, readable
 from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, Params, adaptable, ravel, unravel
 from bayesmeta.gaussian_process import GaussianProcess, check_kernel, log_prior
@@ -117,7 +117,9 @@ class ADKF(Learner):
         fixed = embedded._replace(x=embedded.x.detach())
         fitted = start.detach().expand(len(embedded.mask), -1)
         for _ in range(self.steps):
-            fitted = self._newton(fixed, fitted, start.detach())
+            before, fitted = fitted, self._newton(fixed, fitted, start.detach())
+            if readable(fitted) and torch.allclose(fitted, before, rtol=0, atol=1e-9):
+                break
         if not torch.is_grad_enabled():
             return fitted
         # One more step, of which only the slope is differentiated: it moves nothing at the minimum, and its derivative
@@ -128,29 +130,37 @@ class ADKF(Learner):
     def _newton(self, embedded: Points, fitted: Tensor, start: Tensor) -> Tensor:
         """The best of the steps with more or less damping, and of none."""
         slope, hessian = self._derivatives(embedded, fitted, start)
+        damping = torch.tensor(_DAMPING, dtype=fitted.dtype, device=fitted.device)[:, None, None, None]
         unit = torch.eye(fitted.shape[1], dtype=fitted.dtype, device=fitted.device) / self.deviation**2
-        candidates = []
-        for damping in _DAMPING:
-            step = _solve(hessian + damping * unit, slope).clamp(-2 * self.deviation, 2 * self.deviation)
-            candidates.append(fitted - step)
-        candidates.append(fitted)
+        steps = _solve(hessian + damping * unit, slope).clamp(-2 * self.deviation, 2 * self.deviation)
+        candidates = torch.cat([fitted - steps, fitted[None]])  # (C, B, P), asked as so many tasks
+        count = len(candidates)
         with torch.no_grad():
-            values = torch.stack([self._objective(embedded, candidate, start) for candidate in candidates])
-        rounding = 1e-9 * torch.arange(len(values), device=values.device)  # near the minimum the full step converges
+            values = self._objective(_copies(embedded, count), candidates.flatten(0, 1), start).unflatten(
+                0, (count, -1)
+            )
+        rounding = 1e-9 * torch.arange(count, device=values.device)  # near the minimum the full step converges
         best = (values.nan_to_num(nan=torch.inf) + rounding[:, None]).argmin(0)
-        return torch.stack(candidates)[best, torch.arange(len(best), device=best.device)]
+        return candidates[best, torch.arange(len(best), device=best.device)]
 
     def _derivatives(
         self, embedded: Points, fitted: Tensor, start: Tensor, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Slope ``(B, P)`` and Hessian ``(B, P, P)`` of L in φ."""
+        """Slope ``(B, P)`` and Hessian ``(B, P, P)`` of L in φ: of a copy of the tasks for each row, so that all come at once."""
+        tasks, size = fitted.shape
         with torch.enable_grad():
-            at = fitted.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._objective(embedded, at, start).sum(), at, create_graph=True)
-            rows = [
-                torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0] for i in range(slope.shape[1])
-            ]  # tasks are independent
-        return slope if create_graph else slope.detach(), torch.stack(rows, 1)
+            at = fitted.detach().repeat(size, 1).requires_grad_()
+            value = self._objective(_copies(embedded, size), at, start).sum()
+            (slope,) = torch.autograd.grad(value, at, create_graph=True)
+            picked = slope.unflatten(0, (size, tasks)).diagonal(dim1=0, dim2=2).sum()  # of the i-th copy the i-th
+            (rows,) = torch.autograd.grad(picked, at, retain_graph=create_graph)
+        slope = slope[:tasks]
+        return slope if create_graph else slope.detach(), rows.unflatten(0, (size, tasks)).movedim(0, 1)
+
+
+def _copies(points: Points, count: int) -> Points:
+    """The same tasks so many times, one copy after the other."""
+    return Points(*(part.repeat(count, *[1] * (part.dim() - 1)) for part in points))
 
 
 def _refuse(points: Points) -> Points:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bayesmeta.border import check_positive
 from bayesmeta.data import Points
-from bayesmeta.functional import Frozen, with_bias
+from bayesmeta.functional import Frozen
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, check_event, check_gaussian
 from bayesmeta.networks import check_network
@@ -72,5 +72,5 @@ class ALPaCA(Learner):
         mean, root = self.prior()
         features = Frozen(self.features, self.strategy)
         embedded = support._replace(x=features.over_tasks(support.x))
-        inner = BayesianLinear(with_bias, mean, root @ root.mT, self.likelihood.scale, embedded)
+        inner = BayesianLinear(mean, root @ root.mT, self.likelihood.scale, embedded)
         return on_features(inner, support, features)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.answers import Functions, Joint
 from bayesmeta.data import Points
-from bayesmeta.distributions import apart
+from bayesmeta.functional import with_bias
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import standard_normal
 
@@ -29,28 +28,29 @@ class BayesianLinear(Posterior):
     Solved in float64 by Cholesky, so that many points with little noise stay exact.
 
     Args:
-        features: maps inputs ``(B, N, *X)`` to features ``(B, N, P)``.
         mean: prior mean of the weights, ``(P, Y)`` with Y targets.
         covariance: their prior covariance, ``(P, P)``, shared by the targets.
         noise: σ, a scalar tensor.
-        support: the B tasks' points; ``*Y = (Y,)``.
+        support: the B tasks' features, ``(B, N, P)``, or P - 1 of them, beside which a one stands for the bias; ``*Y = (Y,)``.
     """
 
     _of_tasks = ("precision", "evidence", "energy", "count", "cholesky", "mean")
 
-    def __init__(
-        self, features: Callable[[Any], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, support: Points
-    ) -> None:
+    def __init__(self, mean: Tensor, covariance: Tensor, noise: Tensor, support: Points) -> None:
         super().__init__(support)
-        self.features = features
-        self.noise = noise.double()
-        phi = features(support.x).double() * support.mask[..., None]
+        self.noise, self.width = noise.double(), len(mean)
         prior = torch.linalg.inv(covariance.double())
+        phi = self._phi(support.x) * support.mask[..., None]
         precision = prior + phi.mT @ phi / self.noise**2
         evidence = prior @ mean.double() + phi.mT @ support.y.double() / self.noise**2
         self.energy = (mean.double() * (prior @ mean.double())).sum(0) + self._energy(support)
         self.count = support.mask.sum(1)
         self._solve(precision, evidence)
+
+    def _phi(self, x: Tensor) -> Tensor:
+        """P features in float64."""
+        phi = x.double()
+        return with_bias(phi) if phi.shape[-1] < self.width else phi
 
     def _energy(self, points: Points) -> Tensor:
         """Σ y² / σ² of the observed points, ``(B, Y)``."""
@@ -62,7 +62,7 @@ class BayesianLinear(Posterior):
         self.mean = torch.cholesky_solve(evidence, self.cholesky)  # (B, P, Y)
 
     def _updated(self, points: Points) -> Posterior:
-        phi = self.features(points.x).double() * points.mask[..., None]
+        phi = self._phi(points.x) * points.mask[..., None]
         later = self._later()
         later._solve(
             self.precision + phi.mT @ phi / self.noise**2,
@@ -75,24 +75,24 @@ class BayesianLinear(Posterior):
         return self.count, (self.energy - (self.evidence * self.mean).sum(1)).clamp(min=0)
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        phi = self.features(x).double()
+        phi = self._phi(x)
         scale = (self._spread(phi) + self.noise**2).sqrt()
         return self._normal(phi @ self.mean, scale)
 
     def _mean(self, x: Any) -> Tensor:
-        return (self.features(x).double() @ self.mean).to(self.support.y.dtype)  # without the spread, which costs most
+        return _linear(x, self.mean.mT.to(x)).mT.to(self.support.y.dtype)  # without the spread, which costs most
 
     def _spread(self, phi: Tensor) -> Tensor:
         """The variance of the function at features ``(B, M, P)``: ``(B, M, 1)``."""
         return torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)[..., None]
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        epistemic = self._spread(self.features(x).double()).to(self.support.y.dtype)
+        epistemic = self._spread(self._phi(x)).to(self.support.y.dtype)
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 
     def _joint(self, x: Any) -> Joint:
-        phi = self.features(x).double()
+        phi = self._phi(x)
         mean = phi @ self.mean
         reduced = torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False)
         covariance = (reduced.mT @ reduced)[:, None].expand(-1, mean.shape[-1], -1, -1)
@@ -102,15 +102,30 @@ class BayesianLinear(Posterior):
         normal = standard_normal(samples, *self.mean.shape, like=self.mean)
         weights = self.mean + torch.linalg.solve_triangular(self.cholesky.mT, normal, upper=True)  # (S, B, P, Y)
 
+        # Y rows by P, in the order in which features come: to turn those would copy them, and a product with few columns is slow
+        own_rows = weights.permute(1, 0, 3, 2).flatten(0, 1)  # (B S, Y, P)
+        all_rows = weights.permute(1, 0, 3, 2).flatten(1, 2)  # (B, S Y, P)
+
         def ask(x: Any, own: bool) -> Distribution:
-            phi = self.features(x)  # weights in hand, nothing is solved: its own type will do, at half the time
-            return self._normal((apart(phi, samples) if own else phi) @ weights.to(phi), self.noise)
+            tasks, count = x.shape[:2]  # weights in hand, nothing is solved: x's own type will do, at half the time
+            if own:
+                values = _linear(x.reshape(tasks * samples, count // samples, -1), own_rows.to(x))
+                return self._normal(values.unflatten(0, (tasks, samples)).permute(1, 0, 3, 2), self.noise)
+            values = _linear(x, all_rows.to(x)).unflatten(1, (samples, -1))
+            return self._normal(values.permute(1, 0, 3, 2), self.noise)
 
         return ask
 
     def _normal(self, mean: Tensor, scale: Tensor) -> Distribution:
         dtype = self.support.y.dtype
         return Normal(mean.to(dtype), scale.expand_as(mean).to(dtype), validate_args=False).to_event(1)
+
+
+def _linear(phi: Tensor, rows: Tensor) -> Tensor:
+    """Wᵀ φ(x) ``(B, Y, M)``, by features ``(B, M, P)`` or P - 1 of them, beside which a one stands, and Wᵀ ``(B, Y, P)``."""
+    if phi.shape[-1] == rows.shape[-1]:
+        return rows @ phi.mT
+    return torch.baddbmm(rows[..., -1:], rows[..., :-1], phi.mT)
 
 
 def linear_prior(head: nn.Linear, root: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -58,4 +58,4 @@ class LinearGaussian(SyntheticTasks):
         mean = y.new_zeros(self.inputs + 1, 1)
         covariance = self.weight_scale**2 * torch.eye(self.inputs + 1, dtype=torch.float64, device=y.device)
         noise = torch.tensor(self.noise, dtype=torch.float64, device=y.device)
-        return BayesianLinear(with_bias, mean, covariance, noise, support)
+        return BayesianLinear(mean, covariance, noise, support)

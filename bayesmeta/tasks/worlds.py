@@ -109,9 +109,11 @@ class Pendulum(World):
 
     def moved(self, observation: Tensor, change: Tensor) -> Tensor:
         """On the circle again, and no faster than can be."""
-        after = observation + change
-        circle = after[..., :2] / after[..., :2].norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        return torch.cat([circle, after[..., 2:].clamp(-8.0, 8.0)], -1)
+        cosine, sine, speed = (observation + change).unbind(-1)
+        radius = (cosine.square() + sine.square()).sqrt().clamp(min=1e-6)
+        return torch.stack([cosine / radius, sine / radius, speed.clamp(-8.0, 8.0)]).movedim(
+            0, -1
+        )  # parts stay contiguous
 
 
 @final
@@ -165,7 +167,7 @@ class CartPole(World):
         place, speed, cosine, sine, spin = (observation + change).unbind(-1)
         radius = (cosine.square() + sine.square()).sqrt().clamp(min=1e-6)
         held = [place.clamp(-5, 5), speed.clamp(-10, 10), cosine / radius, sine / radius, spin.clamp(-15, 15)]
-        return torch.stack(held, -1)
+        return torch.stack(held).movedim(0, -1)
 
 
 @final

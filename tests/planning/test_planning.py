@@ -11,7 +11,7 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.planning import Bounded, Choices, Planner, plan
-from bayesmeta.posteriors import BayesianLinear
+from bayesmeta.posteriors import BayesianLinear, Transformed
 from bayesmeta.randomness import seeded
 
 
@@ -114,7 +114,9 @@ def test_a_planner_learns_which_way_its_motor_turns(functions: int | None) -> No
     torch.manual_seed(0)
     slopes = torch.tensor([[1.0], [-1.0], [0.7]])
     nothing = bm.points([torch.zeros(0, 2)] * 3, [torch.zeros(0, 1)] * 3)
-    posterior = BayesianLinear(lambda x: x[..., 1:], torch.zeros(1, 1), torch.eye(1), torch.tensor(0.05), nothing)
+    of_actions = nothing._replace(x=nothing.x[..., 1:])
+    linear = BayesianLinear(torch.zeros(1, 1), torch.eye(1), torch.tensor(0.05), of_actions)
+    posterior = Transformed(linear, nothing, lambda x: x[..., 1:])
 
     def reward(observation: Tensor, action: Tensor, after: Tensor) -> Tensor:
         return -(after[..., 0] - 1).square() + 0 * observation[..., 0]

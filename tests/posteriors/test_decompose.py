@@ -20,7 +20,7 @@ SUPPORT = Points(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, d
 
 def test_draws_agree_with_the_closed_form() -> None:
     """A Bayesian linear model by its draws and in closed form."""
-    closed = BayesianLinear(lambda x: x, torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), SUPPORT)
+    closed = BayesianLinear(torch.zeros(1, 1), torch.eye(1), torch.tensor(0.5), SUPPORT)
 
     def lines(known: None, samples: int) -> Outputs:
         return heads(lambda x: x, torch.randn(samples, 1, 1, 1) * torch.tensor([1.0, 0.0]))

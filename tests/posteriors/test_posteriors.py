@@ -35,7 +35,7 @@ def conjugate(b: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def linear(support: Points = SUPPORT, noise: torch.Tensor = NOISE) -> BayesianLinear:
-    return BayesianLinear(lambda x: x, MEAN, COVARIANCE, noise, support)
+    return BayesianLinear(MEAN, COVARIANCE, noise, support)
 
 
 def test_bayesian_linear_is_conjugate_regression_for_ragged_and_empty_tasks():
