@@ -19,6 +19,7 @@ from bayesmeta import (
     tasks,
     training,
     variational,
+    warps,
     wrappers,
 )
 from bayesmeta.border import check, points
@@ -77,6 +78,7 @@ from bayesmeta.wrappers import (
     OwnScale,
     Rehearsal,
     Standardized,
+    Warped,
 )
 
 __version__ = "0.1.0"
@@ -132,6 +134,7 @@ __all__ = [
     "Reptile",
     "Standardized",
     "TaskSource",
+    "Warped",
     "chained",
     "check",
     "compare",
@@ -158,5 +161,6 @@ __all__ = [
     "tasks_from_frame",
     "training",
     "variational",
+    "warps",
     "wrappers",
 ]
