@@ -1,0 +1,102 @@
+"""Copies of one learner, with weights of their own, trained and asked at once.
+
+A step of a small learner costs what its few hundred operations cost to start, whatever their size: C copies in one batch take
+little longer than one. `torch.func.vmap` maps over the copies; a Gaussian process, which it does not take, has each task's kernel
+parameters instead (`GaussianProcess(parameters=...)`), those of the task's copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from bayesmeta.data import Episode, Points
+from bayesmeta.functional import Params, call
+from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.learner import Learner
+from bayesmeta.likelihoods import nll, standard_deviation
+from bayesmeta.methods import DKT
+from bayesmeta.posteriors import Scaled
+from bayesmeta.wrappers.own_scale import OwnScale, degrees
+
+__all__ = ["Copies"]
+
+
+class Copies:
+    """C learners that differ in their weights alone.
+
+    Args:
+        learners: C of one class and shape; of Gaussian processes, ``OwnScale(DKT(features, kernel, Gaussian(), mean=LinearMean()))``.
+
+    Attributes:
+        state: the weights by name, each ``(C, ...)``.
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.template = learners[0]
+        each = [dict(learner.named_parameters()) for learner in learners]
+        self.state: Params = {
+            name: torch.stack([one[name].detach() for one in each]).requires_grad_() for name in each[0]
+        }
+
+    def learner(self, copy: int, state: Params | None = None) -> Learner:
+        """One of the copies by itself, in evaluation mode."""
+        found = deepcopy(self.template)
+        found.load_state_dict({name: value[copy].detach() for name, value in (state or self.state).items()}, strict=False)
+        return found.eval()
+
+    def nll(self, episode: Episode, state: Params | None = None) -> Tensor:
+        """Of each copy's own tasks, whose tensors are ``(C, B, ...)``: the query's NLL a point, ``(C, B)``."""
+        state = self.state if state is None else state
+        if isinstance(self.template, OwnScale) and isinstance(self.template.learner, DKT):
+            return _nll_of_processes(self.template.learner, state, episode)
+        asked = _Asked(self.template)
+        found: Tensor = vmap(lambda weights, given: call(asked, weights, given))(
+            {f"learner.{name}": value for name, value in state.items()}, episode
+        )
+        return found
+
+
+class _Asked(nn.Module):
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, episode: Episode) -> Tensor:
+        return nll(self.learner(episode.support)(episode.query.x), episode.query)
+
+
+def _nll_of_processes(process: DKT, state: Params, episode: Episode) -> Tensor:
+    """The same of Student-t processes with a linear mean: C B tasks at once, each with the kernel of its copy."""
+    copies, tasks = episode.query.mask.shape[:2]
+
+    def of_tasks(value: Tensor) -> Tensor:
+        return value.repeat_interleave(tasks, 0)
+
+    def under(prefix: str) -> Params:
+        start = f"learner.{prefix}."
+        return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+
+    def embedded(given: Points) -> tuple[Points, Tensor]:
+        weights = under("features")
+        h = given.x.flatten(1, 2)  # (C, B N, D)
+        h = vmap(lambda own, x: call(process.features, own, x))(weights, h) if weights else h
+        linear = under("mean")
+        mean = h @ linear["weights"] + linear["bias"][:, None]  # (C, B N, 1)
+        flat, shape = Points(*(leaf.flatten(0, 1) for leaf in given)), given.mask.shape
+        mean = mean.reshape(copies * tasks, shape[2], 1)
+        return Points(h.reshape(copies * tasks, shape[2], -1), flat.y - mean * flat.mask[..., None], flat.mask), mean
+
+    (support, _), (query, _) = embedded(episode.support), embedded(episode.query)
+    kernel = {name: of_tasks(value) for name, value in under("kernel").items()}
+    noise = of_tasks(standard_deviation(state["learner.likelihood.log_scale"]))
+    posterior = Scaled(
+        GaussianProcess(process.kernel, None, noise, support, kernel),
+        of_tasks(degrees(state["log_df"]))[:, None, None].double(),
+        support,
+    )
+    return nll(posterior._predictive(query.x), query).unflatten(0, (copies, tasks))
