@@ -33,29 +33,38 @@ class Copies:
         learners: C of one class and shape; of Gaussian processes, ``OwnScale(DKT(features, kernel, Gaussian(), mean=LinearMean()))``.
 
     Attributes:
-        state: the weights by name, each ``(C, ...)``.
+        weights: of all copies, ``(C, P)``, a leaf that requires a gradient.
+        single: which of the P are numbers with a meaning of their own, of noise, kernels and degrees of freedom, ``(P,)`` bool.
     """
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.template = learners[0]
-        each = [dict(learner.named_parameters()) for learner in learners]
-        self.state: Params = {
-            name: torch.stack([one[name].detach() for one in each]).requires_grad_() for name in each[0]
+        self.shapes = {name: parameter.shape for name, parameter in self.template.named_parameters()}
+        rows = [nn.utils.parameters_to_vector(learner.parameters()) for learner in learners]
+        self.weights = torch.stack(rows).detach().requires_grad_()
+        alone = {name: "raw_" in name or name.rpartition(".")[2] in ("log_scale", "log_df") for name in self.shapes}
+        self.single = torch.cat([torch.full((size.numel(),), alone[name]) for name, size in self.shapes.items()])
+
+    def state(self, weights: Tensor) -> Params:
+        """Weights ``(C, P)`` by name, ``(C, ...)`` each."""
+        parts = weights.split([size.numel() for size in self.shapes.values()], 1)
+        return {
+            name: part.reshape(len(weights), *size) for (name, size), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def learner(self, copy: int, state: Params | None = None) -> Learner:
-        """One of the copies by itself, in evaluation mode."""
+    def learner(self, copy: int, weights: Tensor) -> Learner:
+        """One of the copies by itself, with weights ``(C, P)``, in evaluation mode."""
         found = deepcopy(self.template)
-        found.load_state_dict({name: value[copy].detach() for name, value in (state or self.state).items()}, strict=False)
+        nn.utils.vector_to_parameters(weights[copy].detach().clone(), found.parameters())
         return found.eval()
 
-    def nll(self, episode: Episode, state: Params | None = None) -> Tensor:
+    def nll(self, episode: Episode) -> Tensor:
         """Of each copy's own tasks, whose tensors are ``(C, B, ...)``: the query's NLL a point, ``(C, B)``."""
-        state = self.state if state is None else state
+        state = self.state(self.weights)
         if isinstance(self.template, OwnScale) and isinstance(self.template.learner, DKT):
             return _nll_of_processes(self.template.learner, state, episode)
         asked = _Asked(self.template)
-        found: Tensor = vmap(lambda weights, given: call(asked, weights, given))(
+        found: Tensor = vmap(lambda own, given: call(asked, own, given))(
             {f"learner.{name}": value for name, value in state.items()}, episode
         )
         return found

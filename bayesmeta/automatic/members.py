@@ -59,11 +59,11 @@ def _neural(inputs: int, targets: int) -> Learner:
 
 
 MEMBERS = {
-    "line": Member(_line, 1e-2),
-    "line + smooth function": Member(_smooth, 2e-2),
-    "network features": Member(_features, 1e-2),
-    "deep kernel": Member(_deep, 1e-2),
-    "neural process": Member(_neural, 3e-3, fewest=10),
+    "line": Member(_line, 3e-2),
+    "line + smooth function": Member(_smooth, 3e-2),
+    "network features": Member(_features, 2e-2),
+    "deep kernel": Member(_deep, 2e-2),
+    "neural process": Member(_neural, 5e-3, fewest=10),
 }
 
 SIMPLE = ("line", "line + smooth function")

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from bayesmeta.automatic.folds import Folds
 from bayesmeta.automatic.members import MEMBERS
 from bayesmeta.data import Episode, Points
 from bayesmeta.files import check_target, digest, read, write
-from bayesmeta.functional import Params
 from bayesmeta.gaussian_process import start_kernels
 from bayesmeta.learner import Learner
 
@@ -53,7 +51,6 @@ class Run:
         first = Episode(*(Points(*(leaf[0] for leaf in part)) for part in folds.teaching(0)))
         inputs = first.query.x.shape[-1]
         self.copies: list[Copies] = []
-        self.optimizers: list[torch.optim.Adam] = []
         for place, name in enumerate(self.names):
             member = MEMBERS[name]
             with torch.random.fork_rng([]):
@@ -61,16 +58,15 @@ class Run:
                 learners = [member.build(inputs, folds.targets) for _ in range(copies)]
             for learner in learners:
                 start_kernels(learner, first)
-            made = Copies(learners * scales)
-            self.copies.append(made)
-            self.optimizers.append(_optimizer(made.state, member.rate))
+            self.copies.append(Copies(learners * scales))
+        self.slopes = [Slopes(copies.weights) for copies in self.copies]
         self.asked = folds.asking()
         tasks = len(folds.points.mask)
         self.counts = self._by_task(self.asked.plain.query.mask.sum(-1)[None].double())[0]
         self.sums = torch.zeros(len(self.names), scales, tasks, dtype=torch.float64)
         self.best = torch.zeros(len(self.names), scales, dtype=torch.long)
         self.curve: list[Tensor] = []
-        self.kept: list[Params] = [{name: value.detach().clone() for name, value in c.state.items()} for c in self.copies]
+        self.kept = [copies.weights.detach().clone() for copies in self.copies]
         self.step = 0
 
     def train(self, *, progress: bool, checkpoint: str | os.PathLike[str] | None = None) -> None:
@@ -96,14 +92,12 @@ class Run:
     def _advance(self) -> None:
         episode = self.folds.teaching(self.step)
         fading = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for copies, optimizer in zip(self.copies, self.optimizers, strict=True):
-            optimizer.zero_grad()
-            copies.nll(episode).mean(1).sum().backward()
-            _clip(list(copies.state.values()))
-            for group in optimizer.param_groups:
-                group["lr"] = group["first"] * fading
-            optimizer.step()
         self.step += 1
+        for name, copies, slopes in zip(self.names, self.copies, self.slopes, strict=True):
+            (slope,) = torch.autograd.grad(copies.nll(episode).mean(1).sum(), copies.weights)
+            rate = MEMBERS[name].rate * fading * torch.where(copies.single, _FASTER, 1.0)
+            with torch.no_grad():
+                copies.weights -= rate * slopes.step(slope, self.step)
 
     @torch.no_grad()
     def _look(self) -> None:
@@ -117,9 +111,8 @@ class Run:
         better = curve < torch.stack([*self.curve, torch.full_like(curve, math.inf)]).amin(0)
         self.curve.append(curve)
         self.sums[better], self.best[better] = sums[better], self.step
-        for kept, copies, new in zip(self.kept, self.copies, better, strict=True):
-            for name, value in copies.state.items():
-                kept[name] = torch.where(_like(new.repeat_interleave(count), value), value.detach(), kept[name])
+        for kept, copies, new in zip(self.kept, self.copies, better.repeat_interleave(count, 1), strict=True):
+            kept[new] = copies.weights.detach()[new]
 
     def _by_task(self, values: Tensor) -> Tensor:
         """Values of held-out tasks ``(U, K, V)``, summed over divisions: ``(U, T)``."""
@@ -157,54 +150,53 @@ class _Disk:
                 "kind": "run of autofit",
                 "settings": self.settings,
                 "step": run.step,
-                "states": [{name: value.detach() for name, value in copies.state.items()} for copies in run.copies],
-                "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
-                "found": {"sums": run.sums, "best": run.best, "curve": torch.stack(run.curve)},
+                "weights": [copies.weights.detach() for copies in run.copies],
+                "slopes": [(slopes.mean, slopes.square) for slopes in run.slopes],
                 "kept": run.kept,
+                "sums": run.sums,
+                "best": run.best,
+                "curve": torch.stack(run.curve),
             },
         )
 
     def _resume(self, run: Run) -> None:
-        content = read(self.path, "run of autofit", "settings", "step", "states", "optimizers", "found", "kept")
+        content = read(self.path, "run of autofit", "settings", "step", "weights", "slopes", "kept", "sums", "best", "curve")
         for name, value in self.settings.items():
             if content["settings"].get(name) != value:
                 raise ValueError(
                     f"checkpoint: expected the run of {self.path.parent} to go on, whose {name} is "
                     f"{content['settings'].get(name)!r}, got {value!r}; use the same data and settings, or another folder"
                 )
-        with torch.no_grad():
-            for copies, state in zip(run.copies, content["states"], strict=True):
-                for name, value in copies.state.items():
-                    value.copy_(state[name])
-        for optimizer, state in zip(run.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        run.step, run.kept = content["step"], content["kept"]
-        run.sums, run.best = content["found"]["sums"], content["found"]["best"]
-        run.curve = list(content["found"]["curve"])
+        for copies, slopes, weights, (mean, square) in zip(
+            run.copies, run.slopes, content["weights"], content["slopes"], strict=True
+        ):
+            copies.weights.data.copy_(weights)
+            slopes.mean, slopes.square = mean, square
+        run.step, run.kept, run.sums, run.best = (content[name] for name in ("step", "kept", "sums", "best"))
+        run.curve = list(content["curve"])
 
 
-_FASTER = 4.0
+_FASTER = 2.0
 """How much faster noise, kernels and degrees of freedom learn than the weights of networks, of which there are far more."""
 
 
-def _optimizer(state: Params, rate: float) -> torch.optim.Adam:
-    single = {name for name in state if "raw_" in name or name.rpartition(".")[2] in ("log_scale", "log_df")}
-    groups: list[dict[str, Any]] = [
-        {"params": [value for name, value in state.items() if (name in single) == alone], "first": rate * factor}
-        for alone, factor in ((False, 1.0), (True, _FASTER))
-    ]
-    return torch.optim.Adam([group for group in groups if group["params"]], rate, foreach=True)
+class Slopes:
+    """Adam's averages of the gradient and of its square, of each copy by itself (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980).
 
+    Args:
+        weights: of the copies, ``(C, P)``.
+    """
 
-def _clip(parameters: Sequence[Tensor]) -> None:
-    """Each copy's gradient to a norm of at most 1; to zero where it is not finite, so that the others go on."""
-    slopes = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = torch.stack([slope.reshape(len(slope), -1).square().sum(1) for slope in slopes]).sum(0)
-    factor = torch.where(squares.isfinite(), squares.sqrt().clamp(min=1.0).reciprocal(), 0.0)
-    for slope in slopes:
-        slope.copy_(torch.where(_like(factor > 0, slope), slope * _like(factor, slope), 0.0))
+    def __init__(self, weights: Tensor) -> None:
+        self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
 
+    def step(self, slope: Tensor, count: int) -> Tensor:
+        """The direction of step `count`, from 1 on: each copy's gradient, cut to a norm of 1, and 0 where it is not finite.
 
-def _like(each: Tensor, value: Tensor) -> Tensor:
-    """A number a copy ``(C,)`` for values ``(C, ...)``."""
-    return each.reshape(-1, *[1] * (value.dim() - 1))
+        So a copy that has gone astray leaves the others as they are.
+        """
+        norm = slope.norm(dim=1, keepdim=True)
+        slope = torch.where(norm.isfinite(), slope / norm.clamp(min=1.0), 0.0)
+        self.mean = self.mean.lerp(slope, 0.1)
+        self.square = self.square.lerp(slope.square(), 0.001)
+        return self.mean / (1 - 0.9**count) / ((self.square / (1 - 0.999**count)).sqrt() + 1e-8)

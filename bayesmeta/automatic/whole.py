@@ -28,15 +28,12 @@ def whole(run: Run, shares: Tensor, temperature: float, folds: Sequence[int]) ->
         temperature: of each of its parts.
         folds: which of the copies are in it.
     """
-    scales = []
-    for place, unit in enumerate(run.folds.units):
-        counted = [member for member in range(len(run.copies)) if shares[member, place] > 0]
-        parts = [Calibrated(run.learner(member, place, fold), temperature) for member in counted for fold in folds]
-        weights = [float(shares[member, place]) for member in counted for _ in folds]
-        if parts:
-            scales.append((unit.outward(Ensemble(parts, weights)), sum(weights)))
-    learners, weights = zip(*scales, strict=True)
-    return learners[0] if len(learners) == 1 else Ensemble(learners, weights)
+    members, weights = [], []
+    for member, place in (shares > 0).nonzero().tolist():
+        parts = [Calibrated(run.learner(member, place, fold), temperature) for fold in folds]
+        members.append(run.folds.units[place].outward(parts[0] if len(parts) == 1 else Ensemble(parts)))
+        weights.append(float(shares[member, place]))
+    return members[0] if len(members) == 1 else Ensemble(members, weights)
 
 
 class Tempering:
