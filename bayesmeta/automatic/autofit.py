@@ -130,17 +130,13 @@ def autofit(
         run = Run(Folds(tasks, min(_FOLDS, count), warps, seed), names, steps)
         run.train(progress=progress, checkpoint=checkpoint)
     shares = best_shares(run.sums.flatten(0, 1).T, seed).reshape(run.best.shape)
-    with torch.inference_mode(False), torch.no_grad():
-        temperature = shrunk_temperature(Tempering(run, shares), count)
-        nll, coverage = judged(run, shares, temperature, _FIGURES)
+    temperature = shrunk_temperature(Tempering(run, shares), count)
+    nll, coverage = judged(run, shares, temperature, [NLL(), Coverage(0.9)])
     learner = whole(run, shares, temperature, range(len(run.folds.held)))
     report = _report(run, shares, temperature, nll, coverage, time.perf_counter() - began)
     for said in report.warnings:
         warnings.warn(said, stacklevel=2)
     return AutoFit(learner, report).eval()
-
-
-_FIGURES = [NLL(), Coverage(0.9)]
 
 
 def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
@@ -218,8 +214,8 @@ def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: E
         )
     if covered.high < 0.85 or covered.low > 0.95:
         yield (
-            f"90% intervals hold {covered.value:.0%} of the held-out points: look at which tasks they miss, or make them wider or "
-            "narrower with Conformal, on tasks to spare"
+            f"90% intervals hold {covered.value:.0%} of the held-out points, and are too {'narrow' if covered.high < 0.9 else 'wide'}; "
+            "where there are tasks to spare, Conformal mends that"
         )
     asked = run.counts > 0
     for name in SIMPLE[: 2 * bool(shares.sum(1)[[run.names.index(name) for name in SIMPLE]].sum() < 1)]:

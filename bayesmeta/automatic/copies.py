@@ -7,8 +7,7 @@ parameters instead (`GaussianProcess(parameters=...)`), those of the task's copy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +30,15 @@ class Copies:
 
     Args:
         learners: C of one class and shape; of Gaussian processes, ``OwnScale(DKT(features, kernel, Gaussian(), mean=LinearMean()))``.
+        build: makes another one: copied kernels would no longer share what gpytorch's own share, and could not be saved.
 
     Attributes:
         weights: of all copies, ``(C, P)``, a leaf that requires a gradient.
         single: which of the P are numbers with a meaning of their own, of noise, kernels and degrees of freedom, ``(P,)`` bool.
     """
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
-        self.template = learners[0]
+    def __init__(self, learners: Sequence[Learner], build: Callable[[], Learner]) -> None:
+        self.build, self.template = build, learners[0]
         self.shapes = {name: parameter.shape for name, parameter in self.template.named_parameters()}
         rows = [nn.utils.parameters_to_vector(learner.parameters()) for learner in learners]
         self.weights = torch.stack(rows).detach().requires_grad_()
@@ -54,7 +54,8 @@ class Copies:
 
     def learner(self, copy: int, weights: Tensor) -> Learner:
         """One of the copies by itself, with weights ``(C, P)``, in evaluation mode."""
-        found = deepcopy(self.template)
+        with torch.random.fork_rng([]):
+            found = self.build()
         nn.utils.vector_to_parameters(weights[copy].detach().clone(), found.parameters())
         return found.eval()
 

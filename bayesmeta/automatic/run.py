@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,13 +53,13 @@ class Run:
         inputs = first.query.x.shape[-1]
         self.copies: list[Copies] = []
         for place, name in enumerate(self.names):
-            member = MEMBERS[name]
+            build = partial(MEMBERS[name].build, inputs, folds.targets)
             with torch.random.fork_rng([]):
                 torch.manual_seed(1000 * folds.seed + place)
-                learners = [member.build(inputs, folds.targets) for _ in range(copies)]
+                learners = [build() for _ in range(copies)]
             for learner in learners:
                 start_kernels(learner, first)
-            self.copies.append(Copies(learners * scales))
+            self.copies.append(Copies(learners * scales, build))
         self.slopes = [Slopes(copies.weights) for copies in self.copies]
         self.asked = folds.asking()
         tasks = len(folds.points.mask)

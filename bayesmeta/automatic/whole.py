@@ -31,9 +31,9 @@ def whole(run: Run, shares: Tensor, temperature: float, folds: Sequence[int]) ->
     members, weights = [], []
     for member, place in (shares > 0).nonzero().tolist():
         parts = [Calibrated(run.learner(member, place, fold), temperature) for fold in folds]
-        members.append(run.folds.units[place].outward(parts[0] if len(parts) == 1 else Ensemble(parts)))
+        members.append(run.folds.units[place].outward(Ensemble(parts)))
         weights.append(float(shares[member, place]))
-    return members[0] if len(members) == 1 else Ensemble(members, weights)
+    return Ensemble(members, weights)
 
 
 class Tempering:
@@ -43,6 +43,7 @@ class Tempering:
         run, shares: as of `whole`.
     """
 
+    @torch.no_grad()
     def __init__(self, run: Run, shares: Tensor) -> None:
         asked, folds = run.asked, run.folds
         self.count = float(run.counts.sum())
@@ -66,6 +67,7 @@ class Tempering:
         return total / self.count
 
 
+@torch.no_grad()
 def judged(run: Run, shares: Tensor, temperature: float, metrics: Sequence[Metric]) -> list[Tensor]:
     """Statistics of each task ``(T, K)``, one a metric, under the mixture of copies that have not learned from it."""
     asked = run.asked
