@@ -22,6 +22,7 @@ from bayesmeta import (
     warps,
     wrappers,
 )
+from bayesmeta.automatic import AutoFit, autofit
 from bayesmeta.border import check, points
 from bayesmeta.chaining import Chained, chained
 from bayesmeta.data import Episode, Points, concatenate, move
@@ -101,6 +102,7 @@ __all__ = [
     "VCL",
     "VERSA",
     "ALPaCA",
+    "AutoFit",
     "Calibrated",
     "Chained",
     "Changepoints",
@@ -135,6 +137,7 @@ __all__ = [
     "Standardized",
     "TaskSource",
     "Warped",
+    "autofit",
     "chained",
     "check",
     "compare",
