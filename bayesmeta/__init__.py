@@ -19,8 +19,10 @@ from bayesmeta import (
     tasks,
     training,
     variational,
+    warps,
     wrappers,
 )
+from bayesmeta.automatic import AutoFit, autofit
 from bayesmeta.border import check, points
 from bayesmeta.chaining import Chained, chained
 from bayesmeta.data import Episode, Points, concatenate, move
@@ -77,6 +79,7 @@ from bayesmeta.wrappers import (
     OwnScale,
     Rehearsal,
     Standardized,
+    Warped,
 )
 
 __version__ = "0.1.0"
@@ -99,6 +102,7 @@ __all__ = [
     "VCL",
     "VERSA",
     "ALPaCA",
+    "AutoFit",
     "Calibrated",
     "Chained",
     "Changepoints",
@@ -132,6 +136,8 @@ __all__ = [
     "Reptile",
     "Standardized",
     "TaskSource",
+    "Warped",
+    "autofit",
     "chained",
     "check",
     "compare",
@@ -158,5 +164,6 @@ __all__ = [
     "tasks_from_frame",
     "training",
     "variational",
+    "warps",
     "wrappers",
 ]

@@ -233,6 +233,20 @@ LEARNERS: dict[str, Make] = {
     "Standardized": lambda network, likelihood: bm.Standardized.from_tasks(
         bm.MAML(network, likelihood, rate=0.1), bm.tasks.LinearGaussian(inputs=D)
     ),
+    "ALPaCA, warped": lambda network, likelihood: bm.Warped(
+        bm.OwnScale(bm.ALPaCA(network.features, network.head, likelihood)),  # type: ignore[arg-type]
+        bm.warps.Log1p(unit=4.0, top=2.0),
+    ),
+    "MAML, warped": lambda network, likelihood: bm.Warped(
+        bm.MAML(network, likelihood, steps=2, rate=0.1), bm.warps.Logit(-9.0, 9.0)
+    ),
+    "Ensemble, warped and not": lambda network, likelihood: bm.Ensemble(
+        [
+            bm.Warped(bm.ALPaCA(network.features, network.head, likelihood), bm.warps.Log1p(unit=4.0)),  # type: ignore[arg-type]
+            bm.MAML(outwards(network), likelihood, steps=2, rate=0.1),
+        ],
+        weights=[0.7, 0.3],
+    ),
     "ALPaCA, changing": lambda network, likelihood: bm.Changepoints(
         bm.ALPaCA(network.features, network.head, likelihood),
         hazard=0.2,
@@ -268,7 +282,9 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], int]] = {
     "spread counts": (bm.likelihoods.NegativeBinomial, 1),
     "boxes": (TwoByTwo, 36),
 }
-REAL_TARGETS = [name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH"))] + ["DKT"]
+REAL_TARGETS = [
+    name for name in LEARNERS if name.startswith(("ALPaCA", "ADK", "DKT,", "PACOH")) or "warped" in name
+] + ["DKT"]
 CLASSES = [
     name for name in LEARNERS if name.startswith(("DKTC", "Polya", "LaplaceGP", "Prototypical", "GeMCL", "OML, c"))
 ]

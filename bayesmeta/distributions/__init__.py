@@ -13,11 +13,13 @@ from bayesmeta.distributions import (  # noqa: F401  (each registers its family)
     poisson,
     student_t,
 )
+from bayesmeta.distributions.blend import Blend, blend, choose
 from bayesmeta.distributions.boxes import BoxGrid, box_edges, boxes_of, grid_of
 from bayesmeta.distributions.family import Family, Kind, register
 from bayesmeta.distributions.operations import (
     affine,
     apart,
+    centre,
     has_classes,
     has_labels,
     kind,
@@ -31,18 +33,24 @@ from bayesmeta.distributions.operations import (
 )
 from bayesmeta.distributions.overlaps import box_overlaps, suppress
 from bayesmeta.distributions.summaries import cdf, class_probabilities, crps, expects, quantile, uncertainty, undefined
+from bayesmeta.distributions.warped import Unwarped
 from bayesmeta.randomness import uniform
 
 __all__ = [
+    "Blend",
     "BoxGrid",
     "Family",
     "Kind",
+    "Unwarped",
     "affine",
     "apart",
+    "blend",
     "box_edges",
     "box_overlaps",
     "boxes_of",
     "cdf",
+    "centre",
+    "choose",
     "class_probabilities",
     "crps",
     "expects",

@@ -10,8 +10,9 @@ from pyro.distributions import Independent, MixtureSameFamily
 from torch import Tensor
 
 from bayesmeta.distributions.family import Family, Kind, family, register
+from bayesmeta.warps import Warp
 
-__all__ = ["IndependentFamily", "MixtureFamily"]
+__all__ = ["IndependentFamily", "MixtureFamily", "of_parts"]
 
 
 @register(torch.distributions.Independent)
@@ -52,6 +53,12 @@ class IndependentFamily(Family):
 
     def temper(self, d: Any, temperature: Tensor, centre: Tensor | None) -> Any:
         return _again(d, family(d.base_dist).temper(d.base_dist, temperature, centre))
+
+    def centre(self, d: Any) -> Tensor:
+        return family(d.base_dist).centre(d.base_dist)
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        return family(d.base_dist).moments(d.base_dist, warp)
 
     def probabilities(self, d: Any) -> Tensor:
         return family(d.base_dist).probabilities(d.base_dist)
@@ -116,6 +123,13 @@ class MixtureFamily(Family):
         lows, highs = family(d.component_distribution).bracket(d.component_distribution)
         return lows.amin(-1), highs.amax(-1)
 
+    def grid(self, d: Any) -> Tensor:
+        return family(d.component_distribution).grid(d.component_distribution).flatten(-2)
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        means, variances = family(d.component_distribution).moments(d.component_distribution, warp)
+        return of_parts(d.mixture_distribution.logits, means, variances, len(d.event_shape))
+
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         events = len(d.event_shape)
         loc, scale = (t.unsqueeze(-1 - events) if t.dim() > events else t for t in (loc, scale))  # before the event
@@ -149,3 +163,20 @@ class MixtureFamily(Family):
 
     def _kind(self, d: Any) -> Kind:
         return family(self.leaf(d)).kind
+
+
+def of_parts(logits: Tensor, means: Tensor, variances: Tensor, events: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance ``(..., *Y)`` of a mixture from those of its K parts ``(..., K, *Y)``, by the law of total variance.
+
+    Args:
+        logits: of the parts, ``(..., K)``; what has no weight may be infinite.
+        means: of the parts.
+        variances: of the parts.
+        events: how many dimensions Y has.
+    """
+    weights = logits.softmax(-1).to(means)
+    weights = weights.reshape(*weights.shape, *[1] * events)
+    means, variances = (part.where(weights > 0, 0.0) for part in (means, variances))
+    place = -1 - events
+    mean = (weights * means).sum(place)
+    return mean, (weights * (variances + (means - mean.unsqueeze(place)).square())).sum(place)

@@ -11,6 +11,8 @@ from pyro.distributions import Categorical, MixtureSameFamily
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bayesmeta.warps import Warp
+
 __all__ = ["Family", "Kind", "family", "register"]
 
 Kind = Literal["real", "counts", "classes"]
@@ -128,14 +130,26 @@ class Family:
                 f"distribution: expected real numbers or classes, which have a temperature, got {self.name(d)}, whose counts "
                 "must stay whole; use the likelihood NegativeBinomial, which learns their spread"
             )
-        centre = d.mean if centre is None else centre
+        centre = self.centre(d) if centre is None else centre
         return self.affine(self.affine(d, -centre, torch.ones_like(temperature)), centre, temperature)
+
+    def centre(self, d: Any) -> Tensor:
+        """What `temper` spreads real targets from, if nothing else is said."""
+        return d.mean
+
+    def grid(self, d: Any) -> Tensor:
+        """Of single numbers, ``(..., G)``: points between which the cdf is smooth, and beyond which little is left."""
+        raise unknown(d, "of real numbers", "grid")
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        """Mean and variance of ``warp.inverse(z)`` for z of the distribution, by quadrature in float64."""
+        raise unknown(d, "of real numbers", "moments")
 
     def crps(self, d: Any, y: Tensor) -> Tensor:
         """The continuous ranked probability score of y ``(...)``: counts are summed, the cost grows as they do."""
         if self.kind != "counts":
             raise TypeError(
-                "distribution: expected normals, Student's t, a mixture of normals, or counts for CRPS, got "
+                "distribution: expected normals, Student's t, mixtures of these, warped or not, or counts for CRPS, got "
                 f"{type(d).__name__}; use NLL"
             )
         return _summed(d, y)

@@ -11,7 +11,9 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from bayesmeta.distributions.family import Family, register
+from bayesmeta.distributions.quadrature import LEVELS, moments_by
 from bayesmeta.randomness import standard_normal
+from bayesmeta.warps import Warp
 
 __all__ = ["NormalFamily"]
 
@@ -28,6 +30,19 @@ class NormalFamily(Family):
 
     def quantile(self, d: Any, p: float) -> Tensor:
         return d.loc + d.scale * torch.special.ndtri(torch.as_tensor(p, dtype=d.loc.dtype, device=d.loc.device))
+
+    def grid(self, d: Any) -> Tensor:
+        return d.loc[..., None] + d.scale[..., None] * torch.special.ndtri(
+            torch.as_tensor(LEVELS, dtype=torch.float64).to(d.loc)
+        )
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        loc, scale = d.loc.double(), d.scale.double()
+        first, last = torch.full_like(loc, -9.0), torch.full_like(loc, 9.0)
+        if warp.growth == math.inf:
+            last = 9 + 2 * scale  # the square of an exponential shifts a normal by that
+        bend = torch.minimum(((warp.bend - loc) / scale).clamp(min=-9.0), last)
+        return moments_by(warp, [first, bend, last], lambda u: loc + scale * u, lambda u: -u.square() / 2)
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         return Normal(loc + scale * d.loc, scale * d.scale, validate_args=False)

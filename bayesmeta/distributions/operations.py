@@ -14,6 +14,7 @@ from bayesmeta.distributions.family import Kind, family, unknown
 __all__ = [
     "affine",
     "apart",
+    "centre",
     "has_classes",
     "has_labels",
     "kind",
@@ -183,17 +184,27 @@ def affine(d: Distribution, loc: Tensor, scale: Tensor) -> Distribution:
     return moved
 
 
+def centre(d: Distribution) -> Tensor:
+    """What `temper` spreads real targets around: the mean, ``(..., *Y)``, of warped numbers that of their warps, seen through it.
+
+    Example:
+        >>> centre(Normal(torch.ones(1), 1.0))
+        tensor([1.])
+    """
+    return family(d).centre(d)
+
+
 def temper(d: Distribution, temperature: Tensor, centre: Tensor | None = None) -> Distribution:
     """The same predictions with more or less confidence: surer below a temperature of 1, in more doubt above it.
 
     Classes: probabilities to the power 1/τ, normalised (Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2). Real
-    targets: the distribution of centre + τ (y - centre), so that standard deviations grow by τ. Counts, which must stay whole,
-    have no temperature: a `NegativeBinomial` learns their spread.
+    targets: the distribution of centre + τ (y - centre), so that standard deviations grow by τ; on the scale of their warp, if
+    they have one. Counts, which must stay whole, have no temperature: a `NegativeBinomial` learns their spread.
 
     Args:
         d: predictions, batch ``(...)``, event ``*Y``.
         temperature: τ > 0, a scalar tensor.
-        centre: ``(..., *Y)``, what real targets spread around: the mean if None.
+        centre: what real targets spread around, see `centre`, by which it is found if None.
 
     Raises:
         TypeError: the targets are counts.

@@ -11,7 +11,9 @@ from pyro.distributions import StudentT
 from torch import Tensor
 
 from bayesmeta.distributions.family import Family, bisect, register
+from bayesmeta.distributions.quadrature import LEVELS, integrated_crps, moments_by
 from bayesmeta.randomness import generator, standard_normal
+from bayesmeta.warps import Warp
 
 __all__ = ["StudentTFamily"]
 
@@ -35,6 +37,24 @@ class StudentTFamily(Family):
         far = 3 * torch.ones_like(degrees)
         return d.loc + d.scale * bisect(lambda t: _cdf(degrees, t), -far, far, p, whole=False)[which]
 
+    def grid(self, d: Any) -> Tensor:
+        return torch.stack([self.quantile(d, level) for level in LEVELS], -1)
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        """By the substitution of its cdf; infinite where the integrals are."""
+        df, loc, scale = (part.double() for part in (d.df, d.loc, d.scale))
+        if warp.growth == math.inf:
+            infinite = torch.full_like(loc, math.inf)
+            return infinite, infinite
+        far, wide = _reach(30 / df), scale * df.sqrt()
+        rate = torch.where(df > 2 * warp.growth, df - 2 * warp.growth, df - warp.growth).clamp(min=0.01)  # of decay
+        last = far + (30 / rate).clamp(max=600 / max(1.0, 2 * warp.growth))
+        bend = torch.maximum(torch.minimum(torch.asinh((warp.bend - loc) / wide), far), -far)
+        mean, variance = moments_by(
+            warp, [-far, bend, far, last], lambda u: loc + wide * torch.sinh(u), lambda u: -df * _log_cosh(u)
+        )
+        return mean.masked_fill(df <= warp.growth, math.inf), variance.masked_fill(df <= 2 * warp.growth, math.inf)
+
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         return StudentT(d.df, loc + scale * d.loc, scale * d.scale, validate_args=False)
 
@@ -57,6 +77,9 @@ class StudentTFamily(Family):
         spread = 2 * df.sqrt() / (df - 1) * (log_beta(df - 0.5) - 2 * log_beta(df / 2)).exp()
         return d.scale * (z * (2 * rank - 1) + 2 * density * (df + z.square()) / (df - 1) - spread)
 
+    def crps_of_mixture(self, d: Any, y: Tensor) -> Tensor:
+        return integrated_crps(d, y)
+
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
@@ -69,16 +92,25 @@ def _cdf(df: Tensor, t: Tensor) -> Tensor:
     """
     nodes, weights = (torch.as_tensor(a, device=t.device) for a in (_NODES, _WEIGHTS))
     degrees = df.double()
-    decay = 50 / degrees  # cosh^(-df) u = exp(-50) at u = arcosh(exp(50 / df))
-    far = (decay + torch.log1p((-torch.expm1(-2 * decay)).sqrt())).clamp(max=700.0)
+    far = _reach(50 / degrees)
 
     def area(start: Tensor) -> Tensor:
         u = start[..., None] + (far - start)[..., None] * (nodes + 1) / 2
-        log_cosh = torch.log1p(2 * torch.sinh(u / 2).square())
-        return (weights * torch.exp(-degrees[..., None] * log_cosh)).sum(-1) * (far - start)
+        return (weights * torch.exp(-degrees[..., None] * _log_cosh(u))).sum(-1) * (far - start)
 
     lower = t < 0  # the nearer tail, whose small probabilities then keep their digits
     place = torch.asinh(t.double() / degrees.sqrt())
     start = torch.minimum(torch.where(lower, -place, place), far)
-    tail = area(start) / area(torch.zeros_like(start)) / 2
+    tail = area(start) / area(torch.zeros_like(degrees)) / 2
     return torch.where(lower, tail, 1 - tail).to(t.dtype)
+
+
+def _reach(decay: Tensor) -> Tensor:
+    """u where cosh u is exp(decay)."""
+    return (decay + torch.log1p((-torch.expm1(-2 * decay)).sqrt())).clamp(max=700.0)
+
+
+def _log_cosh(u: Tensor) -> Tensor:
+    small = u.abs().clamp(max=1.0)  # where a difference of logarithms would cancel
+    exact = torch.log1p(2 * torch.sinh(small / 2).square())
+    return torch.where(u.abs() < 1, exact, u.abs() + torch.log1p(torch.exp(-2 * u.abs())) - math.log(2))

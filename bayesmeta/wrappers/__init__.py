@@ -10,6 +10,7 @@ from bayesmeta.wrappers.ensemble import Ensemble
 from bayesmeta.wrappers.own_scale import OwnScale
 from bayesmeta.wrappers.rehearsal import Rehearsal
 from bayesmeta.wrappers.standardized import Standardized
+from bayesmeta.wrappers.warped import Warped
 
 __all__ = [
     "Calibrated",
@@ -23,4 +24,5 @@ __all__ = [
     "Rehearsal",
     "Standardized",
     "Tempered",
+    "Warped",
 ]

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from bayesmeta.answers import Functions, Joint
 from bayesmeta.data import Episode, Points, move, observed
-from bayesmeta.distributions import apart, has_classes, temper
+from bayesmeta.distributions import Blend, Unwarped, apart, centre, has_classes, temper
 from bayesmeta.evaluation import answers, reading
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import nll
@@ -27,7 +27,7 @@ class Tempered(Transformed):
     """A posterior whose predictions have more or less confidence (see `bayesmeta.distributions.temper`).
 
     Real targets: the draws spread around the predictive mean as the predictions do, so that doubt about the function and noise
-    both grow by τ² in variance. Classes: each draw is tempered by itself.
+    both grow by τ² in variance; of a `Warped` learner on the warped scale. Classes: each draw is tempered by itself.
 
     Args:
         inner: the posterior whose predictions are tempered.
@@ -47,8 +47,8 @@ class Tempered(Transformed):
             if has_classes(draws):
                 return temper(draws, self.temperature)
             with seeded(seed):  # the centre stays where it is, even if it is random
-                centre = self.inner._predictive(x, None if samples < 64 else samples).mean
-            return temper(draws, self.temperature, apart(centre, samples) if own else centre.expand(draws.mean.shape))
+                around = centre(self.inner._predictive(x, None if samples < 64 else samples))
+            return temper(draws, self.temperature, apart(around, samples) if own else around)
 
         return ask
 
@@ -60,8 +60,10 @@ class Tempered(Transformed):
         return Joint(mean, covariance, noise)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        # One draw tells the kind of targets: a prediction might take many.
-        if not self.support.y.is_floating_point() or has_classes(self.inner._functions(1)(x, False)):
+        if not self.support.y.is_floating_point():
+            return Posterior._decompose(self, x, samples)
+        draw = self.inner._functions(1)(x, False)  # tells the kind of targets: a prediction might take many
+        if has_classes(draw) or isinstance(draw, (Unwarped, Blend)):
             return Posterior._decompose(self, x, samples)
         aleatoric, epistemic = self.inner._decompose(x, samples)
         return self.temperature**2 * aleatoric, self.temperature**2 * epistemic

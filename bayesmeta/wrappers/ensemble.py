@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bayesmeta.answers import Functions, Joint
-from bayesmeta.data import Episode, Points
-from bayesmeta.distributions import mixture, select, stack, uncertainty
+from bayesmeta.border import as_tensor
+from bayesmeta.data import Episode, Points, move
+from bayesmeta.distributions import blend, choose, uncertainty
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import generator
@@ -21,17 +22,19 @@ __all__ = ["Ensemble"]
 
 @final
 class Ensemble(Learner):
-    """K learners whose predictions are mixed in equal parts: a deep ensemble.
+    """K learners whose predictions are mixed, in equal parts if nothing else is said: a deep ensemble.
 
     Lakshminarayanan, Pritzel & Blundell 2017, https://arxiv.org/abs/1612.01474. Learners that differ in their starts, or in the
     tasks that each was trained on, disagree where the data do not decide; the mixture's spread holds that. `fit` trains all at
     once, on the mean of their losses; members may as well be trained before, each by itself.
 
     Args:
-        learners: K of them, whose predictions are of one family: learners of one kind.
+        learners: K of them, whose predictions are of one family, or all of real numbers (see `bayesmeta.distributions.blend`).
+        weights: of the learners in the mixture, K numbers from 0 on, of which one is above; they are divided by their sum, and
+            kept in a buffer. In equal parts if None.
 
     Raises:
-        ValueError: there is no learner.
+        ValueError: there is no learner, or the weights are not so.
 
     Example:
         >>> learner = Ensemble([MAML(MLP(1, 1), Gaussian()) for _ in range(3)])
@@ -39,14 +42,22 @@ class Ensemble(Learner):
         torch.Size([1, 1, 1])
     """
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
+    weights: Tensor
+
+    def __init__(self, learners: Sequence[Learner], weights: Any = None) -> None:
         super().__init__()
         if not len(learners) or not all(isinstance(learner, Learner) for learner in learners):
             raise ValueError(f"learners: expected at least one learner, got {learners!r}; e.g. [MAML(...), MAML(...)]")
         self.learners = nn.ModuleList(learners)
+        given = as_tensor([1.0] * len(learners) if weights is None else weights, "weights").detach()
+        if given.shape != (len(learners),) or not (given >= 0).all() or not 0 < given.sum() < torch.inf:
+            raise ValueError(
+                f"weights: expected {len(learners)} numbers from 0 on, one above it, got {weights!r}; one a learner"
+            )
+        self.register_buffer("weights", move(given / given.sum(), learners[0]).clone())
 
     def forward(self, support: Points) -> Posterior:
-        return _Mixed([learner(support) for learner in self.learners], support)
+        return _Mixed([learner(support) for learner in self.learners], self.weights.clone(), support)
 
     def loss(self, episode: Episode) -> Tensor:
         members = [learner for learner in self.learners if isinstance(learner, Learner)]
@@ -54,21 +65,21 @@ class Ensemble(Learner):
 
 
 class _Mixed(Posterior):
-    """Posteriors in equal parts."""
+    """Posteriors in parts."""
 
     _of_tasks = ("members",)
 
-    def __init__(self, members: Sequence[Posterior], support: Points) -> None:
+    def __init__(self, members: Sequence[Posterior], weights: Tensor, support: Points) -> None:
         super().__init__(support)
-        self.members = members
+        self.members, self.weights = members, weights
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
-        return mixture(stack([member._predictive(x, samples) for member in self.members]))
+        return blend([member._predictive(x, samples) for member in self.members], self.weights.log())
 
     def _joints(self, x: Any) -> Joint:
         each = [member._joints(x) for member in self.members]
-        if len({len(joint.mean) for joint in each}) > 1:  # parts that are not equal
-            return super()._joints(x)
+        if len({len(joint.mean) for joint in each}) > 1 or (self.weights != self.weights[0]).any():
+            return super()._joints(x)  # parts that are not equal
         return Joint(*(torch.cat(parts) for parts in zip(*each, strict=True)))
 
     def _updated(self, points: Points) -> Posterior:
@@ -78,17 +89,11 @@ class _Mixed(Posterior):
 
     def _functions(self, samples: int) -> Functions:
         members = [member._functions(samples) for member in self.members]
-        device = self.support.mask.device
-        chosen = torch.randint(len(members), (1, samples), device=device, generator=generator(device))
-
-        def ask(x: Any, own: bool) -> Distribution:
-            each = stack([member(x, own) for member in members])  # (K, S, B, M)
-            return mixture(select(each, chosen))  # of one draw from the member that was chosen: that draw
-
-        return ask
+        chosen = torch.multinomial(self.weights, samples, replacement=True, generator=generator(self.weights.device))
+        return lambda x, own: choose([member(x, own) for member in members], chosen)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
-        aleatoric = torch.stack([part for part, _ in parts]).mean(0)
+        aleatoric = sum(weight * part for weight, (part, _) in zip(self.weights, parts, strict=True))
         predictive = self._predictive(x, samples)
         return aleatoric, (uncertainty(predictive) - aleatoric).clamp(min=0)

@@ -27,7 +27,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Scaled
 
-__all__ = ["OwnScale"]
+__all__ = ["OwnScale", "degrees"]
 
 _LEAST = 2.1
 """Above 2, so that a prediction has a variance before any point is known."""
@@ -76,10 +76,15 @@ class OwnScale(Learner):
     @property
     def df(self) -> Tensor:
         """ν, a scalar."""
-        return _LEAST + self.log_df.clamp(max=12.0).exp()
+        return degrees(self.log_df)
 
     def extra_repr(self) -> str:
         return f"df={self.df.item():.4g}"
 
     def forward(self, support: Points) -> Posterior:
         return Scaled(self.learner(support), self.df.double(), support)
+
+
+def degrees(log_df: Tensor) -> Tensor:
+    """ν of an `OwnScale` whose parameter has this value."""
+    return _LEAST + log_df.clamp(max=12.0).exp()

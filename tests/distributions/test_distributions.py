@@ -440,7 +440,9 @@ def test_intervals_of_calibrated_counts_cover_as_promised_without_noise(family):
         width = Width(0.9).statistic(wide, given)[0, 0]
         assert width == quantile(d, 0.95) - quantile(d, 0.05)
     with pytest.raises(TypeError, match="CRPS"):
-        CRPS().statistic(mixture(student(3, 2, 1)), Points(every[:2], every[:2], torch.ones(2, 1, dtype=torch.bool)))
+        CRPS().statistic(
+            dist.Gamma(1.0, every[:2] + 1), Points(every[:2], every[:2], torch.ones(2, 1, dtype=torch.bool))
+        )
 
 
 @counts

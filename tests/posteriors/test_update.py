@@ -45,6 +45,7 @@ WRAPPED: dict[str, Callable[[str], Learner]] = {
 CONSTANT = {
     "ALPaCA",
     "ALPaCA, own scale",
+    "ALPaCA, warped",
     "PrototypicalNetwork",
     "PrototypicalNetwork, scaled",
     "PrototypicalNetwork, cosine",
@@ -78,6 +79,7 @@ PRIOR = {"ALPaCA, changing", "GeMCL, changing", "ABML", "ABML, ELBO", "ABML, amo
 PRIOR |= {"Consolidated", "VCL", "VCL, predictive", "OnlineLaplace"}
 """The posterior becomes the prior: the state does not grow."""
 FURTHER = {"Consolidated, variational", "MAML", "FirstOrderMAML", "ANIL", "MetaSGD", "Reptile", "Standardized"}
+FURTHER |= {"MAML, warped", "Ensemble, warped and not"}
 """Updates go on from where the old points led."""
 for group in (CONSTANT, GROWING, PRIOR, FURTHER):
     group |= {f"Dense, {name}" for name in group}

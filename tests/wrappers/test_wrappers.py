@@ -285,4 +285,7 @@ class TestEnsemble:
         with pytest.raises(ValueError, match="at least one learner"):
             Ensemble([])
         with pytest.raises(TypeError, match="kinds"):
-            Ensemble([maml(1), maml(1, StudentT())]).double()(self.support)(self.x)
+            Ensemble([maml(1), maml(1, Bernoulli())]).double()(self.support._replace(y=self.support.y * 0))(self.x)
+        for weights in ([1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, float("nan"), 1.0]):
+            with pytest.raises(ValueError, match="weights: expected 3 numbers from 0 on"):
+                Ensemble([maml(1), maml(1), maml(1)], weights)
