@@ -113,7 +113,7 @@ class ArrayTasks(TaskSource):
             return split(given, shots, self.queries, generator, ordered=self.ordered)
         reach = self.reach[chosen]
         shots = possible(reach, self.shots).double().multinomial(1, generator=generator)
-        most = reach.gather(1, shots)[:, 0].clamp(max=self.queries)
+        most = reach.gather(1, shots)[:, 0].clamp(max=self.queries or reach.shape[1])
         return split(given, shots[:, 0], most, generator, ordered=True)
 
 
@@ -182,11 +182,12 @@ def tasks_from_arrays(
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
     groups: dict[Any, list[int]] = {}
     for row, task in enumerate(ids):
+        groups.setdefault(task, []).append(row)
+    for task, mine in groups.items():
         if missing(task):
             raise ValueError(
-                f"task_ids: expected a task for every row, got {task} in row {row}; drop the row or fill in its task"
+                f"task_ids: expected a task for every row, got {task} in row {mine[0]}; drop the row or fill in its task"
             )
-        groups.setdefault(task, []).append(row)
     names, rows = list(groups), list(groups.values())
     short = [place for place, mine in enumerate(rows) if len(mine) < 2]
     if short:

@@ -32,7 +32,7 @@ def plain(value: Any) -> Level | None:
 
 def categories(column: Any) -> tuple[Level, ...]:
     """The categories that a column shows, in the order of the type, or else sorted."""
-    values = map(plain, np.asarray(column, dtype=object))
+    values = map(plain, dict.fromkeys(np.asarray(column, dtype=object)))
     shown = dict.fromkeys(value for value in values if value is not None)
     declared = getattr(getattr(column, "cat", None), "categories", None)
     if declared is not None and not callable(declared):
@@ -43,10 +43,11 @@ def categories(column: Any) -> tuple[Level, ...]:
 def read(column: Any, name: Any, levels: Sequence[Level] | None) -> tuple[Array, Array]:
     """Where a column has no value, and its values ``(rows,)``: numbers, or which of the levels, -1 for none of them."""
     if levels is not None:
-        codes = {level: code for code, level in enumerate(levels)}
-        values = [plain(value) for value in np.asarray(column, dtype=object)]
-        found = np.array([codes.get(value, -1) for value in values], dtype=np.int64)  # type: ignore[arg-type]
-        return np.array([value is None for value in values], dtype=bool), found
+        codes: dict[Level | None, int] = {level: code for code, level in enumerate(levels)}
+        values = np.asarray(column, dtype=object)
+        known = {value: -2 if missing(value) else codes.get(plain(value), -1) for value in dict.fromkeys(values)}
+        found = np.array([known[value] for value in values], dtype=np.int64)
+        return found == -2, found.clip(min=-1)
     try:
         numbers = as_numbers(column, str(name), "a numeric column")
     except ValueError as error:

@@ -39,11 +39,12 @@ def as_times(order: Any, count: int) -> Any:
         raise ValueError(
             f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
         )
-    for row, time in enumerate(times):
-        if missing(time):
-            raise ValueError(
-                f"order: expected a time for every row, got {time} in row {row}; drop the row or fill it in"
-            )
+    gaps = np.array([missing(time) for time in times]) if times.dtype.kind == "O" else times != times
+    if gaps.any():
+        row = int(gaps.argmax())
+        raise ValueError(
+            f"order: expected a time for every row, got {times[row]} in row {row}; drop the row or fill it in"
+        )
     return times
 
 
