@@ -193,8 +193,8 @@ def tasks_from_arrays(
     if short:
         raise ValueError(
             f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
-            f"{names[short[0]]!r} (row {rows[short[0]][0]}) and for {len(short) - 1} more tasks; drop their rows, or "
-            "merge them with others"
+            f"{names[short[0]]!r} (row {rows[short[0]][0]}; and {len(short) - 1} more such tasks); drop its row or merge the "
+            "task with another"
         )
     times = None if order is None else as_times(order, len(ids))
     rows = rows if times is None else in_time(rows, times)
