@@ -191,10 +191,10 @@ def tasks_from_arrays(
     names, rows = list(groups), list(groups.values())
     short = [place for place, mine in enumerate(rows) if len(mine) < 2]
     if short:
+        more = f" and {len(short) - 1} more" if len(short) > 1 else ""
         raise ValueError(
             f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
-            f"{names[short[0]]!r} (row {rows[short[0]][0]}; and {len(short) - 1} more such tasks); drop its row or merge the "
-            "task with another"
+            f"{names[short[0]]!r} (row {rows[short[0]][0]}){more}; drop the row or merge the task with another"
         )
     times = None if order is None else as_times(order, len(ids))
     rows = rows if times is None else in_time(rows, times)
