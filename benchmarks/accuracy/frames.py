@@ -5,7 +5,7 @@
     python benchmarks/accuracy/frames.py --table                           # prints what is there
 
 The table is made: orchards in four regions, each at a height above the sea (columns of the task), with a soil of its own; trees
-of three kinds, of which some were not written down; rain, of which a quarter was not measured, more often where there was much. The
+of three kinds, of which some were not written down; rain, of which a quarter was not measured, more often where it was much. The
 learner is the same (`ALPaCA` on a tanh network, with a scale of its own for each task), and so are tasks, divisions and steps:
 
 - columns: `tasks_from_frame(categorical=, missing=True)`, and the test by its `columns`;
@@ -14,7 +14,7 @@ learner is the same (`ALPaCA` on a tanh network, with a scale of its own for eac
 - boosting: scikit-learn's, which takes categories and gaps as they are, with the number, mean, last and slope of the support
   beside, trained on divisions of the training tasks; its scale, by the number of points, is its error on the validation tasks.
 
-A seed draws the table, the division of 200 tasks into training (100), validation (30) and test (70), and the network. Figures pool
+A seed draws the table, with 200 tasks for training (100), validation (30) and test (70), and the network. Figures pool
 the test tasks of all seeds at 3 and 5 known points. Every finished run is kept in results/frames.json.
 """
 
@@ -41,7 +41,7 @@ from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "frames.json"
 WAYS = ("columns", "by hand", "numbers alone", "boosting")
-SHOTS, SEEDS, TASKS, ROWS, STEPS = (3, 5), 4, 200, 12, 1000
+SHOTS, SEEDS, TASKS, ROWS, STEPS = (3, 5), 8, 200, 12, 1000
 METRICS: list[Metric] = [NLL(), Coverage(0.9)]
 COLUMNS = ["kind", "region", "rain", "height", "age"]
 
