@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["Episode", "Points", "concatenate", "join", "move", "observed", "seen", "split"]
+__all__ = ["Episode", "Points", "concatenate", "entries", "join", "move", "observed", "seen", "split"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,12 @@ def seen(given: Points) -> Tensor:
     return given.mask if given.mask.dim() == 2 else given.mask.flatten(2).any(2)
 
 
+def entries(given: Points) -> Tensor:
+    """Which entries of the targets are observed, bool of the shape of y."""
+    mask, y = given.mask, given.y
+    return mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim())).expand_as(y)
+
+
 def observed(given: Points, lead: int = 2) -> Tensor:
     """How many observed targets each point has, ``(B, N)``, by whose sum losses are divided.
 
@@ -68,12 +74,7 @@ def concatenate(first: Points, second: Points, *others: Points) -> Points:
     """All points of the same B tasks: ``(B, N, ...)`` and ``(B, M, ...)`` to ``(B, N + M, ...)``; and so on, of further ones."""
     given = (first, second, *others)
     if len({part.mask.dim() for part in given}) > 1:  # masks of points beside masks of entries
-        given = tuple(
-            part._replace(mask=part.mask.reshape(part.mask.shape[:2] + (1,) * (part.y.dim() - 2)).expand_as(part.y))
-            if part.mask.dim() == 2
-            else part
-            for part in given
-        )
+        given = tuple(part._replace(mask=entries(part)) for part in given)
     try:
         joined: Points = tree_map(lambda *leaves: torch.cat(leaves, 1), *given)
     except (RuntimeError, ValueError) as error:
@@ -97,14 +98,14 @@ def join(parts: Sequence[Episode]) -> Episode:
 
 
 def split(
-    given: Points, shots: Tensor, queries: int | None, generator: torch.Generator, *, ordered: bool = False
+    given: Points, shots: Tensor, queries: int | Tensor | None, generator: torch.Generator, *, ordered: bool = False
 ) -> Episode:
     """Divides each task's observed points into a support and a query, at random or in their order.
 
     Args:
         given: the points of B tasks.
         shots: ``(B,)``, how many points of each task become support.
-        queries: how many of the others become query, at most; all of them if None.
+        queries: how many of the others become query, at most, of all tasks or of each ``(B,)``; all of them if None.
         generator: the source of randomness.
         ordered: whether the first points become support and the next ones query.
 
@@ -117,7 +118,8 @@ def split(
         >>> episode.support.mask.sum().item(), episode.query.mask.sum().item()
         (2, 4)
     """
-    if (shots < 0).any() or (queries is not None and queries < 1):
+    most = shots.new_tensor(given.mask.shape[1]) if queries is None else torch.as_tensor(queries, device=shots.device)
+    if (shots < 0).any() or (most < 1).any():
         raise ValueError(f"shots and queries: expected shots >= 0 and queries >= 1, got {shots.tolist()} and {queries}")
     there = seen(given)
     count = there.sum(1)
@@ -133,7 +135,7 @@ def split(
     else:
         order = torch.rand(there.shape, generator=generator, dtype=torch.float32, device=generator.device)
         order = order.masked_fill(~there, 2.0).argsort(1)
-    left = count - shots if queries is None else (count - shots).clamp(max=queries)
+    left = (count - shots).minimum(most)
     return Episode(_take(given, order, shots * 0, shots), _take(given, order, shots, left))
 
 

@@ -191,7 +191,7 @@ def _shortened(array: Array, name: str) -> Array:
 
 
 def convert(
-    tasks: Sequence[Tensor] | Tensor, dtype: torch.dtype, name: str, names: Sequence[str] | None = None
+    tasks: Sequence[Tensor] | Tensor, dtype: torch.dtype, name: str, names: Sequence[Any] | None = None
 ) -> list[Tensor]:
     """Each task's values ``(N, *E)`` in a floating type that is no worse for them.
 
@@ -253,7 +253,7 @@ def _recorded(values: Tensor, size: Tensor) -> Tensor:
     return ((values - (values * 1000).round() / 1000).abs() <= 1e-15 * size).all(0)
 
 
-def _called(task: int, names: Sequence[str] | None) -> str:
+def _called(task: int, names: Sequence[Any] | None) -> str:
     return repr(names[task]) if names else str(task)
 
 

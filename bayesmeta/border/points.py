@@ -87,7 +87,7 @@ def assemble(
     whole: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[Any] | None = None,
 ) -> Points:
     """`points` of tasks that are tensors (x: trees of them) already; messages call the tasks by their names, or by number."""
     if classes is not None:

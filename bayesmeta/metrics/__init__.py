@@ -7,7 +7,7 @@ from torch.distributions import Distribution
 from bayesmeta.distributions import has_classes
 from bayesmeta.distributions.boxes import has_boxes
 from bayesmeta.metrics.calibration import ECE, MCE, AdaptiveECE, Brier, ClasswiseECE
-from bayesmeta.metrics.classification import AURC, Accuracy, ErrorAUROC, OutsideAUROC
+from bayesmeta.metrics.classification import AUPR, AURC, AUROC, Accuracy, ErrorAUROC, OutsideAUROC
 from bayesmeta.metrics.detection import (
     COCO_OVERLAPS,
     AveragePrecision,
@@ -36,7 +36,9 @@ from bayesmeta.metrics.segmentation import Dice, Edges, IoU, best_mask
 from bayesmeta.metrics.sequences import ExactMatch, Perplexity, SequenceECE, SpanF1, TokenF1
 
 __all__ = [
+    "AUPR",
     "AURC",
+    "AUROC",
     "COCO_OVERLAPS",
     "CRPS",
     "ECE",

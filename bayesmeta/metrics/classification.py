@@ -13,9 +13,9 @@ from bayesmeta.data import Points
 from bayesmeta.distributions import class_probabilities, has_labels, marginals
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
-from bayesmeta.metrics.ranking import auroc_of_bins, risk_coverage_of_bins
+from bayesmeta.metrics.ranking import aupr_of_bins, auroc_of_bins, risk_coverage_of_bins
 
-__all__ = ["AURC", "Accuracy", "ErrorAUROC", "OutsideAUROC", "probabilities", "top"]
+__all__ = ["AUPR", "AURC", "AUROC", "Accuracy", "ErrorAUROC", "OutsideAUROC", "probabilities", "top"]
 
 
 def each_label(distribution: Distribution, given: Points) -> tuple[Distribution, Points]:
@@ -124,10 +124,83 @@ class AURC(Metric):
         return risk_coverage_of_bins(correct, count - correct)
 
 
+def by_odds(p: Tensor, chosen: Tensor, bins: int) -> Tensor:
+    """How many chosen points ``(B, M)`` have a probability ``(B, M)`` in each bin of its log-odds: ``(B, bins)``."""
+    odds = ((p.logit(1e-12) / 4).sigmoid() * bins).long()  # finest where it is near 0 and 1
+    return p.new_zeros(len(p), bins).scatter_add(1, odds.clamp(0, bins - 1), chosen.double())
+
+
 def by_outside(p: Tensor, chosen: Tensor) -> Tensor:
-    """How many chosen points ``(B, M)`` have the last label's probability in each bin of its log-odds: ``(B, FINE)``."""
-    odds = ((p[..., -1].logit(1e-12) / 4).sigmoid() * FINE).long()  # finest where it is near 0 and 1
-    return p.new_zeros(len(p), FINE).scatter_add(1, odds.clamp(0, FINE - 1), chosen.double())
+    """`by_odds` of the last label, ``(B, FINE)``, of all labels' probabilities ``(B, M, W)``."""
+    return by_odds(p[..., -1], chosen, FINE)
+
+
+_FINER = 1024
+"""Bins where nearly all probabilities may be alike, as those of a rare label are."""
+
+
+class _Ranked(Metric):
+    """Points of one label beside all others, by the probability of that label."""
+
+    label: int
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__ if self.label == -1 else f"{type(self).__name__} of {self.label}"
+
+    @property
+    def better(self) -> str:
+        return "higher"
+
+    def statistic(self, distribution: Distribution, given: Points) -> Tensor:
+        p, labels, given = probabilities(distribution, given)
+        if not -p.shape[-1] <= self.label < p.shape[-1]:
+            raise ValueError(
+                f"label: expected 0 to {p.shape[-1] - 1}, or -1 for the last, got {self.label}; number it from 0"
+            )
+        own = labels == self.label % p.shape[-1]
+        return torch.cat([by_odds(p[..., self.label], kind & given.mask, _FINER) for kind in (own, ~own)], 1)
+
+
+@final
+@dataclass(frozen=True)
+class AUROC(_Ranked):
+    """Does the probability of a label tell its points from others? The probability that one of them has more of it.
+
+    For outcomes of yes or no, such as rare ones, of which accuracy says nothing: 0.5 is chance, however rare. The points of all
+    tasks are ranked together, over 1024 bins of log-odds, ties counting half. NaN where one of both kinds has no point.
+
+    Args:
+        label: which one; the last, of a `Bernoulli` yes, if not said.
+
+    Example:
+        >>> yes, outcome = Bernoulli()(torch.tensor([[[-2.0], [1.0], [0.5]]])), torch.tensor([[[0.0], [1.0], [0.0]]])
+        >>> AUROC().reduce(AUROC().statistic(yes, Points(outcome, outcome, torch.ones(1, 3, dtype=torch.bool))).sum(0))
+        tensor(1., dtype=torch.float64)
+    """
+
+    label: int = -1
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return auroc_of_bins(*sums.chunk(2, -1))
+
+
+@final
+@dataclass(frozen=True)
+class AUPR(_Ranked):
+    """The average precision of finding points of a label by its probability: the area under precision and recall.
+
+    For rare outcomes: a score that says nothing has the share of that label. The points of all tasks are ranked together, over
+    1024 bins of log-odds, in which they have no order. NaN where no point has the label.
+
+    Args:
+        label: which one; the last, of a `Bernoulli` yes, if not said.
+    """
+
+    label: int = -1
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        return aupr_of_bins(*sums.chunk(2, -1))
 
 
 @final

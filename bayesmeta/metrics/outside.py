@@ -18,6 +18,7 @@ from bayesmeta.border import check_probability
 from bayesmeta.data import Points
 from bayesmeta.metrics.classification import by_outside, probabilities
 from bayesmeta.metrics.metric import Metric
+from bayesmeta.metrics.ranking import aupr_of_bins
 
 __all__ = ["Inside", "Outside", "OutsideAUPR", "OutsideRecall"]
 
@@ -106,10 +107,7 @@ class OutsideAUPR(Metric):
         return torch.cat([by_outside(p, kind & given.mask) for kind in (outside, ~outside)], 1)
 
     def reduce(self, sums: Tensor) -> Tensor:
-        positives, negatives = (part.flip(-1) for part in sums.chunk(2, -1))
-        found = positives.cumsum(-1)
-        precision = found / (found + negatives.cumsum(-1)).clamp(min=1e-12)
-        return (precision * positives).sum(-1) / positives.sum(-1)
+        return aupr_of_bins(*sums.chunk(2, -1))
 
 
 @final

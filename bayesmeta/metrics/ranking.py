@@ -34,10 +34,7 @@ def aupr(scores: Tensor, positive: Tensor, weights: Tensor | None = None) -> Ten
         >>> aupr(torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([False, False, True, True]))
         tensor(0.8333, dtype=torch.float64)
     """
-    positives, negatives = (part.flip(-1) for part in _by_score(scores, positive, weights))
-    found = positives.cumsum(-1)
-    precision = found / (found + negatives.cumsum(-1)).clamp(min=1e-12)
-    return (precision * positives).sum(-1) / positives.sum(-1)
+    return aupr_of_bins(*_by_score(scores, positive, weights))
 
 
 def risk_coverage(confidence: Tensor, correct: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -81,6 +78,14 @@ def auroc_of_bins(positives: Tensor, negatives: Tensor) -> Tensor:
     """The same from the numbers ``(..., bins)`` of both kinds in bins of rising score."""
     below = negatives.cumsum(-1) - negatives / 2
     return (positives * below).sum(-1) / (positives.sum(-1) * negatives.sum(-1))
+
+
+def aupr_of_bins(positives: Tensor, negatives: Tensor) -> Tensor:
+    """The same from the numbers ``(..., bins)`` of both kinds in bins of rising score; within a bin points have no order."""
+    positives, negatives = positives.flip(-1), negatives.flip(-1)
+    found = positives.cumsum(-1)
+    precision = found / (found + negatives.cumsum(-1)).clamp(min=1e-12)
+    return (precision * positives).sum(-1) / positives.sum(-1)
 
 
 def risk_coverage_of_bins(right: Tensor, wrong: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from bayesmeta.tasks.bandits import Bandits
 from bayesmeta.tasks.boxed import Boxed, cells_and_cards, coco
 from bayesmeta.tasks.classes import ClassTasks
 from bayesmeta.tasks.collages import Collages, coil20
+from bayesmeta.tasks.columns import Columns
 from bayesmeta.tasks.detection import DetectionTasks
 from bayesmeta.tasks.domains import DomainStreams
 from bayesmeta.tasks.drifting import DriftingSinusoids
@@ -42,6 +43,7 @@ __all__ = [
     "ClassStreams",
     "ClassTasks",
     "Collages",
+    "Columns",
     "DetectionTasks",
     "DomainStreams",
     "DriftingSinusoids",

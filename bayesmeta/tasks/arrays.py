@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack, final
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, final
 
 import numpy as np
 import torch
@@ -14,8 +14,12 @@ from bayesmeta.border import as_tensor, check_spread, is_whole
 from bayesmeta.border.points import assemble
 from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
+from bayesmeta.tasks.times import as_names, as_times, in_time, missing, possible, within
 
-__all__ = ["ArrayTasks", "Division", "missing", "tasks_from_arrays"]
+if TYPE_CHECKING:
+    from bayesmeta.tasks.columns import Columns
+
+__all__ = ["ArrayTasks", "Division", "tasks_from_arrays"]
 
 
 class Division(TypedDict, total=False):
@@ -34,28 +38,34 @@ class ArrayTasks(TaskSource):
 
     Args:
         points: all points of the T tasks (ragged tasks are padded).
-        names: the tasks' names, T of them.
+        names: the tasks' names, T of them, of any type.
         batch: B, tasks in an episode, drawn without replacement; None for all T, always in the same order.
         shots: support points a task, or a range (low, high) from which each task's number is drawn, and lowered where a
             task has too few points to leave one for the query.
         queries: query points a task at most; None for all that are left.
         ordered: whether the division keeps the points' order, for forecasts: the support are a task's first points, and the
             query are the next ones.
+        reach: ``(T, N + 1)`` whole numbers: of an ordered division, how many of the next points may be asked where 0, 1, ... N
+            are known; a task's shots are drawn from those that leave one. None for all points.
         seed, length: see `TaskSource`.
 
     Raises:
         ValueError: a task has too few points to leave one for the query, or batch exceeds T.
     """
 
+    columns: Columns
+    """How a table became these tasks, where `tasks_from_frame` made them."""
+
     def __init__(
         self,
         points: Points,
-        names: Sequence[str],
+        names: Sequence[Any],
         *,
         batch: int | None = None,
         shots: int | tuple[int, int] = 5,
         queries: int | None = None,
         ordered: bool = False,
+        reach: Tensor | None = None,
         seed: int = 0,
         length: int = 1_000_000,
     ) -> None:
@@ -84,6 +94,7 @@ class ArrayTasks(TaskSource):
         self.shots = shots
         self.queries = queries
         self.ordered = ordered
+        self.reach = reach
 
     def members(self, index: int) -> Tensor:
         return self._chosen(self._generator(index))
@@ -97,8 +108,13 @@ class ArrayTasks(TaskSource):
     def draw(self, generator: torch.Generator) -> Episode:
         chosen = self._chosen(generator)
         given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
-        shots = shots_per_task(self.shots, len(chosen), generator).minimum(seen(given).sum(1) - 1)
-        return split(given, shots, self.queries, generator, ordered=self.ordered)
+        if self.reach is None:
+            shots = shots_per_task(self.shots, len(chosen), generator).minimum(seen(given).sum(1) - 1)
+            return split(given, shots, self.queries, generator, ordered=self.ordered)
+        reach = self.reach[chosen]
+        shots = possible(reach, self.shots).double().multinomial(1, generator=generator)
+        most = reach.gather(1, shots)[:, 0].clamp(max=self.queries or reach.shape[1])
+        return split(given, shots[:, 0], most, generator, ordered=True)
 
 
 def tasks_from_arrays(
@@ -110,6 +126,7 @@ def tasks_from_arrays(
     event_dims: int = 0,
     mask: Any = None,
     order: Any = None,
+    horizon: Any = None,
     whole: bool = False,
     dtype: torch.dtype | None = None,
     **division: Unpack[Division],
@@ -127,6 +144,9 @@ def tasks_from_arrays(
         order: when each row was measured, ``(rows,)``, numbers, dates or whatever can be sorted. The support is then always a
             task's earliest `shots` points, and the query the next ones, at most `queries`: forecasts. Rows of the same time
             keep their order. None divides at random.
+        horizon: how far after the last known point forecasts go, in the unit of order, a duration where that has dates: no later
+            points are asked. Shots are drawn from those numbers that leave a point within it; tasks that have none are left
+            out, with a warning. None for all later points.
         whole: whether whole numbers in x stay what they are, as token ids must; else they become floating.
         dtype: floating type of the episodes; torch's default type at this call if None.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
@@ -143,7 +163,7 @@ def tasks_from_arrays(
     """
     dtype = dtype or torch.get_default_dtype()
     inputs, structure = tree_flatten_with_path(_trees(x, "x"))
-    y, ids = _rows(y, "y"), _ids(task_ids)
+    y, ids = _rows(y, "y"), as_names(task_ids)
     for _, leaf in inputs:
         if not len(leaf) == len(y) == len(ids) or ids.ndim != 1:
             raise ValueError(
@@ -162,20 +182,32 @@ def tasks_from_arrays(
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
     groups: dict[Any, list[int]] = {}
     for row, task in enumerate(ids):
+        groups.setdefault(task, []).append(row)
+    for task, mine in groups.items():
         if missing(task):
             raise ValueError(
-                f"task_ids: expected a task for every row, got {task} in row {row}; drop the row or fill in its task"
+                f"task_ids: expected a task for every row, got {task} in row {mine[0]}; drop the row or fill in its task"
             )
-        groups.setdefault(task, []).append(row)
-    names, rows = [str(name) for name in groups], list(groups.values())
-    if order is not None:
-        rows = _in_time(rows, order, len(ids))
-    for name, mine in zip(names, rows, strict=True):
-        if len(mine) < 2:
+    names, rows = list(groups), list(groups.values())
+    short = [place for place, mine in enumerate(rows) if len(mine) < 2]
+    if short:
+        more = f" and {len(short) - 1} more" if len(short) > 1 else ""
+        raise ValueError(
+            f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
+            f"{names[short[0]]!r} (row {rows[short[0]][0]}){more}; drop the row or merge the task with another"
+        )
+    times = None if order is None else as_times(order, len(ids))
+    rows = rows if times is None else in_time(rows, times)
+    reach = None
+    if horizon is not None:
+        if times is None:
             raise ValueError(
-                f"task_ids: expected at least two rows a task (one to learn from, one to be judged on), got one for "
-                f"{name!r} (row {mine[0]}); drop the row or merge the task with another"
+                f"horizon: expected none without order, got {horizon!r}; say by order= when rows were measured"
             )
+        there = [True] * len(ids) if mask is None else mask.flatten(1).any(1).tolist()
+        moments = [times[[row for row in mine if there[row]]] for mine in rows]
+        kept, reach = within(horizon, moments, division.get("shots", 5), names)
+        names, rows = [names[place] for place in kept], [rows[place] for place in kept]
     for field, values in [("x" + keystr(path), leaf) for path, leaf in inputs] + [("y", y)]:
         bad = ~values.isfinite().reshape(len(values), -1).all(1)
         if bad.any():
@@ -190,27 +222,7 @@ def tasks_from_arrays(
     ys, masks = ([values[mine] for mine in rows] if values is not None else None for values in (y, mask))
     assert ys is not None
     given = assemble(xs, ys, classes=classes, event_dims=event_dims, masks=masks, whole=whole, dtype=dtype, names=names)
-    return ArrayTasks(given, names, ordered=order is not None, **division)
-
-
-def _in_time(rows: list[list[int]], order: Any, count: int) -> list[list[int]]:
-    """Each task's rows by when they were measured."""
-    times = _ids(order)
-    if times.shape != (count,):
-        raise ValueError(
-            f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
-        )
-    for row, time in enumerate(times):
-        if missing(time):
-            raise ValueError(
-                f"order: expected a time for every row, got {time} in row {row}; drop the row or fill it in"
-            )
-    try:
-        return [sorted(mine, key=times.__getitem__) for mine in rows]
-    except TypeError as error:
-        raise ValueError(
-            f"order: expected times that can be compared, got others ({error}); bring them to one type and time zone"
-        ) from error
+    return ArrayTasks(given, names, ordered=times is not None, reach=reach, **division)
 
 
 def _trees(x: Any, name: str) -> Any:
@@ -230,19 +242,3 @@ def _rows(values: Any, name: str) -> Tensor:
             f"{name}: expected one row a point, got a single {type(values).__name__}; pass a list or an array"
         )
     return rows
-
-
-def _ids(task_ids: Any) -> Any:
-    """One id a row; those of a list keep their own types, as numpy would make strings of numbers beside strings."""
-    if isinstance(task_ids, Tensor):
-        task_ids = task_ids.detach().cpu().numpy()
-    if not isinstance(task_ids, (list, tuple)):
-        return np.asarray(task_ids)
-    ids = np.empty(len(task_ids), dtype=object)
-    ids[:] = task_ids
-    return ids
-
-
-def missing(task: Any) -> bool:
-    """Whether a task's name, or a time, is NaN, None or NA."""
-    return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bayesmeta.border import as_numbers, points, stack
-from bayesmeta.distributions import class_probabilities, quantile
+from bayesmeta.border import points
+from bayesmeta.data import entries
+from bayesmeta.distributions import class_probabilities, has_classes, quantile
 from bayesmeta.evaluation.evaluate import evaluating
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import seeded
-from bayesmeta.tasks.arrays import ArrayTasks, Division, missing, tasks_from_arrays
+from bayesmeta.tasks.arrays import ArrayTasks, Division
+from bayesmeta.tasks.cells import Level
+from bayesmeta.tasks.columns import Columns
+from bayesmeta.tasks.times import missing
 
 __all__ = ["predict_frame", "tasks_from_frame"]
 
@@ -23,41 +27,60 @@ __all__ = ["predict_frame", "tasks_from_frame"]
 def tasks_from_frame(
     frame: Any,
     *,
-    task: str,
+    task: Sequence[str] | str,
     x: Sequence[str] | str,
     y: Sequence[str] | str,
     order: str | None = None,
-    classes: int | None = None,
+    horizon: Any = None,
+    classes: int | Sequence[Level] | None = None,
+    categorical: Sequence[str] | str = (),
+    missing: bool = False,
     whole: bool = False,
     dtype: torch.dtype | None = None,
     **division: Unpack[Division],
 ) -> ArrayTasks:
     """A task source from a data frame (pandas, polars, or a mapping of columns) with one row a point.
 
+    How the columns became numbers is kept as ``tasks.columns``: by it ``tasks.columns.tasks(held)`` are tasks of another
+    table, for validation and test, and `predict_frame` answers.
+
     What is a number, here as in `tasks_from_arrays`, `points` and a posterior's queries:
 
     - Whole and floating numbers, ``Decimal`` and ``Fraction`` are; true and false are 1 and 0.
-    - NaN, None, NA and infinity are refused, by row.
+    - NaN, None and NA are refused, unless ``missing=True``; infinity is.
     - Dates, with a time zone or without, and periods are refused: an origin and a unit make numbers of them, such as hours since
       the first, ``(t - t.min()) / np.timedelta64(1, "h")``. Durations lack the unit: ``t / np.timedelta64(1, "h")``.
-    - Categories are refused, also those of numbers: ``.cat.codes`` are labels, ``.astype(float)`` amounts.
     - Text is refused, also of digits: to Python ``"1_000"`` is 1000. ``pd.to_numeric`` decides.
+
+    Inputs that are categories are said to be: by their type (pandas' ``category``), or by `categorical`. Each category that this
+    frame shows becomes a column of zeros and ones. One that comes later is none of them, zeros in all, with a warning.
 
     Args:
         frame: the data.
-        task: the column that names each row's task, by values of any type.
-        x: the columns of inputs.
+        task: the column that names each row's task, by values of any type; or several, which name it together (school and class).
+        x: the columns of inputs. What is the same in all rows of a task (a dose, a site) is an input like others.
         y: the column of targets, or several.
         order: the column that says when each row was measured, of numbers, dates or whatever can be sorted; it may be one of x
             too. The support is then always a task's earliest `shots` points, and the query the next ones, at most `queries`.
-            None divides at random.
-        classes: see `tasks_from_arrays`.
+            Rows of one time keep their order, and times of several zones are compared as moments. None divides at random.
+        horizon: see `tasks_from_arrays`.
+        classes: the labels that y holds, in the order of their numbers, such as ``["no", "yes"]``; or W, for 0 to W - 1; or None
+            for numbers. What is true or false needs none with the likelihood `Bernoulli`.
+        categorical: those of x whose values are names and not amounts: text, or numbers that count nothing.
+        missing: whether values may be missing. Where this frame lacks an input, the column's mean stands in for it (no category
+            does), beside a further column that says where. A row counts for the targets that it has; one without any is left
+            out, with a warning. Of several targets, learners that adapt a network's weights take those that are there; others
+            say that they do not.
         whole: see `tasks_from_arrays`.
         dtype: see `tasks_from_arrays`.
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
-        ValueError: a column is missing or not numeric, or what `tasks_from_arrays` raises.
+        ValueError: a column is not there, not numeric, infinite or lacks values, a label is none of the classes, or what
+            `tasks_from_arrays` raises.
+
+    Warns:
+        UserWarning: there is one task, or a target is the same in all rows.
 
     Example:
         >>> frame = {"boy": ["a", "a", "b", "b"], "age": [1, 2, 1, 2], "height": [80.0, 90.0, 82.0, 91.0]}
@@ -66,33 +89,43 @@ def tasks_from_frame(
         >>> tasks_from_frame(frame, task="boy", x="age", y="height", order="age", shots=1)[0].query.x[..., 0].tolist()
         [[2.0], [2.0]]
     """
-    inputs, targets = _columns(frame, task, x, y, order)
-    if classes is not None and len(targets) > 1:
-        raise ValueError(f"y: expected a single column of labels, with classes, got {targets}; name one")
-    numeric = {name: as_numbers(frame[name], name, "a numeric column") for name in [*inputs, *targets]}
-    return tasks_from_arrays(
-        stack([numeric[name] for name in inputs], "x"),
-        numeric[targets[0]] if len(targets) == 1 else stack([numeric[name] for name in targets], "y"),
-        np.asarray(frame[task]),
-        order=None if order is None else np.asarray(frame[order]),
+    columns = Columns.from_frame(
+        frame,
+        task=task,
+        x=x,
+        y=y,
+        order=order,
         classes=classes,
+        categorical=categorical,
+        missing=missing,
         whole=whole,
-        dtype=dtype,
-        **division,
     )
+    tasks = columns.tasks(frame, horizon=horizon, dtype=dtype, **division)
+    if len(tasks.names) == 1:
+        warnings.warn(
+            f"task: expected several tasks to learn from, got one, {tasks.names[0]!r}; name the columns that tell tasks apart",
+            stacklevel=2,
+        )
+    there = entries(tasks.points)
+    for k, name in enumerate(columns.y):
+        chosen = (..., k) if columns.classes is None else ...
+        values = tasks.points.y[chosen][there[chosen]]
+        if len(values) > 1 and not (values != values[0]).any():
+            warnings.warn(
+                f"{name}: expected targets that differ, got {values[0].item():g} in every row of every task; there is nothing to "
+                "learn",
+                stacklevel=2,
+            )
+    return tasks
 
 
 def predict_frame(
     learner: Learner,
     known: Any,
     asked: Any,
+    columns: Columns,
     *,
-    task: str,
-    x: Sequence[str] | str,
-    y: Sequence[str] | str,
-    classes: int | None = None,
     levels: Sequence[float] = (0.05, 0.95),
-    whole: bool = False,
     seed: int = 0,
 ) -> Any:
     """Answers for the rows of a data frame: each task is learned from its rows in another frame.
@@ -103,18 +136,14 @@ def predict_frame(
         learner: trained on tasks of these columns.
         known: the rows that tasks are learned from, with x and y: pandas, polars, or a mapping of columns.
         asked: the rows to answer, with x; it needs no y.
-        task: the column that names each row's task, in both.
-        x: the columns of inputs.
-        y: the column of targets, or several.
-        classes: W if y holds labels 0 to W - 1; None for numbers.
+        columns: how rows become numbers: ``tasks.columns`` of the training tasks.
         levels: which quantiles of numbers to give.
-        whole: see `tasks_from_arrays`.
         seed: of the random draws of learners that have some.
 
     Returns:
         The asked frame with new columns, whose names begin with y's: its mean, its quantiles ("height 5%"), and the
         variance that is noise and that which is doubt about the task ("height aleatoric" and "height epistemic"). Of labels the
-        probability of each ("grade 0"), and the two parts of the entropy in nats. A mapping of columns for a mapping.
+        probability of each ("grade good"), and the two parts of the entropy in nats. A mapping of columns for a mapping.
 
     Raises:
         ValueError: a column is missing or not numeric, a level is not between 0 and 1, or what `points` raises.
@@ -122,19 +151,21 @@ def predict_frame(
     Example:
         >>> learner = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())
         >>> known = {"boy": ["a", "a", "b"], "age": [1.0, 2.0, 1.0], "height": [80.0, 90.0, 82.0]}
-        >>> found = predict_frame(learner, known, {"boy": ["b", "c"], "age": [3.0, 3.0]}, task="boy", x="age", y="height")
+        >>> columns = tasks.Columns.from_frame(known, task="boy", x="age", y="height")
+        >>> found = predict_frame(learner, known, {"boy": ["b", "c"], "age": [3.0, 3.0]}, columns)
         >>> list(found)[2:]
         ['height mean', 'height 5%', 'height 95%', 'height aleatoric', 'height epistemic']
     """
-    inputs, targets = _columns(known, task, x, y)
-    _columns(asked, task, x, None)
     for level in levels:
         if not 0 < level < 1:
             raise ValueError(f"levels: expected quantiles between 0 and 1, got {level}; e.g. (0.05, 0.95)")
-    given, told = (_numbers(frame, inputs, "x") for frame in (known, asked))
-    values = _numbers(known, targets, "y")
-    values = values[:, 0] if classes is not None else values
-    rows, wanted = (_rows_of(frame, task) for frame in (known, asked))
+    given, told = (torch.as_tensor(columns.inputs(frame)) for frame in (known, asked))
+    values, there = map(torch.as_tensor, columns.targets(known))
+    if columns.classes is not None:
+        values, there = values[:, 0], there[:, 0]
+    rows, wanted = (_rows_of(columns.names(frame)) for frame in (known, asked))
+    rows = {name: [at for at in mine if there[at].any()] for name, mine in rows.items()}
+    partly = not bool(there[[at for mine in rows.values() for at in mine]].all())
     names = list(wanted)
     if not names:
         raise ValueError("asked: expected at least one row, got none; check how the rows were selected")
@@ -143,15 +174,21 @@ def predict_frame(
         for start in range(0, len(names), _TOGETHER):
             some = names[start : start + _TOGETHER]
             mine = [rows.get(name, []) for name in some]
-            support = points([given[at] for at in mine], [values[at] for at in mine], classes=classes, whole=whole)
+            support = points(
+                [given[at] for at in mine],
+                [values[at] for at in mine],
+                mask=[there[at] for at in mine] if partly else None,
+                classes=len(columns.labels) or None,
+                whole=columns.whole,
+            )
             places = [wanted[name] for name in some]
-            query = points([told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=whole)
+            query = points([told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=columns.whole)
             posterior = learner(support)
-            for name, column in _answers(posterior, query.x, targets, classes, levels).items():
+            for name, column in _answers(posterior, query.x, columns, levels).items():
                 column = column.cpu().double()
                 kept = answers.setdefault(name, column.new_empty(len(told)))
-                for task_, at in enumerate(places):
-                    kept[torch.tensor(at)] = column[task_, : len(at)]
+                for task, at in enumerate(places):
+                    kept[torch.tensor(at)] = column[task, : len(at)]
     return _with(asked, {name: column.numpy() for name, column in answers.items()})
 
 
@@ -159,36 +196,32 @@ _TOGETHER = 256
 """How many tasks are asked at once."""
 
 
-def _answers(
-    posterior: Posterior, x: Any, targets: Sequence[str], classes: int | None, levels: Sequence[float]
-) -> dict[str, Tensor]:
+def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[float]) -> dict[str, Tensor]:
     """Columns by name, ``(B, M)`` each."""
     prediction, parts = posterior(x), posterior.decompose(x)
-    if classes is not None:
-        probabilities = class_probabilities(prediction)
-        found = {f"{targets[0]} {k}": probabilities[..., k] for k in range(classes)}
-        return {**found, f"{targets[0]} aleatoric": parts.aleatoric, f"{targets[0]} epistemic": parts.epistemic}
-    columns = {"mean": prediction.mean}
-    columns |= {f"{100 * level:g}%": quantile(prediction, level) for level in levels}
-    columns |= {"aleatoric": parts.aleatoric, "epistemic": parts.epistemic}
-    return {f"{target} {name}": both[..., k] for k, target in enumerate(targets) for name, both in columns.items()}
+    found: dict[str, Tensor] = {}
+    if has_classes(prediction):
+        labels = columns.labels or [0, 1]  # of a Bernoulli
+        found = {f" {label}": p for label, p in zip(labels, class_probabilities(prediction).unbind(-1), strict=True)}
+    else:
+        found = {" mean": prediction.mean}
+        found |= {f" {100 * level:g}%": quantile(prediction, level) for level in levels}
+    found |= {" aleatoric": parts.aleatoric, " epistemic": parts.epistemic}
+    if columns.classes is not None:
+        return {f"{columns.y[0]}{name}": value for name, value in found.items()}
+    return {f"{target}{name}": value[..., k] for k, target in enumerate(columns.y) for name, value in found.items()}
 
 
-def _rows_of(frame: Any, task: str) -> dict[Any, list[int]]:
+def _rows_of(names: Any) -> dict[Any, list[int]]:
     """The rows of each task, in the order in which tasks appear."""
     found: dict[Any, list[int]] = {}
-    for row, name in enumerate(np.asarray(frame[task], dtype=object)):
+    for row, name in enumerate(names):
         if missing(name):
             raise ValueError(
                 f"task: expected a task for every row, got {name} in row {row}; drop the row or fill in its task"
             )
         found.setdefault(name, []).append(row)
     return found
-
-
-def _numbers(frame: Any, names: Sequence[str], argument: str) -> Tensor:
-    """Columns of numbers, ``(rows, columns)``."""
-    return torch.as_tensor(stack([as_numbers(frame[name], name, "a numeric column") for name in names], argument))
 
 
 def _with(frame: Any, columns: dict[str, Any]) -> Any:
@@ -198,39 +231,3 @@ def _with(frame: Any, columns: dict[str, Any]) -> Any:
     if hasattr(frame, "with_columns"):
         return frame.with_columns(**columns)
     return {**frame, **columns}
-
-
-def _columns(
-    frame: Any, task: str, x: Sequence[str] | str, y: Sequence[str] | str | None, order: str | None = None
-) -> tuple[list[Any], list[Any]]:
-    """The columns of inputs and of targets, each a list; the frame has them, and each once.
-
-    Raises:
-        ValueError: there are none, or a column is missing, there twice, or both input and target.
-    """
-    columns = list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
-    levels = list(getattr(getattr(frame, "index", None), "names", []))  # of a panel's rows
-    inputs: list[Any] = [x] if isinstance(x, str) or x in columns else list(x)  # a MultiIndex names a column by a tuple
-    targets: list[Any] = [] if y is None else [y] if isinstance(y, str) or y in columns else list(y)
-    if not inputs or (not targets and y is not None):
-        raise ValueError(f"x and y: expected at least one column each, got {inputs} and {targets}")
-    wanted = (("task", [task]), ("x", inputs), ("y", targets), ("order", [] if order is None else [order]))
-    for argument, names in wanted:
-        for name in names:
-            if columns.count(name) > 1:
-                raise ValueError(
-                    f"{argument}: expected one column named {name!r}, got {columns.count(name)}; rename them"
-                )
-            if argument == "x" and name in [*targets, task]:
-                raise ValueError(
-                    f"x: expected inputs beside the target and the task, got {name!r} as both; leave it out of x"
-                )
-            if name not in columns:
-                remedy = (
-                    "it is a level of the index: pass frame.reset_index()" if name in levels else "choose one of them"
-                )
-                raise ValueError(
-                    f"{argument}: expected a column of the frame, got {name!r}; its columns are "
-                    f"{', '.join(map(str, columns))}; {remedy}"
-                )
-    return inputs, targets

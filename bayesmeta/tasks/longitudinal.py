@@ -9,7 +9,7 @@ import numpy as np
 
 from bayesmeta.border import check_count
 from bayesmeta.tasks.arrays import ArrayTasks, Division
-from bayesmeta.tasks.frames import tasks_from_frame
+from bayesmeta.tasks.columns import Columns
 
 __all__ = ["FAMILIES", "Family", "Longitudinal"]
 
@@ -140,11 +140,12 @@ def Longitudinal(  # noqa: N802 (a source, named like the others)
     frame = frame[[about.task, *about.x, about.y]].dropna()
     counts = frame[about.task].map(frame[about.task].value_counts())
     frame = frame[counts.astype(int) >= about.fewest]
-    names = [str(name) for name in frame[about.task].unique()]
+    frame = frame.assign(**{about.task: frame[about.task].astype(str)})
+    names = list(frame[about.task].unique())
     mine = names if split == "all" else _part(names, split, fractions, split_seed)
-    frame = frame[frame[about.task].astype(str).isin(mine)]
+    frame = frame[frame[about.task].isin(mine)]
     division.setdefault("shots", (1, 3))
-    tasks = tasks_from_frame(frame, task=about.task, x=about.x, y=about.y, order=order, **division)
+    tasks = Columns.from_frame(frame, task=about.task, x=about.x, y=about.y, order=order).tasks(frame, **division)
     tasks.title = f"Longitudinal({family!r}, split={split!r}, fractions={fractions}, split_seed={split_seed})"
     return tasks
 

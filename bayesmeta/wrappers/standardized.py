@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from bayesmeta.border import as_tensor, check, check_spread
-from bayesmeta.data import Episode, Points, concatenate, move, seen
+from bayesmeta.data import Episode, Points, concatenate, entries, move, seen
 from bayesmeta.distributions import affine
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood
@@ -116,12 +116,13 @@ class Standardized(Learner):
             x_loc, x_scale = _moments("x", torch.cat([given.x[seen(given)] for given in everything]))
         if _is_discrete(learner) or not first.y.is_floating_point():
             return cls(learner, x_loc=x_loc, x_scale=x_scale)
-        if any(given.mask.dim() > 2 for given in everything):
-            raise ValueError(
-                "tasks: expected masks of points to compute the scaling from, got one of entries of y; give Standardized the "
-                "numbers, y_loc=... and y_scale=..."
-            )
-        y_loc, y_scale = _moments("y", torch.cat([given.y[given.mask] for given in everything]))
+        y = torch.cat([given.y[seen(given)] for given in everything])
+        there = torch.cat([entries(given)[seen(given)] for given in everything])
+        if there.all():
+            y_loc, y_scale = _moments("y", y)
+        else:  # each entry by the points at which it is observed
+            columns = [_moments("y", a[b]) for a, b in zip(y.flatten(1).T, there.flatten(1).T, strict=True)]
+            y_loc, y_scale = (torch.stack(part).reshape(y.shape[1:]) for part in zip(*columns, strict=True))
         return cls(learner, x_loc=x_loc, x_scale=x_scale, y_loc=y_loc, y_scale=y_scale)
 
     def _scale(self, given: Points) -> Points:

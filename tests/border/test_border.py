@@ -20,6 +20,7 @@ import bayesmeta as bm
 from bayesmeta import Episode, Points, points
 from bayesmeta.border import check_spread, convert, queries
 
+pytestmark = pytest.mark.filterwarnings("ignore:task. expected several tasks")
 NAN = float("nan")
 HOURS = pd.Series(pd.date_range("2020-03-01", periods=4, freq="h"))
 
@@ -190,8 +191,9 @@ def test_what_is_no_number_is_refused_and_its_remedy_is_right_for_hours(kind: st
 @pytest.mark.parametrize("kind", [k for k in REFUSED if k not in ("a complex tensor", "a mask")])
 def test_a_column_of_no_numbers_is_refused_by_its_name(kind: str) -> None:
     values, message, _ = REFUSED[kind]
-    frame = {"id": [0] * 4, "t": values, "y": [1.0, 2.0, 3.0, 4.0]}
-    for x, y, name in (("t", "y", "[tx]"), ("y", "t", "[ty]")):
+    message = {"NA": "in every row, got 1 row", "None": "in every row, got 1 row"}.get(kind, message)
+    frame = {"id": [0, 0, 1, 1], "t": values, "y": [1.0, 2.0, 3.0, 4.0]}
+    for x, y, name in (("t", "y", "[tx]"), ("y", "t", "[ty]"))["categories" in kind :]:  # an input may be one
         with pytest.raises(ValueError, match=re.compile(f"{name}: expected .*{message}", re.DOTALL)):
             bm.tasks_from_frame(frame, task="id", x=x, y=y, shots=1)
 

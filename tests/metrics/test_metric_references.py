@@ -53,6 +53,34 @@ def flat(value: Tensor) -> Tensor:
     return value[MASK]
 
 
+class TestRareOutcomes:
+    """One in twenty is a yes; bins of log-odds cost nothing where scores lie apart, and less than 1e-3 where they do not."""
+
+    @pytest.mark.parametrize(("step", "close"), [(0.1, 1e-12), (0.0, 1e-3)])
+    @pytest.mark.parametrize("kind", ["yes or no", "labels"])
+    def test_ranking(self, kind: str, step: float, close: float) -> None:
+        outcome = (torch.rand(T, M, generator=generator(4)) < 0.05).double()
+        odds = normal(T, M, seed=5) + 1.5 * outcome - 3.0
+        odds = (odds / step).round() * step if step else odds
+        yes, scores = outcome[MASK].bool().numpy(), odds[MASK].numpy()
+        if kind == "labels":  # the middle of three, beside which two others share the rest
+            given: Distribution = dist.Categorical(
+                probs=torch.stack([(1 - odds.sigmoid()) / 2, odds.sigmoid(), (1 - odds.sigmoid()) / 2], -1)
+            )
+            y, label = outcome.long() + 2 * (outcome == 0).long() * (torch.arange(M) % 2), 1
+        else:
+            given, y, label = dist.Bernoulli(logits=odds[..., None]).to_event(1), outcome[..., None], -1
+        auroc = sklearn.metrics.roc_auc_score(yes, scores)
+        aupr = sklearn.metrics.average_precision_score(yes, scores)
+        assert 0.7 < auroc < 0.95
+        assert figure(metrics.AUROC(label), given, y) == pytest.approx(auroc, abs=close)
+        assert figure(metrics.AUPR(label), given, y) == pytest.approx(aupr, abs=10 * close)
+
+    def test_a_label_that_is_none(self) -> None:
+        with pytest.raises(ValueError, match="label: expected 0 to 1, or -1 for the last, got 2"):
+            figure(metrics.AUROC(2), dist.Bernoulli(logits=torch.zeros(T, M, 1)).to_event(1), torch.zeros(T, M, 1))
+
+
 class TestClasses:
     @pytest.mark.parametrize("bins", [5, 15])
     def test_calibration_errors(self, classes: tuple[Tensor, Tensor], bins: int) -> None:

@@ -1,0 +1,108 @@
+"""When rows were measured, and what they are called: times and names of any type."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_names", "as_times", "in_time", "missing", "possible", "within"]
+
+
+def as_names(task_ids: Any) -> Any:
+    """One id a row; those of a list keep their own types, as numpy would make strings of numbers beside strings."""
+    if isinstance(task_ids, Tensor):
+        task_ids = task_ids.detach().cpu().numpy()
+    if not isinstance(task_ids, (list, tuple)):
+        return np.asarray(task_ids)
+    ids = np.empty(len(task_ids), dtype=object)
+    for row, name in enumerate(task_ids):  # at once tuples would become rows
+        ids[row] = name
+    return ids
+
+
+def missing(task: Any) -> bool:
+    """Whether a task's name, or a part of it, or a time, is NaN, None or NA."""
+    if isinstance(task, tuple):
+        return any(map(missing, task))
+    return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)
+
+
+def as_times(order: Any, count: int) -> Any:
+    """When each row was measured, ``(rows,)``."""
+    times = as_names(order)
+    if times.shape != (count,):
+        raise ValueError(
+            f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
+        )
+    gaps = np.array([missing(time) for time in times]) if times.dtype.kind == "O" else times != times
+    if gaps.any():
+        row = int(gaps.argmax())
+        raise ValueError(
+            f"order: expected a time for every row, got {times[row]} in row {row}; drop the row or fill it in"
+        )
+    return times
+
+
+def in_time(rows: list[list[int]], times: Any) -> list[list[int]]:
+    """Each task's rows by when they were measured; those of one time as they stand."""
+    try:
+        return [[mine[at] for at in times[mine].argsort(kind="stable")] for mine in rows]
+    except TypeError as error:
+        raise ValueError(
+            f"order: expected times that can be compared, got others ({error}); bring them to one type and time zone"
+        ) from error
+
+
+def within(
+    horizon: Any, times: Sequence[Any], shots: int | tuple[int, int], names: Sequence[Any]
+) -> tuple[list[int], Tensor]:
+    """Which tasks have a point to ask within a horizon, and how many next points lie within it.
+
+    Args:
+        horizon: how far after the last known point, or where none is known, after the first one.
+        times: of each task's points ``(N,)``, sorted.
+        shots: how many points may be known.
+        names: of the tasks, for messages.
+
+    Returns:
+        The places of tasks that have one; and of these ``(tasks, most N + 1)``, how many where 0, 1, ... N points are known.
+
+    Raises:
+        ValueError: no task has one, or the horizon has another type than times.
+
+    Warns:
+        UserWarning: some tasks have none.
+    """
+    found = torch.zeros(len(times), 1 + max(map(len, times)), dtype=torch.long)
+    for task, mine in enumerate(times):
+        try:
+            if mine.dtype.kind == "M" and isinstance(horizon, (int, float)):
+                raise TypeError("times are dates")
+            last = mine[np.arange(len(mine)).clip(min=1) - 1]
+            reached = np.searchsorted(mine, last + horizon, side="right") - np.arange(len(mine))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"horizon: expected a length in the unit of order, or of dates a duration such as np.timedelta64(30, 'D'), got "
+                f" {horizon!r} ({error})"
+            ) from error
+        found[task, : len(mine)] = torch.from_numpy(reached)
+    near = possible(found, shots).any(1)
+    if not near.all():
+        far, many = names[int(near.int().argmin())], int((~near).sum())
+        told = f"{many} of {len(names)} tasks, such as {far!r}, have no point within {horizon} after {shots} shots"
+        if not near.any():
+            raise ValueError(f"horizon: expected a point within it in some task, got none: {told}; lengthen it")
+        warnings.warn(f"horizon: {told}, and are left out; lengthen it, or give a range of shots", stacklevel=2)
+    return near.nonzero()[:, 0].tolist(), found[near]
+
+
+def possible(reach: Tensor, shots: int | tuple[int, int]) -> Tensor:
+    """Which numbers of known points are among the shots and leave a point within reach, of the shape of reach."""
+    low, high = shots if isinstance(shots, (tuple, list)) else (shots, shots)
+    known = torch.arange(reach.shape[-1])
+    return (known >= low) & (known <= high) & (reach > 0)

@@ -1,0 +1,206 @@
+"""Do forecasts keep their promise? Learners trained on chronological divisions, and on random ones, both asked about the future.
+
+    python benchmarks/accuracy/forecasts.py                                  # all of it: about 100 minutes on one core
+    python benchmarks/accuracy/forecasts.py --families milk --learners CNP   # some; calls may run side by side
+    python benchmarks/accuracy/forecasts.py --seeds 0 --part validation      # by which settings were chosen
+    python benchmarks/accuracy/forecasts.py --table                          # prints what is there
+
+The five families of `tasks.Longitudinal` with times, at least 60 tasks, and the most points. A partition (seed) cuts their tasks
+into five folds: each fold is the test once, the next one validates, and the other three train, so that every task is tested. The
+test knows a task's first 3 and first 5 points and asks all later ones. Training and validation have the same numbers of points,
+divided in the order of time, or at random, which is all that differs. The state of the lowest validation NLL is kept, and one
+temperature is fitted on the validation tasks (`Calibrated`), divided as in training. Which learner, and with a temperature or
+without, is chosen on seed 0 by the validation folds, asked about the future; the figures are those of seeds 1 to 3. Every
+finished run is kept in results/forecasts.json. Intervals are bootstraps over tasks, whose three partitions add up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpytorch.kernels import ConstantKernel, LinearKernel, RBFKernel, ScaleKernel
+from torch import Tensor, nn
+from torch.optim import Adam
+
+import bayesmeta as bm
+from bayesmeta.metrics import Estimate, bootstrap
+from benchmarks.accuracy.longitudinal_learners import MeanNetwork
+from benchmarks.store import keep, load
+
+RESULTS = Path(__file__).parents[1] / "results" / "forecasts.json"
+FAMILIES = {"remifentanil": "Time", "pbcseq": "day", "gapminder": "year", "milk": "Time", "dietox": "Time"}
+"""The column that is the time of each."""
+SHOTS, FOLDS, SEEDS, QUERIES = (3, 5), 5, (1, 2, 3), 16
+METRICS: list[bm.metrics.Metric] = [bm.metrics.Coverage(0.9), bm.metrics.NLL(), bm.metrics.CRPS()]
+
+
+def cnp(inputs: int, likelihood: bm.likelihoods.Likelihood, outputs: int) -> bm.Learner:
+    return bm.ConditionalNeuralProcess(
+        bm.encoders.DeepSet(inputs, 1), bm.networks.MLP(inputs + 64, outputs), likelihood
+    )
+
+
+def dkt(inputs: int) -> bm.Learner:
+    kernel = ScaleKernel(RBFKernel(ard_num_dims=inputs)) + LinearKernel(ard_num_dims=inputs) + ConstantKernel()
+    return bm.DKT(nn.Identity(), kernel, bm.likelihoods.Gaussian(), mean=MeanNetwork(inputs))
+
+
+# The learner of so many inputs, its meta-updates at most, and Adam's rate.
+LEARNERS: dict[str, tuple[Callable[[int], bm.Learner], int, float]] = {
+    "CNP": (lambda inputs: cnp(inputs, bm.likelihoods.HeteroscedasticGaussian(), 2), 1500, 3e-3),
+    "CNP, Student-t": (lambda inputs: cnp(inputs, bm.likelihoods.StudentT(), 1), 1500, 3e-3),
+    "DKT": (dkt, 400, 1e-2),
+    "DKT, own scale": (lambda inputs: bm.OwnScale(dkt(inputs)), 400, 1e-2),
+}
+DIVISIONS = ("in time", "at random")
+
+
+class Partition:
+    """A family's tasks, whose points are in the order of time, in folds."""
+
+    def __init__(self, family: str, seed: int) -> None:
+        self.everything = bm.tasks.Longitudinal(family, split="all", order=FAMILIES[family])
+        order = torch.randperm(len(self.everything.names), generator=torch.Generator().manual_seed(seed))
+        self.folds = [order[fold::FOLDS] for fold in range(FOLDS)]
+        self.fewest = int(self.everything.points.mask.sum(1).min())
+
+    def tasks(
+        self, chosen: Tensor, ordered: bool, shots: int | tuple[int, int], **division: Any
+    ) -> bm.tasks.ArrayTasks:
+        given = bm.Points(*(leaf[chosen] for leaf in self.everything.points))
+        names = [self.everything.names[i] for i in chosen.tolist()]
+        long = given.mask.sum(1) > (shots if isinstance(shots, int) else shots[0])
+        given = bm.Points(*(leaf[long] for leaf in given))
+        kept = [name for name, one in zip(names, long.tolist(), strict=True) if one]
+        return bm.tasks.ArrayTasks(given, kept, shots=shots, ordered=ordered, **division)
+
+
+def figures(learner: bm.Learner, tasks: list[bm.tasks.ArrayTasks]) -> dict[str, dict[str, list[float]]]:
+    """The statistics of each task, summed over sources, by metric and by the task's name."""
+    found: dict[str, dict[str, Tensor]] = {metric.name: {} for metric in METRICS}
+    for source in tasks:
+        support, query = source[0]
+        with torch.no_grad():
+            predictive = learner(support)(query.x)
+        for metric in METRICS:
+            for name, row in zip(source.names, metric.statistic(predictive, query), strict=True):
+                found[metric.name][name] = found[metric.name].get(name, 0) + row
+    return {metric: {name: row.tolist() for name, row in rows.items()} for metric, rows in found.items()}
+
+
+def run(name: str, family: str, division: str, seed: int, fold: int) -> dict[str, Any]:
+    began, partition, ordered = time.perf_counter(), Partition(family, seed), division == "in time"
+    parts = [partition.folds[(fold + k) % FOLDS] for k in range(FOLDS)]
+    test, validation, train = parts[0], parts[1], torch.cat(parts[2:])
+    build, steps, rate = LEARNERS[name]
+    whole = partition.tasks(train, ordered, SHOTS, seed=seed)
+    episodes = partition.tasks(train, ordered, SHOTS, seed=seed, batch=16, queries=QUERIES)
+    looks = partition.tasks(validation, ordered, SHOTS, seed=seed, length=4)
+    torch.manual_seed(seed)
+    learner = bm.Standardized.from_tasks(build(whole.points.x.shape[-1]), whole, episodes=4)
+    bm.fit(
+        learner,
+        episodes,
+        steps=steps,
+        optimizer=Adam(learner.parameters(), rate),
+        seed=seed,
+        progress=False,
+        validation=looks,
+        validate_every=steps // 20,
+        patience=6,
+    )
+    calibrated = bm.Calibrated.from_tasks(learner, looks, episodes=4)
+    asked = {
+        part: [partition.tasks(chosen, True, k) for k in SHOTS]
+        for part, chosen in (("validation", validation), ("test", test))
+    }
+    found = {
+        how: {part: figures(one, sources) for part, sources in asked.items()}
+        for how, one in (("raw", learner), ("calibrated", calibrated))
+    }
+    return {"seconds": time.perf_counter() - began, "temperature": calibrated.temperature.item(), **found}
+
+
+def pooled(runs: list[dict[str, Any]], how: str, part: str) -> dict[str, Estimate]:
+    """The metrics over all tasks, each with its statistics of all partitions added up."""
+    found = {}
+    for metric in METRICS:
+        rows: dict[str, Tensor] = {}
+        for one in runs:
+            for name, row in one[how][part][metric.name].items():
+                rows[name] = rows.get(name, 0) + torch.tensor(row, dtype=torch.float64)
+        found[metric.name] = bootstrap(metric, torch.stack(list(rows.values())))
+    return found
+
+
+def table(results: dict[str, Any], seeds: tuple[int, ...], part: str) -> str:
+    lines = [f"{part.capitalize()}, partitions {', '.join(map(str, seeds))}:\n"]
+    lines += [
+        "| family | learner | trained on divisions | temperature | " + " | ".join(m.name for m in METRICS) + " |",
+        "|---" * 7 + "|",
+    ]
+    held: dict[tuple[str, str, str], list[bool]] = {}
+    for family in FAMILIES:
+        for name in LEARNERS:
+            for division in DIVISIONS:
+                keys = [f"{name}; {family}; {division}; {seed}; {fold}" for seed in seeds for fold in range(FOLDS)]
+                runs = [results[key] for key in keys if isinstance(results.get(key), dict)]
+                if len(runs) < len(keys):
+                    continue
+                for how in ("raw", "calibrated"):
+                    row = pooled(runs, how, part)
+                    inside = 0.88 <= row["90% coverage"].value <= 0.92
+                    held.setdefault((name, division, how), []).append(inside)
+                    heat = sum(one["temperature"] for one in runs) / len(runs) if how == "calibrated" else 1.0
+                    lines.append(
+                        f"| {family} | {name} | {division} | {heat:.2f} | "
+                        + " | ".join(str(e) for e in row.values())
+                        + " |"
+                    )
+    lines += [
+        "\n| learner | trained on divisions | temperature | families with coverage .88 to .92 |",
+        "|---" * 4 + "|",
+    ]
+    lines += [f"| {' | '.join(key)} | {sum(inside)} of {len(inside)} |" for key, inside in held.items()]
+    failed = [f"{key}: {row}" for key, row in results.items() if isinstance(row, str)]
+    return "\n".join(lines + ([f"\nFailed: {'; '.join(failed)}"] if failed else []))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
+    parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=list(DIVISIONS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(FOLDS)))
+    parser.add_argument("--part", choices=["test", "validation"], default="test", help="which the table shows")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    places = [
+        (name, family, division, seed, fold)
+        for seed in arguments.seeds
+        for fold in arguments.folds
+        for family in arguments.families
+        for name in arguments.learners
+        for division in arguments.divisions
+    ]
+    for place in [] if arguments.table else places:
+        key = "; ".join(map(str, place))
+        if key not in load(RESULTS):
+            try:
+                result: Any = run(*place)
+            except Exception as error:  # one failure must not end hours of work; the table names it
+                result = f"{type(error).__name__}: {error}"
+            keep(RESULTS, key, result)
+            print(key, result if isinstance(result, str) else f"{result['seconds']:.1f} s", flush=True)
+    print(table(load(RESULTS), tuple(arguments.seeds), arguments.part))
+
+
+if __name__ == "__main__":
+    main()
