@@ -22,7 +22,7 @@ from bayesmeta import (
     wrappers,
 )
 from bayesmeta.border import check, points
-from bayesmeta.chaining import Chained, chained
+from bayesmeta.chaining import Chained, chained, joint_nll
 from bayesmeta.data import Episode, Points, concatenate, move
 from bayesmeta.evaluation import evaluate
 from bayesmeta.files import load, save
@@ -61,7 +61,7 @@ from bayesmeta.methods import (
     PrototypicalNetwork,
     Reptile,
 )
-from bayesmeta.objectives import ELBO, Predictive
+from bayesmeta.objectives import ELBO, JointPredictive, Predictive
 from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
 from bayesmeta.tasks import TaskSource, predict_frame, tasks_from_arrays, tasks_from_frame
@@ -115,6 +115,7 @@ __all__ = [
     "GeMCL",
     "Generated",
     "ImplicitMAML",
+    "JointPredictive",
     "LaMAML",
     "LaplaceGP",
     "LaplaceHead",
@@ -143,6 +144,7 @@ __all__ = [
     "fit",
     "functional",
     "generate",
+    "joint_nll",
     "likelihoods",
     "load",
     "metrics",
