@@ -1,4 +1,4 @@
-"""Answers one by one, each fed back: draws from p(y_1, ..., y_M | x, support), and its density, of any posterior that can be told.
+"""Answers one by one, each fed back: draws from p(y_1, ..., y_M | x, support), and its density, where a posterior can be told.
 
 By the chain rule p(y_1, ..., y_M) = Π_m p(y_m | y_<m), whatever the posterior is: of one that answers each question by itself,
 such as a conditional neural process, this is the only way to answers that hang together (Bruinsma et al. 2023, "Autoregressive

@@ -102,6 +102,6 @@ def check_objective(objective: Any, *, drawn: bool = True) -> None:
         )
     if isinstance(objective, JointPredictive) and not drawn:
         raise ValueError(
-            f"objective: expected ELBO() or Predictive(), as this learner integrates its functions out, got {objective}; ELBO() is "
-            "the likelihood of all points together"
+            f"objective: expected ELBO() or Predictive(), as this learner integrates its functions out, got {objective}; ELBO() "
+            "is the likelihood of all points together"
         )

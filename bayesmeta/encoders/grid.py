@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import final
 
 import torch
@@ -21,14 +20,14 @@ _MOST = 100_000
 
 @final
 class GridConvolution(Encoder):
-    """Points laid on a grid, a U-Net of convolutions along it, and what it says between the cells, at each query.
+    """Points laid on a grid, a U-Net of convolutions along it, and what it says at each query, between cells.
 
-    Gordon et al. 2020, "Convolutional Conditional Neural Processes", https://arxiv.org/abs/1910.13556, section 4, with a U-Net as
-    in its appendix. Its channels are the density of the points and their targets, by cubic B-splines, which also answer between
-    cells. Shifted tasks have the same answers, shifted, and a decoder is not shown x.
+    Gordon et al. 2020, "Convolutional Conditional Neural Processes", https://arxiv.org/abs/1910.13556, section 4, with a U-Net.
+    Its channels are the density of the points and their targets, by cubic B-splines, which also answer between cells. Shifted
+    tasks have the same answers, shifted, and a decoder is not shown x.
 
-    The grid begins at the leftmost point of the support and goes as far beyond it, on both sides, as a point can be felt (`reach`);
-    farther out all answers are those of an empty support. So queries lay no grid, and no query moves another's answer.
+    The grid hangs on the leftmost point of the support and goes beyond the support, on both sides, as far as a point can be felt
+    (`reach`); farther out all answers are those of an empty one. So queries lay no grid, and no query moves another's answer.
 
     Args:
         inputs: the number of features of x, after `features` if given: 1.
@@ -64,8 +63,8 @@ class GridConvolution(Encoder):
         check_count("levels", levels)
         if inputs != 1:
             raise ValueError(
-                f"inputs: expected 1, as the grid has one axis, got {inputs}; take RelativeAttention, or give features=, a network "
-                "to the one feature along which points lie"
+                f"inputs: expected 1, as the grid has one axis, got {inputs}; take RelativeAttention, or give features=, a "
+                "network to the one feature along which points lie"
             )
         self.resolution = resolution
         self.down = nn.ModuleList(
@@ -74,12 +73,10 @@ class GridConvolution(Encoder):
         )
         self.up = nn.ModuleList(nn.Conv1d(2 * size, size, 5) for _ in range(levels - 1))
         coarsest = 2 ** (levels - 1)
-        felt = 2 + 5 * (
-            coarsest - 1
-        )  # cells: two in the first layer, and in the others of each level 2 down and 2 + 1 up
-        self.cells = coarsest * -(
-            -(felt + 8) // coarsest
-        )  # and those that splines reach, of a point, a query and the last cell
+        # A point is felt over two cells by the first layer, over 2 + 2 + 1 of each level by those down and up and the repetition
+        # of cells, and over 8 by splines, its own, a query's and that of the last cell's.
+        felt = 2 + 5 * (coarsest - 1) + 8
+        self.cells = coarsest * -(-felt // coarsest)
 
     @property
     def reach(self) -> float:

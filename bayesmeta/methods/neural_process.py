@@ -188,8 +188,8 @@ def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> Non
     shown = 0 if encoder.relative else encoder.inputs
     if inputs != shown + encoder.size + latent:
         raise ValueError(
-            f"decoder: expected {shown + encoder.size + latent} inputs, {shown} features (the encoder's inputs, none of a relative "
-            f"one) + {encoder.size} (its size) + {latent} (latent), got {inputs}; build it with as many"
+            f"decoder: expected {shown + encoder.size + latent} inputs, {shown} features (the encoder's inputs, none of a "
+            f"relative one) + {encoder.size} (its size) + {latent} (latent), got {inputs}; build it with as many"
         )
     if encoder.classwise and last.out_features != 1:
         raise ValueError(

@@ -25,11 +25,11 @@ _MOST = 4_000_000
 class Sawtooth(SyntheticTasks):
     """y = (f x + φ) mod 1 + ε with f uniform in `frequencies`, of either sign, φ uniform in [0, 1) and ε ~ N(0, noise²).
 
-    The wave of Gordon et al. 2020, "Convolutional Conditional Neural Processes", https://arxiv.org/abs/1910.13556, appendix, without
-    their truncation of its Fourier series: it jumps.
+    The wave of Gordon et al. 2020, "Convolutional Conditional Neural Processes", https://arxiv.org/abs/1910.13556, without their
+    truncation of its Fourier series: it jumps.
 
     Args:
-        frequencies: bounds of \\|f\\|, above 0.
+        frequencies: bounds of the size of f, above 0.
         noise: σ of the targets.
         options: batch, shots, queries, support_range (-2, 2), query_range, seed, length: see `SyntheticTasks`.
 
@@ -57,7 +57,7 @@ class Sawtooth(SyntheticTasks):
     def targets(self, x: Tensor, generator: torch.Generator) -> Tensor:
         low, high = self.frequencies
         size, sign, phase = (uniform(self.batch, 1, 1, generator=generator) for _ in range(3))
-        frequency = torch.where(sign < 0.5, -1.0, 1.0) * (low + (high - low) * size)
+        frequency = (2 * (sign < 0.5).to(x) - 1) * (low + (high - low) * size)
         return (frequency * x + phase) % 1
 
     def oracle(self, support: Points) -> Posterior:
@@ -94,8 +94,8 @@ class Sawtooth(SyntheticTasks):
         phases, frequencies = finest * max(len(x), 1) ** 0.5, finest * (high - low) * max(farthest, float(x.norm()))
         if not 2 * phases * frequencies < _MOST:
             raise ValueError(
-                f"noise: expected more for the oracle, which takes at most {_MOST:,} nodes, got {self.noise} with {len(x)} points; "
-                "raise noise, or take fewer shots, a narrower range or narrower frequencies"
+                f"noise: expected more for the oracle, which takes at most {_MOST:,} nodes, got {self.noise} with {len(x)} "
+                "points; raise noise, or take fewer shots, a narrower range or narrower frequencies"
             )
         phase, step = (_midpoints(math.ceil(count), x) for count in (phases, frequencies))
         frequency = low + (high - low) * step
