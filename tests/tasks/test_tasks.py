@@ -267,7 +267,7 @@ def test_oracles_without_data_are_the_prior() -> None:
 
 
 def test_the_oracle_of_sawtooth_waves_is_importance_sampling() -> None:
-    """400,000 draws of (f, φ), weighed by the likelihood of 3 points; an error of 0.01 is five standard errors or more."""
+    """400,000 draws of (f, φ), weighed by the likelihood of 3 points; log p near jumps is known to 0.06."""
     tasks = bm.tasks.Sawtooth(batch=2, shots=3, noise=0.15, queries=6, seed=4)
     support, query = (double(points) for points in tasks[0])
     generator = torch.Generator().manual_seed(0)
@@ -282,13 +282,14 @@ def test_the_oracle_of_sawtooth_waves_is_importance_sampling() -> None:
     for b in range(2):
         weights = density(support, b).prod(1)
         expected = (weights[:, None] * density(query, b)).sum(0) / weights.sum()
-        torch.testing.assert_close(found[b], expected, rtol=0.02, atol=0.01)
+        torch.testing.assert_close(found[b], expected, rtol=0.06, atol=0.01)
+        assert (found[b].log() - expected.log()).mean().abs() < 0.02
 
 
 def test_a_sawtooth_whose_oracle_would_be_too_fine_is_named() -> None:
     tasks = bm.tasks.Sawtooth(batch=1, noise=1e-3)
     with pytest.raises(
-        ValueError, match=r"noise: expected more for the oracle, which takes at most 4,000,000 nodes, got 0.001"
+        ValueError, match=r"noise: expected more for the oracle, which takes at most 10,000,000 nodes, got 0.001"
     ):
         tasks.oracle(tasks[0].support)
     with pytest.raises(ValueError, match=r"frequencies: expected bounds .* got \(5, 3\)"):
@@ -314,7 +315,7 @@ def test_oracles_are_calibrated(name: str) -> None:
     """Coverage of 90 % intervals over at least 600 tasks: its own interval at 99.99 % holds 0.9 (error rate 1e-4)."""
     tasks = {
         "sinusoids": bm.tasks.Sinusoids(noise=0.1, batch=100, shots=3, queries=1),
-        "sawtooth": bm.tasks.Sawtooth(batch=100, shots=6, queries=1),
+        "sawtooth": bm.tasks.Sawtooth(batch=100, shots=3, queries=1, noise=0.1),
         "linear": bm.tasks.LinearGaussian(batch=100, shots=2, queries=1),
         "gaussian process": bm.tasks.GaussianProcessTasks(RBFKernel(), batch=100, shots=3, queries=1),
     }[name]

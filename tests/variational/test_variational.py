@@ -231,7 +231,7 @@ def test_settings_out_of_range(make: Callable[[], object], message: str) -> None
 
 @pytest.mark.parametrize(("given", "got"), [("elbo", "'elbo'"), (bm.ELBO, "the class ELBO"), (None, "None")])
 def test_an_objective_is_a_value_of_its_own(given: Any, got: str, episode: Episode) -> None:
-    message = rf"objective: expected ELBO\(...\), Predictive\(...\) or JointPredictive\(...\), got {got}; e.g. objective=bm.ELBO\("
+    message = rf"objective: expected ELBO\(...\), Predictive\(...\) or JointPredictive\(...\), got {got}; e.g. objective=bm.ELBO"
     with pytest.raises(TypeError, match=message):
         bm.PLATIPUS(network(), bm.likelihoods.Gaussian(), objective=given)
     learner = bm.PLATIPUS(network(), bm.likelihoods.Gaussian())
