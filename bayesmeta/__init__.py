@@ -24,7 +24,7 @@ from bayesmeta import (
 )
 from bayesmeta.automatic import AutoFit, autofit
 from bayesmeta.border import check, points
-from bayesmeta.chaining import Chained, chained
+from bayesmeta.chaining import Chained, chained, joint_nll
 from bayesmeta.data import Episode, Points, concatenate, move
 from bayesmeta.evaluation import evaluate
 from bayesmeta.files import load, save
@@ -63,7 +63,7 @@ from bayesmeta.methods import (
     PrototypicalNetwork,
     Reptile,
 )
-from bayesmeta.objectives import ELBO, Predictive
+from bayesmeta.objectives import ELBO, JointPredictive, Predictive
 from bayesmeta.posterior import Posterior
 from bayesmeta.report import compare
 from bayesmeta.tasks import TaskSource, predict_frame, tasks_from_arrays, tasks_from_frame
@@ -119,6 +119,7 @@ __all__ = [
     "GeMCL",
     "Generated",
     "ImplicitMAML",
+    "JointPredictive",
     "LaMAML",
     "LaplaceGP",
     "LaplaceHead",
@@ -149,6 +150,7 @@ __all__ = [
     "fit",
     "functional",
     "generate",
+    "joint_nll",
     "likelihoods",
     "load",
     "metrics",

@@ -1,4 +1,4 @@
-"""Answers drawn one by one, each fed back: draws from p(y_1, ..., y_M | x, support) of any posterior that can be told points.
+"""Answers one by one, each fed back: draws from p(y_1, ..., y_M | x, support), and its density, where a posterior can be told.
 
 By the chain rule p(y_1, ..., y_M) = Π_m p(y_m | y_<m), whatever the posterior is: of one that answers each question by itself,
 such as a conditional neural process, this is the only way to answers that hang together (Bruinsma et al. 2023, "Autoregressive
@@ -20,7 +20,7 @@ from bayesmeta.distributions import log_prob, sample
 from bayesmeta.learner import check_posterior
 from bayesmeta.posterior import Posterior
 
-__all__ = ["Chained", "chained"]
+__all__ = ["Chained", "chained", "joint_nll"]
 
 
 class Chained(NamedTuple):
@@ -76,3 +76,37 @@ def chained(posterior: Posterior, x: Any, samples: int) -> Chained:
             copies = copies.update(Points(question, y, there))
     found = (torch.cat(part, 1).unflatten(0, (-1, samples)).movedim(1, 0) for part in (answers, logs))
     return Chained(*found)
+
+
+def joint_nll(posterior: Posterior, points: Points) -> Tensor:
+    """-log p(y_1, ..., y_M | x, support) of each task's points together, by the chain rule: ``(B,)`` nats, a sum over its points.
+
+    Each point is asked for, and then told, in the order in which they stand; masked ones are passed over. It costs M questions
+    and M - 1 updates. Of exact posteriors the order makes no difference; of others, such as neural processes, a little.
+
+    Args:
+        posterior: what a support taught, of the same B tasks. One that cannot be told points is wrapped before, as for `chained`:
+            ``Rehearsal(learner)(support)``.
+        points: what is to be predicted.
+
+    Raises:
+        NotImplementedError: the posterior cannot be told further points.
+        ValueError: points that do not fit.
+
+    Example:
+        >>> posterior = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
+        >>> joint_nll(posterior, points([0.2, 0.4, 0.6], [0.1, 0.5, 0.6])).shape
+        torch.Size([1])
+    """
+    check_posterior(posterior)
+    posterior._inputs(points.x)  # all at once, so that an error comes early
+    total = points.y.new_zeros(
+        len(points.mask), dtype=None if points.y.is_floating_point() else torch.get_default_dtype()
+    )
+    count = points.mask.shape[1]
+    for m in range(count):
+        one: Points = tree_map(lambda leaf, m=m: leaf[:, m : m + 1], points)
+        total = total - log_prob(posterior(one.x), one.y, one.mask)[:, 0]
+        if m + 1 < count:
+            posterior = posterior.update(one)
+    return total

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from bayesmeta.border import check_count, check_positive
 from bayesmeta.recorded import Setting
 
-__all__ = ["ELBO", "Objective", "Predictive", "check_objective"]
+__all__ = ["ELBO", "JointPredictive", "Objective", "Predictive", "check_objective"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,47 @@ class Predictive(Setting):
         check_count("draws", self.draws)
 
 
-Objective: TypeAlias = ELBO | Predictive
+@dataclass(frozen=True)
+class JointPredictive(Setting):
+    """The query's NLL as a whole, under draws of functions: -(1/n) log (1/S) Σ_s Π p(y | x, draw s).
+
+    Foong et al. 2020, "Meta-Learning Stationary Stochastic Process Prediction with Convolutional Neural Processes", equation 8,
+    https://arxiv.org/abs/2007.01332: `Predictive` asks for each point by itself, so that y's spread may stand for all doubt; this
+    asks for draws that are right at all points at once. The logarithm of S draws is biased upwards, less with more of them.
+
+    Where functions are integrated out, as in `DKT`, it would be a noisy `ELBO`, and is refused.
+
+    Args:
+        draws: S, the number of draws.
+
+    Raises:
+        ValueError: fewer than one draw.
+
+    Example:
+        >>> encoder, likelihood = DeepSet(1, 1), HeteroscedasticGaussian()
+        >>> NeuralProcess(encoder, MLP(1 + 64 + 16, 2), likelihood, objective=JointPredictive()).objective
+        JointPredictive(draws=16)
+    """
+
+    draws: int = 16
+
+    def __post_init__(self) -> None:
+        check_count("draws", self.draws)
 
 
-def check_objective(objective: Any) -> None:
-    """Raises a TypeError if something is no objective of a variational learner."""
-    if not isinstance(objective, (ELBO, Predictive)):
+Objective: TypeAlias = ELBO | Predictive | JointPredictive
+
+
+def check_objective(objective: Any, *, drawn: bool = True) -> None:
+    """Raises a TypeError if something is no objective, a ValueError if it needs draws where a learner has better ones."""
+    if not isinstance(objective, (ELBO, Predictive, JointPredictive)):
         got = f"the class {objective.__name__}" if isinstance(objective, type) else repr(objective)
         raise TypeError(
-            f"objective: expected ELBO(...) or Predictive(...), got {got}; e.g. objective=bm.ELBO(draws=4, kl_weight=1.0)"
+            f"objective: expected ELBO(...), Predictive(...) or JointPredictive(...), got {got}; e.g. "
+            "objective=bm.ELBO(draws=4, kl_weight=1.0)"
+        )
+    if isinstance(objective, JointPredictive) and not drawn:
+        raise ValueError(
+            f"objective: expected ELBO() or Predictive(), as this learner integrates its functions out, got {objective}; ELBO() "
+            "is the likelihood of all points together"
         )

@@ -40,6 +40,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.kernel_starts", "CLASSIFIERS"),
         lambda: built("accuracy.omniglot_learners", "RUNS", bm.networks.Conv4(width=8)),
         lambda: built("accuracy.games", "LEARNERS"),
+        lambda: built("accuracy.neural_processes", "LEARNERS"),
         lambda: built("accuracy.segmentation", "LEARNERS"),
         lambda: built("accuracy.detection", "LEARNERS", *detector()),
         lambda: built("cost.masks", "LEARNERS"),

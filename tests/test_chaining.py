@@ -72,6 +72,34 @@ def test_a_gaussian_process_chains_to_its_joint_normal() -> None:
     torch.testing.assert_close(found.log_prob.sum(-1), normal.log_prob(found.y[..., 0]), atol=1e-4, rtol=1e-4)
 
 
+def test_joint_nll_of_a_gaussian_process_is_that_of_its_joint_normal() -> None:
+    torch.manual_seed(0)
+    learner = bm.DKT(nn.Identity(), RBFKernel(), Gaussian(0.3)).double()
+    support = bm.points([[0.0, 1.0], [0.5, 2.0]], [[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    query = bm.Points(
+        X.double().expand(2, -1, -1), torch.randn(2, 3, 1).double(), torch.tensor([[True] * 3, [True, False, True]])
+    )
+    found = bm.joint_nll(learner(support), query)
+    for b in range(2):
+        there = query.mask[b]
+        joint = learner(bm.Points(*(leaf[b : b + 1] for leaf in support))).joint(query.x[b : b + 1, there])
+        spread = joint.covariance[0, 0] + torch.diag(joint.noise[0, :, 0].square())
+        normal = torch.distributions.MultivariateNormal(joint.mean[0, :, 0], spread)
+        torch.testing.assert_close(found[b], -normal.log_prob(query.y[b, there, 0]), atol=1e-6, rtol=1e-6)
+    found.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
+
+
+def test_joint_nll_is_that_of_chained_draws() -> None:
+    posterior = bm.Rehearsal(learned())(bm.points([0.0, 1.0], [0, 2], classes=3))
+    with seeded(0):
+        drawn = bm.chained(posterior, X, samples=5)
+    for y, logs in zip(drawn.y, drawn.log_prob, strict=True):
+        torch.testing.assert_close(
+            bm.joint_nll(posterior, bm.Points(X[None], y, torch.ones(1, 3).bool())), -logs.sum(-1)
+        )
+
+
 def test_draws_depend_on_the_seed_alone() -> None:
     posterior = bm.Rehearsal(learned())(bm.points([0.0, 1.0], [0, 2], classes=3))
     with seeded(3):
@@ -91,6 +119,10 @@ def test_what_cannot_be_drawn_is_named() -> None:
     )
     with pytest.raises(NotImplementedError, match="Rehearsal"):
         bm.chained(process(support), X, samples=2)
+    with pytest.raises(NotImplementedError, match="Rehearsal"):
+        bm.joint_nll(process(support), bm.points(X, [0.0, 1.0, 2.0]))
+    with pytest.raises(TypeError, match="posterior: expected what a learner says"):
+        bm.joint_nll(process, bm.points(X, [0.0, 1.0, 2.0]))  # type: ignore[arg-type]
     assert bm.chained(bm.Rehearsal(process)(support), X, samples=2).y.shape == (2, 1, 3, 1)
     with pytest.raises(ValueError, match="samples"):
         bm.chained(process(support), X, samples=0)

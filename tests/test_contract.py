@@ -127,6 +127,23 @@ LEARNERS: dict[str, Make] = {
     "TNP": lambda network, likelihood: bm.ConditionalNeuralProcess(
         bm.encoders.Attention(D, targets(likelihood), 8, heads=2), bm.networks.MLP(D + 8, outputs(network)), likelihood
     ),
+    "CNP, relative": lambda network, likelihood: bm.ConditionalNeuralProcess(
+        bm.encoders.RelativeAttention(D, targets(likelihood), 8, heads=2, layers=2),
+        bm.networks.MLP(8, outputs(network)),
+        likelihood,
+    ),
+    "CNP, grid": lambda network, likelihood: bm.ConditionalNeuralProcess(
+        bm.encoders.GridConvolution(
+            1,
+            targets(likelihood),
+            8,
+            resolution=4.0,
+            levels=2,
+            features=nn.Sequential(network.features, nn.Linear(8, 1, bias=False)),
+        ),
+        bm.networks.MLP(8, outputs(network)),
+        likelihood,
+    ),
     "NP": lambda network, likelihood: bm.NeuralProcess(
         bm.encoders.DeepSet(D, targets(likelihood), 6),
         bm.networks.MLP(D + 6 + 4, outputs(network)),
@@ -139,6 +156,15 @@ LEARNERS: dict[str, Make] = {
         likelihood,
         latent=4,
         objective=bm.ELBO(draws=2),
+    ),
+    "NP, grid": lambda network, likelihood: bm.NeuralProcess(
+        bm.encoders.GridConvolution(
+            1, targets(likelihood), 8, resolution=4.0, levels=2, features=nn.Linear(D, 1, bias=False)
+        ),
+        bm.networks.MLP(8 + 4, outputs(network)),
+        likelihood,
+        latent=4,
+        objective=bm.JointPredictive(draws=4),
     ),
     "NP, classwise": lambda network, likelihood: bm.NeuralProcess(
         pooling(network, likelihood),

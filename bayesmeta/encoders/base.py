@@ -37,6 +37,8 @@ class Encoder(Mapped, ABC):
 
     classwise = False
     """Whether it encodes each class by itself, ``(B, W, R)``."""
+    relative = False
+    """Whether it sees differences of inputs alone, so that a network that reads the encodings is not shown x either."""
 
     def __init__(self, inputs: int, targets: int, size: int, features: nn.Module | None) -> None:
         super().__init__()

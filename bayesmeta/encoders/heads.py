@@ -56,13 +56,15 @@ class HeadDecoder(nn.Module):
 class TaskNetwork(nn.Module):
     """A network that reads the task beside x: the features of x, the encoding of the support there, and a latent if given.
 
+    With a `relative` encoder it does not read x, and sees of it what the encoding says.
+
     With an encoder that encodes each class by itself, the network is asked once for each class, with that class's encoding
     and latent, and answers with the class's logit: so it does not depend on how classes are numbered.
 
     Args:
         encoder: of the support.
-        network: from ``encoder.inputs + encoder.size`` features, and the latent's entries, to outputs; to one of them, the
-            logit, for a classwise encoder.
+        network: from ``encoder.inputs + encoder.size`` features, of a relative encoder ``encoder.size``, and the latent's
+            entries, to outputs; to one of them, the logit, for a classwise encoder.
 
     Example:
         >>> network = TaskNetwork(DeepSet(1, 1), MLP(1 + 64, 2))
@@ -87,7 +89,8 @@ class TaskNetwork(nn.Module):
         told = self.encoder.tell(support, embedded)  # (B, M, R) or (B, M, W, R)
         if self.encoder.classwise:
             embedded = embedded[:, :, None].expand(*told.shape[:-1], -1)
-        told = torch.cat([embedded, told], -1)
+        if not self.encoder.relative:
+            told = torch.cat([embedded, told], -1)
         if z is not None:
             told = apart(told, len(z)) if own else told
             z = z.unsqueeze(-3 if self.encoder.classwise else -2)

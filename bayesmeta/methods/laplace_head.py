@@ -110,7 +110,7 @@ class LaplaceHead(Learner):
                 f"likelihood: expected one whose logarithm is concave in the outputs, such as Poisson(), got {likelihood}; "
                 "for this one use ABML or VERSA"
             )
-        check_objective(objective)
+        check_objective(objective, drawn=False)
         if evidence is not None:
             check_positive("evidence", evidence)
             if not isinstance(objective, Predictive):

@@ -185,11 +185,11 @@ def _check_decoder(encoder: Encoder, decoder: nn.Module, latent: int = 0) -> Non
     if not isinstance(last, nn.Linear):
         return
     inputs = decoder.inputs if isinstance(decoder, MLP) else last.in_features
-    expected = encoder.inputs + encoder.size + latent
-    if inputs != expected:
+    shown = 0 if encoder.relative else encoder.inputs
+    if inputs != shown + encoder.size + latent:
         raise ValueError(
-            f"decoder: expected {expected} inputs, {encoder.inputs} features (the encoder's inputs) + {encoder.size} (its size) "
-            f"+ {latent} (latent), got {inputs}; build it with as many"
+            f"decoder: expected {shown + encoder.size + latent} inputs, {shown} features (the encoder's inputs, none of a "
+            f"relative one) + {encoder.size} (its size) + {latent} (latent), got {inputs}; build it with as many"
         )
     if encoder.classwise and last.out_features != 1:
         raise ValueError(

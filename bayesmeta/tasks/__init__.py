@@ -20,6 +20,7 @@ from bayesmeta.tasks.masks import Masks, camvid, mask_folder, membranes
 from bayesmeta.tasks.omniglot import Omniglot
 from bayesmeta.tasks.own_scales import OwnScales
 from bayesmeta.tasks.rule_books import ExactRules, RuleBooks, rule_books
+from bayesmeta.tasks.sawtooth import Sawtooth
 from bayesmeta.tasks.segmentation import SceneTasks, SegmentationTasks
 from bayesmeta.tasks.sinusoids import Sinusoids
 from bayesmeta.tasks.slot_files import slot_domains, slot_file, snips
@@ -59,6 +60,7 @@ __all__ = [
     "Pendulum",
     "Question",
     "RuleBooks",
+    "Sawtooth",
     "SceneTasks",
     "SegmentationTasks",
     "Sinusoids",

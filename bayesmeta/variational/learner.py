@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 
 from bayesmeta.data import Episode, Points, observed
-from bayesmeta.distributions import marginals
+from bayesmeta.distributions import log_prob, marginals
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood, check_likelihood, nll
-from bayesmeta.objectives import ELBO, Objective, Predictive, check_objective
+from bayesmeta.objectives import ELBO, JointPredictive, Objective, Predictive, check_objective
 from bayesmeta.randomness import standard_normal
 
 __all__ = ["Latent", "VariationalLearner", "registered"]
@@ -114,16 +114,17 @@ class VariationalLearner(Learner, ABC):
 
     Args:
         likelihood: makes the distribution p(y | x) of network outputs.
-        objective: what training descends, an `ELBO` or `Predictive`.
+        objective: what training descends, an `ELBO`, `Predictive` or `JointPredictive`.
 
     Raises:
         TypeError: the likelihood or the objective is something else.
+        ValueError: the objective asks for draws of functions, which the learner integrates out.
     """
 
     def __init__(self, likelihood: Likelihood, *, objective: Objective) -> None:
         super().__init__()
         check_likelihood(likelihood)
-        check_objective(objective)
+        self._check(objective)
         self.likelihood = likelihood
         self.objective = objective
 
@@ -161,9 +162,11 @@ class VariationalLearner(Learner, ABC):
         pyro.sample("y", distribution.mask(points.mask).to_event(dims), obs=points.y)
 
     def loss(self, episode: Episode) -> Tensor:
-        check_objective(self.objective)
+        self._check(self.objective)
         if isinstance(self.objective, Predictive):
             return self._predictive_loss(episode)
+        if isinstance(self.objective, JointPredictive):
+            return self._joint_loss(episode)
         weight = self._weight(episode)
         evidence = self.evidence(episode)
         if evidence is not None:
@@ -173,6 +176,16 @@ class VariationalLearner(Learner, ABC):
     def _predictive_loss(self, episode: Episode) -> Tensor:
         predictive = self(episode.support)(episode.query.x, self.objective.draws)
         return nll(predictive, episode.query).mean()
+
+    def _joint_loss(self, episode: Episode) -> Tensor:
+        query = episode.query
+        drawn = self(episode.support).draws(query.x, self.objective.draws)
+        together = log_prob(drawn, query.y, query.mask).sum(-1)  # (S, B)
+        log_mean = together.logsumexp(0) - math.log(len(together))
+        return -(log_mean / observed(query).sum(1).clamp(min=1)).mean()
+
+    def _check(self, objective: Objective) -> None:
+        check_objective(objective, drawn=type(self).evidence is VariationalLearner.evidence)
 
     def _weight(self, episode: Episode) -> Tensor:
         """One over the number of each task's observed targets, ``(B,)``."""

@@ -18,11 +18,15 @@ REGRESSION: dict[str, Callable[[], Encoder]] = {
     "DeepSet": lambda: bm.encoders.DeepSet(D, Y, R),
     "Attention": lambda: bm.encoders.Attention(D, Y, R, heads=2),
     "Relation": lambda: bm.encoders.Relation(D, Y, R),
+    "RelativeAttention": lambda: bm.encoders.RelativeAttention(D, Y, R, heads=2),
+    "GridConvolution": lambda: bm.encoders.GridConvolution(1, Y, R, resolution=4.0, levels=3, features=nn.Linear(D, 1)),
     "DeepSet on features": lambda: bm.encoders.DeepSet(5, Y, R, features=bm.networks.MLP(D, 1, hidden=(5,)).features),
 }
 CLASSES: dict[str, Callable[[], Encoder]] = {
     "DeepSet": lambda: bm.encoders.DeepSet(D, W, R),
     "Attention": lambda: bm.encoders.Attention(D, W, R, heads=2),
+    "RelativeAttention": lambda: bm.encoders.RelativeAttention(D, W, R, heads=2),
+    "GridConvolution": lambda: bm.encoders.GridConvolution(1, W, R, resolution=4.0, levels=3, features=nn.Linear(D, 1)),
     "ClassPooling": lambda: bm.encoders.ClassPooling(D, W, R),
     "Relation": lambda: bm.encoders.Relation(D, W, R, classes=True),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 from torch import nn
@@ -132,6 +133,41 @@ def test_elbo_is_pyros_own_per_point(learner: VariationalLearner, episode: Episo
     torch.testing.assert_close(ours, elbo.differentiable_loss(learner.model, learner.guide, one) / count)
 
 
+def test_the_joint_objective_is_the_log_of_a_mean_over_draws_of_all_points_at_once(name: str, episode: Episode) -> None:
+    torch.manual_seed(1)
+    learner = LEARNERS[name]()
+    learner.objective = bm.JointPredictive(draws=7)
+    mask = episode.query.mask.clone()
+    mask[1, 2:] = False
+    episode = Episode(episode.support, episode.query._replace(mask=mask))
+    torch.manual_seed(2)
+    loss = learner.loss(episode)
+    torch.manual_seed(2)
+    drawn = learner(episode.support).draws(episode.query.x, 7).log_prob(episode.query.y)  # (S, B, M)
+    expected = [
+        math.log(sum(float(s[b][mask[b]].sum().exp()) for s in drawn.detach()) / 7) / int(mask[b].sum())
+        for b in range(B)
+    ]
+    assert loss.item() == pytest.approx(-sum(expected) / B, rel=1e-4)
+    loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in learner.parameters())
+
+
+def test_the_joint_objective_is_refused_where_functions_are_integrated_out(episode: Episode) -> None:
+    joint = bm.JointPredictive()
+    learner = bm.DKT(features(), RBFKernel(), bm.likelihoods.Gaussian())
+    learner.objective = joint
+    for use in (
+        lambda: learner.loss(episode),
+        lambda: bm.DKT(features(), RBFKernel(), bm.likelihoods.Gaussian(), objective=joint),
+        lambda: bm.LaplaceHead(features(), nn.Linear(6, 1), bm.likelihoods.Gaussian(), objective=joint),
+    ):
+        with pytest.raises(ValueError, match=r"objective: expected ELBO\(\) or Predictive\(\).*got JointPredictive"):
+            use()
+    with pytest.raises(ValueError, match="draws: expected a whole number of at least 1"):
+        bm.JointPredictive(draws=0)
+
+
 def test_kl_weight_weighs_the_kl_alone(episode: Episode) -> None:
     """At the same draws the loss is linear in the weight, with the KL per point as its slope."""
     learner = LEARNERS["PLATIPUS"]()
@@ -195,7 +231,7 @@ def test_settings_out_of_range(make: Callable[[], object], message: str) -> None
 
 @pytest.mark.parametrize(("given", "got"), [("elbo", "'elbo'"), (bm.ELBO, "the class ELBO"), (None, "None")])
 def test_an_objective_is_a_value_of_its_own(given: Any, got: str, episode: Episode) -> None:
-    message = rf"objective: expected ELBO\(...\) or Predictive\(...\), got {got}; e.g. objective=bm.ELBO\("
+    message = rf"objective: expected ELBO\(...\), Predictive\(...\) or JointPredictive\(...\), got {got}; e.g. objective=bm.ELBO"
     with pytest.raises(TypeError, match=message):
         bm.PLATIPUS(network(), bm.likelihoods.Gaussian(), objective=given)
     learner = bm.PLATIPUS(network(), bm.likelihoods.Gaussian())
