@@ -46,7 +46,7 @@ class Units:
         return ((y if self.warp is None else self.warp(y)) - self.y_loc) / self.y_scale
 
     def log_volume(self, y: Tensor) -> Tensor:
-        """The logarithm of the user's units in one of these, at targets ``(..., Y)``: ``(...)``; log densities there are as much lower."""
+        """By how much log densities of targets ``(..., Y)`` are lower in the user's units than in these: ``(...)``."""
         stretched = self.y_scale.log().expand_as(y)
         return (stretched if self.warp is None else stretched - self.warp.log_slope(y)).sum(-1)
 

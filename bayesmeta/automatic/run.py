@@ -161,7 +161,9 @@ class _Disk:
         )
 
     def _resume(self, run: Run) -> None:
-        content = read(self.path, "run of autofit", "settings", "step", "weights", "slopes", "kept", "sums", "best", "curve")
+        content = read(
+            self.path, "run of autofit", "settings", "step", "weights", "slopes", "kept", "sums", "best", "curve"
+        )
         for name, value in self.settings.items():
             if content["settings"].get(name) != value:
                 raise ValueError(
