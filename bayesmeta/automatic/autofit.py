@@ -23,7 +23,7 @@ from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Coverage
 from bayesmeta.posterior import Posterior
-from bayesmeta.tasks import ArrayTasks, tasks_from_frame
+from bayesmeta.tasks import ArrayTasks, Columns, tasks_from_frame
 from bayesmeta.warps import Log
 
 __all__ = ["AutoFit", "autofit"]
@@ -40,11 +40,13 @@ class AutoFit(Learner):
     Args:
         learner: the mixture of the members that count.
         report: what was found on held-out tasks.
+        columns: how a table's rows become numbers, for `predict_frame`; None where there was no table.
     """
 
-    def __init__(self, learner: Learner, report: Report) -> None:
+    def __init__(self, learner: Learner, report: Report, columns: Columns | None = None) -> None:
         super().__init__()
         self.learner = learner
+        self.columns = columns
         self._report = report
 
     def forward(self, support: Points) -> Posterior:
@@ -135,7 +137,7 @@ def autofit(
     report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began)
     for said in report.warnings:
         warnings.warn(said, stacklevel=2)
-    return AutoFit(learner, report).eval()
+    return AutoFit(learner, report, getattr(tasks, "columns", None)).eval()
 
 
 def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:

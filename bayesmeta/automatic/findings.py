@@ -33,7 +33,7 @@ def findings(run: Run, shares: Tensor, temperature: float, nll: Tensor, coverage
         coverage: the same of 90 % intervals.
         seconds: how long it took.
     """
-    points, total = run.folds.points, run.counts.sum()
+    points, total = run.folds.tasks.points, run.counts.sum()
     found, covered = bootstrap(NLL(), nll), bootstrap(Coverage(0.9), coverage)
     places = [(member, place) for member in range(len(run.names)) for place in range(len(run.folds.units))]
     return Report(
@@ -54,7 +54,7 @@ def findings(run: Run, shares: Tensor, temperature: float, nll: Tensor, coverage
 
 
 def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: Estimate) -> Iterator[str]:
-    tasks = len(run.folds.points.mask)
+    tasks = len(run.folds.tasks.points.mask)
     if tasks < _FEW:
         yield (
             f"{tasks} tasks are few: what they have in common, the choice of members and the figures here may all be off; more "

@@ -211,15 +211,16 @@ def test_forecasts_learn_from_the_earliest_points() -> None:
     assert fitted(tasks, steps=1).report().tasks == 10
 
 
-def test_frames_are_tables_too() -> None:
+def test_frames_are_tables_too(tmp_path: Path) -> None:
     x, y, task = arrays()
     frame = {"who": task.tolist(), "a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": y[:, 0].tolist()}
     learner = fitted(frame, task="who", x=["a", "b"], y="y", shots=(1, 4))  # type: ignore[arg-type]
     torch.testing.assert_close(log_prob(learner, source()), log_prob(fitted(source()), source()))
-    found = bm.predict_frame(
-        learner, frame, {"who": [0, 99], "a": [0.5, 0.5], "b": [0.5, 0.5]}, task="who", x=["a", "b"], y="y"
-    )
+    asked = {"who": [0, 99], "a": [0.5, 0.5], "b": [0.5, 0.5]}
+    found = bm.predict_frame(learner, frame, asked, learner.columns)
     assert found["y 5%"][1] < found["y 5%"][0] < found["y 95%"][0] < found["y 95%"][1]
+    bm.save(learner, tmp_path / "table.bayesmeta")
+    assert bm.load(tmp_path / "table.bayesmeta").columns == learner.columns
 
 
 def test_several_targets() -> None:
