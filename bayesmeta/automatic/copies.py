@@ -29,7 +29,7 @@ class Copies:
     """C learners that differ in their weights alone.
 
     Args:
-        learners: C of one class and shape; of Gaussian processes, ``OwnScale(DKT(features, kernel, Gaussian(), mean=LinearMean()))``.
+        learners: C of one class and shape; of Gaussian processes, ``OwnScale(DKT(...))`` with a `LinearMean`.
         build: makes another one: copied kernels would no longer share what gpytorch's own share, and could not be saved.
 
     Attributes:
@@ -49,7 +49,8 @@ class Copies:
         """Weights ``(C, P)`` by name, ``(C, ...)`` each."""
         parts = weights.split([size.numel() for size in self.shapes.values()], 1)
         return {
-            name: part.reshape(len(weights), *size) for (name, size), part in zip(self.shapes.items(), parts, strict=True)
+            name: part.reshape(len(weights), *size)
+            for (name, size), part in zip(self.shapes.items(), parts, strict=True)
         }
 
     def learner(self, copy: int, weights: Tensor) -> Learner:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bayesmeta.data import Episode, Points, split
+from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
 from bayesmeta.tasks import ArrayTasks
-from bayesmeta.tasks.source import shots_per_task
 from bayesmeta.warps import Warp
 from bayesmeta.wrappers import Standardized, Warped
 
@@ -46,7 +45,7 @@ class Units:
         return ((y if self.warp is None else self.warp(y)) - self.y_loc) / self.y_scale
 
     def log_volume(self, y: Tensor) -> Tensor:
-        """The logarithm of the user's units in one of these, at targets ``(..., Y)``: ``(...)``; log densities there are as much lower."""
+        """By how much log densities of targets ``(..., Y)`` are lower in the user's units than in these: ``(...)``."""
         stretched = self.y_scale.log().expand_as(y)
         return (stretched if self.warp is None else stretched - self.warp.log_slope(y)).sum(-1)
 
@@ -83,7 +82,7 @@ class Folds:
     """
 
     def __init__(self, tasks: ArrayTasks, folds: int, warps: Sequence[Warp | None], seed: int) -> None:
-        self.tasks, self.seed = tasks, seed
+        self.seed = seed
         given = tasks.points
         there = given.mask[..., None]
         x, y = given.x[given.mask], given.y[given.mask]
@@ -95,7 +94,14 @@ class Folds:
         columns = [given.y, *(unit.inward(safe) * there for unit in self.units)]
         columns += [unit.log_volume(safe)[..., None] * there for unit in self.units]
         scaled = (given.x - self.units[0].x_loc) / self.units[0].x_scale * there
-        self.points = Points({"plain": given.x, "standard": scaled}, torch.cat(columns, -1), given.mask)
+        self.tasks = ArrayTasks(
+            Points({"plain": given.x, "standard": scaled}, torch.cat(columns, -1), given.mask),
+            tasks.names,
+            shots=tasks.shots,
+            queries=min(tasks.queries or _QUERIES, _QUERIES),
+            ordered=tasks.ordered,
+            reach=tasks.reach,
+        )
         order = torch.as_tensor(np.random.default_rng([seed, len(there)]).permutation(len(there)))
         self.held = [order[fold::folds] for fold in range(folds)]
         self.taught = [torch.cat([*self.held[:fold], *self.held[fold + 1 :]]) for fold in range(folds)]
@@ -121,11 +127,7 @@ class Folds:
 
     def _divided(self, chosen: Tensor, generator: torch.Generator) -> Episode:
         """Tasks ``(C, B)``, divided into support and query: ``(C, B, ...)``."""
-        flat = chosen.flatten()
-        own = cast(Points, tree_map(lambda leaf: leaf[flat], self.points))
-        shots = shots_per_task(self.tasks.shots, len(flat), generator).minimum(own.mask.sum(1) - 1)
-        queries = min(self.tasks.queries or _QUERIES, _QUERIES)
-        episode = split(own, shots, queries, generator, ordered=self.tasks.ordered)
+        episode = self.tasks.divided(chosen.flatten(), generator)
         return cast(Episode, tree_map(lambda leaf: leaf.unflatten(0, chosen.shape), episode))
 
     def _standard(self, episode: Episode) -> Episode:

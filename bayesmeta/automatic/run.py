@@ -62,7 +62,7 @@ class Run:
             self.copies.append(Copies(learners * scales, build))
         self.slopes = [Slopes(copies.weights) for copies in self.copies]
         self.asked = folds.asking()
-        tasks = len(folds.points.mask)
+        tasks = len(folds.tasks.points.mask)
         self.counts = self._by_task(self.asked.plain.query.mask.sum(-1)[None].double())[0]
         self.sums = torch.zeros(len(self.names), scales, tasks, dtype=torch.float64)
         self.best = torch.zeros(len(self.names), scales, dtype=torch.long)
@@ -118,7 +118,7 @@ class Run:
     def _by_task(self, values: Tensor) -> Tensor:
         """Values of held-out tasks ``(U, K, V)``, summed over divisions: ``(U, T)``."""
         tasks, real = self.asked.tasks, self.asked.real
-        total = torch.zeros(len(values), len(self.folds.points.mask), dtype=torch.float64)
+        total = torch.zeros(len(values), len(self.folds.tasks.points.mask), dtype=torch.float64)
         return total.index_add(1, tasks[real], values[:, real])
 
 
@@ -134,7 +134,7 @@ class _Disk:
             "tasks": digest(Episode(tasks.points, tasks.points)),
             "shots": str(tasks.shots),
             "queries": str(tasks.queries),
-            "ordered": tasks.ordered,
+            "ordered": str((tasks.ordered, tasks.reach)),
             "seed": run.folds.seed,
             "folds": len(run.folds.held),
             "members": list(run.names),
@@ -161,7 +161,9 @@ class _Disk:
         )
 
     def _resume(self, run: Run) -> None:
-        content = read(self.path, "run of autofit", "settings", "step", "weights", "slopes", "kept", "sums", "best", "curve")
+        content = read(
+            self.path, "run of autofit", "settings", "step", "weights", "slopes", "kept", "sums", "best", "curve"
+        )
         for name, value in self.settings.items():
             if content["settings"].get(name) != value:
                 raise ValueError(

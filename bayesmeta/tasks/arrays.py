@@ -106,12 +106,15 @@ class ArrayTasks(TaskSource):
         return order[: self.batch]
 
     def draw(self, generator: torch.Generator) -> Episode:
-        chosen = self._chosen(generator)
-        given: Points = tree_map(lambda leaf: leaf[chosen], self.points)
+        return self.divided(self._chosen(generator), generator)
+
+    def divided(self, tasks: Tensor, generator: torch.Generator) -> Episode:
+        """An episode of some of the tasks, by their numbers ``(B,)``, of which some may be the same."""
+        given: Points = tree_map(lambda leaf: leaf[tasks], self.points)
         if self.reach is None:
-            shots = shots_per_task(self.shots, len(chosen), generator).minimum(seen(given).sum(1) - 1)
+            shots = shots_per_task(self.shots, len(tasks), generator).minimum(seen(given).sum(1) - 1)
             return split(given, shots, self.queries, generator, ordered=self.ordered)
-        reach = self.reach[chosen]
+        reach = self.reach[tasks]
         shots = possible(reach, self.shots).double().multinomial(1, generator=generator)
         most = reach.gather(1, shots)[:, 0].clamp(max=self.queries or reach.shape[1])
         return split(given, shots[:, 0], most, generator, ordered=True)

@@ -1,15 +1,15 @@
 """One call on 26 families of real tasks, beside the best of all baselines.
 
-    python benchmarks/accuracy/autofit.py                                   # all of it, on the seeds of the test
-    python benchmarks/accuracy/autofit.py --families sitka --seeds 21       # some entries; several calls may run at once
-    python benchmarks/accuracy/autofit.py --inner --seeds 1 2 3             # what settings were chosen by
-    python benchmarks/accuracy/autofit.py --table                           # prints what is there
+    python benchmarks/accuracy/autofit.py                                # all of it, on the seeds of the test
+    python benchmarks/accuracy/autofit.py --families sitka --seeds 21    # some entries; several calls may run at once
+    python benchmarks/accuracy/autofit.py --inner --seeds 1 2 3          # what settings were chosen by
+    python benchmarks/accuracy/autofit.py --table                        # prints what is there
 
-Three tenths of a family's tasks are held out for the test, anew for each seed; `autofit` with its defaults, and each baseline, learn
-from the others. The test has 3 and 5 points a task (fewer where the family's shortest task would have none left to ask for), over 4
-divisions of each test task, the same for all. Figures pool the test tasks of all seeds. Each family's best baseline is chosen by the
-test itself, which favours the baselines. With --inner the test's tasks are left out altogether: a quarter of the others is held out
-in their place. Every finished run is kept in results/autofit.json, or results/autofit_inner.json.
+Three tenths of a family's tasks are held out for the test, anew for each seed; `autofit` with its defaults and each baseline
+learn from the others. The test has 3 and 5 points a task (fewer where the family's shortest task would have none left to ask),
+over 4 divisions of each test task, the same for all. Figures pool the test tasks of all seeds. Each family's best baseline is
+chosen by the test itself, which favours the baselines. With --inner the test's tasks are left out altogether: a quarter of the
+others is held out in their place. Every finished run is kept in results/autofit.json, or results/autofit_inner.json.
 """
 
 from __future__ import annotations

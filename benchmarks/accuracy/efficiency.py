@@ -1,0 +1,163 @@
+"""How many tasks pay: skill against the number of training tasks and of known points, on ten families of real tasks.
+
+    python benchmarks/accuracy/efficiency.py                              # all of it
+    python benchmarks/accuracy/efficiency.py --families milk --counts 12 # some entries; several calls may run at once
+    python benchmarks/accuracy/efficiency.py --table                      # prints what is there
+
+Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each number's
+tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the same for
+all. Baselines are of two kinds: those that learn from the same training tasks, and those that look at each task by itself (these
+take from training tasks the unit of x and y, and the spread of their errors). Every finished run is kept in
+results/efficiency.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bayesmeta as bm
+from bayesmeta.metrics import NLL, Coverage, Metric
+from bayesmeta.randomness import seeded
+from benchmarks.accuracy.baselines import BASELINES
+from benchmarks.accuracy.longitudinal import Split
+from benchmarks.store import keep, load
+
+RESULTS = Path(__file__).parents[1] / "results" / "efficiency.json"
+FAMILIES = (
+    "gapminder",
+    "milk",
+    "remifentanil",
+    "dietox",
+    "chickweight",
+    "produc",
+    "hsb82",
+    "exam",
+    "sitka89",
+    "pbcseq",
+)
+SEEDS, COUNTS, SHOTS, DIVISIONS = (31, 32, 33), (3, 6, 12, 25, 50, 100), (1, 3, 5), 2
+ALONE = ("GP per task", "last value", "mean")
+"""Baselines that look at each task by itself."""
+NAMES = ["autofit", *BASELINES]
+METRICS: list[Metric] = [NLL(), Coverage(0.9)]
+
+
+def run(name: str, family: str, count: int, seed: int) -> dict[str, Any] | None:
+    """Statistics summed over the test tasks, by shots and metric; None where there are not so many training tasks."""
+    split = Split(family, seed)
+    if count > len(split.others):
+        return None
+    shots = [known for known in SHOTS if known < split.fewest]
+    tasks = split.tasks(split.others[:count], (shots[0], shots[-1]))
+    began = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few tasks: that is the question
+        predictor: Any = bm.autofit(tasks, progress=False) if name == "autofit" else BASELINES[name](tasks)
+    seconds = time.process_time() - began
+    return {"seconds": seconds} | {str(known): asked(predictor, split, known) for known in shots}
+
+
+def asked(predictor: Any, split: Split, known: int) -> dict[str, list[float]]:
+    tasks = split.tasks(split.test, known)
+    sums: dict[str, Tensor] = {}
+    for division in range(DIVISIONS):
+        support, query = tasks[division]
+        with torch.no_grad(), seeded(division):
+            prediction = predictor(support)(query.x)
+            for metric in METRICS:
+                row = metric.statistic(prediction, query).sum(0)
+                sums[metric.name] = sums[metric.name] + row if division else row
+    return {name: row.tolist() for name, row in sums.items()}
+
+
+def curve(results: dict[str, Any], name: str, family: str, known: int, metric: Metric) -> list[float]:
+    """A figure by the number of training tasks, over all seeds; NaN where runs are missing or there are not so many tasks."""
+    found = []
+    for count in COUNTS:
+        rows = [results.get(f"{name}; {family}; {count}; {seed}") for seed in SEEDS]
+        whole = all(isinstance(row, dict) and str(known) in row for row in rows)
+        sums = sum(torch.tensor(row[str(known)][metric.name]) for row in rows) if whole else None  # type: ignore[index]
+        found.append(float("nan") if sums is None else float(metric.reduce(sums)))
+    return found
+
+
+def crossing(mine: list[float], theirs: list[float]) -> str:
+    """From how many training tasks on the first curve is the lower one."""
+    known = [(count, a, b) for count, a, b in zip(COUNTS, mine, theirs, strict=True) if a == a and b == b]
+    lower = [count for place, (count, _, _) in enumerate(known) if all(a < b for _, a, b in known[place:])]
+    return str(lower[0]) if lower else f"> {known[-1][0]}" if known else "-"
+
+
+def lowest(curves: list[list[float]]) -> list[float]:
+    """The lowest at each number of tasks: the best baseline, chosen by the test."""
+    return [min(values) if all(v == v for v in values) else float("nan") for values in zip(*curves, strict=True)]
+
+
+def table(results: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for known in SHOTS:
+        lines += [
+            f"\n### {known} known point{'s' * (known > 1)}: NLL, autofit / best baseline from the same tasks\n",
+            "| family | "
+            + " | ".join(f"{count} tasks" for count in COUNTS)
+            + " | each task by itself | lower than both from |",
+            "|---" * (len(COUNTS) + 3) + "|",
+        ]
+        for family in FAMILIES:
+            mine = curve(results, "autofit", family, known, NLL())
+            shared = lowest([curve(results, n, family, known, NLL()) for n in BASELINES if n not in ALONE])
+            alone = lowest([curve(results, n, family, known, NLL()) for n in ALONE])
+            if all(value != value for value in mine):
+                continue
+            cells = [f"{a:.2f} / {b:.2f}" if a == a else "" for a, b in zip(mine, shared, strict=True)]
+            last = [value for value in alone if value == value]
+            best = f"{last[-1]:.2f}" if last else ""
+            lines.append(f"| {family} | {' | '.join(cells)} | {best} | {crossing(mine, lowest([shared, alone]))} |")
+        lines.append("\n90% coverage of autofit, mean over families: " + _coverages(results, known))
+    failed = [f"{key}: {row}" for key, row in results.items() if isinstance(row, str)]
+    return "\n".join(lines + ([f"\nFailed: {'; '.join(failed)}"] if failed else []))
+
+
+def _coverages(results: dict[str, Any], known: int) -> str:
+    each = torch.tensor([curve(results, "autofit", family, known, Coverage(0.9)) for family in FAMILIES])
+    return ", ".join(f"{value:.3f} at {count}" for count, value in zip(COUNTS, each.nanmean(0).tolist(), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--learners", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--counts", nargs="+", type=int, choices=COUNTS, default=list(COUNTS))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    entries = [
+        (name, family, count, seed)
+        for family in arguments.families
+        for count in arguments.counts
+        for seed in arguments.seeds
+        for name in arguments.learners
+    ]
+    for name, family, count, seed in () if arguments.table else entries:
+        key = f"{name}; {family}; {count}; {seed}"
+        if key not in load(RESULTS):
+            try:
+                result: Any = run(name, family, count, seed)
+            except Exception as error:  # one failure must not end hours of work; the table names it
+                result = f"{type(error).__name__}: {error}"
+            if result is not None:
+                keep(RESULTS, key, result)
+                print(key, result if isinstance(result, str) else f"{result['seconds']:.1f} s", flush=True)
+    print(table(load(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()
