@@ -34,7 +34,9 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("page", ["extending", "likelihoods", "pictures", "streams", "tables", "targets", "text", "translation"])
+@pytest.mark.parametrize(
+    "page", ["extending", "likelihoods", "pictures", "streams", "tables", "targets", "text", "translation"]
+)
 def test_page(page: str) -> None:
     path = Path(__file__).parent.parent / "docs" / f"{page}.md"
     assert doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS).failed == 0

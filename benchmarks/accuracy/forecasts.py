@@ -7,10 +7,10 @@
 
 The five families of `tasks.Longitudinal` with times, at least 60 tasks, and the most points. A partition (seed) cuts their tasks
 into five folds, each of which is the test once, so that every task is tested. The test knows a task's first 3 and first 5 points
-and asks all later ones. Of the other tasks three learners are trained, each on two thirds; the last third chooses its steps, by the
-NLL, and its temperature (`Calibrated`); the three are mixed (`Ensemble`). In training and validation as many points are known,
+and asks all later ones. Of the other tasks three learners are trained, each on two thirds; the last third chooses its steps, by
+the NLL, and its temperature (`Calibrated`); the three are mixed (`Ensemble`). In training and validation as many are known,
 divided in the order of time, or at random, which is all that differs. Settings were chosen on seed 1; the figures are those of
-seeds 21 to 23. Every finished run is kept in results/forecasts.json. Intervals are bootstraps over tasks, whose partitions add up.
+seeds 21 to 23. Every finished run is kept in results/forecasts.json. Intervals are bootstraps over tasks: partitions add up.
 """
 
 from __future__ import annotations
