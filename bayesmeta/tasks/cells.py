@@ -40,8 +40,14 @@ def categories(column: Any) -> tuple[Level, ...]:
     return tuple(sorted(shown, key=lambda level: (isinstance(level, str), level)))
 
 
-def read(column: Any, name: Any, levels: Sequence[Level] | None) -> tuple[Array, Array]:
-    """Where a column has no value, and its values ``(rows,)``: numbers, or which of the levels, -1 for none of them."""
+def read(column: Any, name: Any, levels: Sequence[Level] | None, names: str) -> tuple[Array, Array]:
+    """Where a column has no value, and its values ``(rows,)``: numbers, or which of the levels, -1 for none of them.
+
+    Args:
+        column, name: the column, and what it is called.
+        levels: the categories or labels, None for numbers.
+        names: how to say that its texts are names, for messages.
+    """
     if levels is not None:
         codes: dict[Level | None, int] = {level: code for code, level in enumerate(levels)}
         values = np.asarray(column, dtype=object)
@@ -53,9 +59,7 @@ def read(column: Any, name: Any, levels: Sequence[Level] | None) -> tuple[Array,
     except ValueError as error:
         if not any(isinstance(value, str) for value in np.asarray(column, dtype=object)):
             raise
-        raise ValueError(
-            f"{error}. Inputs may be categories, categorical=[{name!r}], and targets labels, classes=[...]"
-        ) from None
+        raise ValueError(f"{error}; if they are names, say {names}") from None
     if np.isinf(numbers).any():
         raise ValueError(
             f"{name}: expected finite numbers, got {count(np.isinf(numbers))} of infinity; drop those rows, or cap the values"

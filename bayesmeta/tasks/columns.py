@@ -113,7 +113,7 @@ class Columns(Setting):
         fills: list[float | None] = []
         for name in bare.x:
             shown = categories(frame[name]) if name in chosen or is_category(frame[name]) else None
-            gaps, values = read(frame[name], name, shown)
+            gaps, values = read(frame[name], name, shown, f"categorical=[{name!r}]")
             if gaps.all() and len(gaps):
                 raise ValueError(f"{name}: expected some values, got none in {len(gaps)} rows; leave it out of x")
             levels.append(shown)
@@ -143,7 +143,7 @@ class Columns(Setting):
         self.check(frame, ("x",))
         parts: list[Array] = []
         for name, levels, fill in zip(self.x, self.levels, self.fills, strict=True):
-            gaps, values = read(frame[name], name, levels)
+            gaps, values = read(frame[name], name, levels, f"categorical=[{name!r}]")
             if gaps.any() and fill is None:
                 remedy = (
                     "none was missing in training, so nothing was learned of it: fill them in"
@@ -174,7 +174,7 @@ class Columns(Setting):
         """
         self.check(frame, ("y",))
         known = self.classes if isinstance(self.classes, tuple) else None
-        found = [read(frame[name], name, known) for name in self.y]
+        found = [read(frame[name], name, known, "classes=[...], their labels") for name in self.y]
         for name, (gaps, values) in zip(self.y, found, strict=True):
             if known is not None and (strange := (values < 0) & ~gaps).any():
                 label = np.asarray(frame[name], dtype=object)[strange][0]

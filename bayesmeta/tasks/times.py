@@ -88,7 +88,7 @@ def within(
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"horizon: expected a length in the unit of order, or of dates a duration such as np.timedelta64(30, 'D'), got "
-                f" {horizon!r} ({error})"
+                f"{horizon!r} ({error})"
             ) from error
         found[task, : len(mine)] = torch.from_numpy(reached)
     near = possible(found, shots).any(1)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import bayesmeta as bm
+from bayesmeta.recorded import kept
 from bayesmeta.tasks import Columns
 
 NAN = float("nan")
@@ -79,7 +80,7 @@ def test_categories_by_their_type_in_its_order_and_those_of_numbers() -> None:
 def test_what_training_showed_decides_and_survives_json() -> None:
     columns = bm.tasks_from_frame(FRAME, **ALL, shots=1).columns
     again = Columns(**json.loads(json.dumps(asdict(columns))))
-    assert again == columns
+    assert again == columns == kept(columns)  # as a learner's file keeps its arguments
     other = FRAME.assign(kind="oak", dose=[NAN, 0.0, 0.0, 0.0, 0.0, 0.0])
     tasks = again.tasks(other, shots=2)
     assert tasks.columns == columns
