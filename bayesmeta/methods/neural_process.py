@@ -13,9 +13,9 @@ or, for the latent one and by default, -(1/M) Σ log (1/S) Σ_s p(y | x, z_s, su
 by point; with `JointPredictive` all points together, -(1/M) log (1/S) Σ_s Π p(y | x, z_s, support) (Foong et al. 2020, eq. 8,
 https://arxiv.org/abs/2007.01332). With a `DeepSet` these are the CNP and the NP (with a deterministic path), with `Attention`
 the TNP-D and the ANP. A `relative` encoder, `RelativeAttention` (the TE-TNP) or `GridConvolution` (the ConvCNP), sees differences
-of inputs alone, and the decoder then reads [r(support, x)], without x: a shifted task has the same answers, shifted. For classes, `ClassPooling` encodes each class by itself, as the
-CNP's section 4.3 does, and here one decoder gives every class its logit, as in Sung et al. 2018, "Learning to Compare",
-https://arxiv.org/abs/1711.06025.
+of inputs alone, and the decoder then reads r(support, x) without x: a shifted task has the same answers, shifted. For classes,
+`ClassPooling` encodes each class by itself, as the CNP's section 4.3 does, and here one decoder gives every class its logit, as
+in Sung et al. 2018, "Learning to Compare", https://arxiv.org/abs/1711.06025.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class NeuralProcess(VariationalLearner):
     Predictions are random: draws of z use torch's global generator.
 
     Args:
-        encoder: the task encoder: `DeepSet` for the NP, `Attention` for the ANP, or as for the conditional one; `ClassPooling` for
-            classes.
+        encoder: the task encoder: `DeepSet` for the NP, `Attention` for the ANP, or as for the conditional one; `ClassPooling`
+            for classes.
         decoder: a network from ``encoder.inputs + encoder.size + latent`` features to outputs, without the inputs beside relative
             encoders; beside `ClassPooling`, to one class's logit.
         likelihood: makes the distribution p(y | x) of the network's outputs; of a spread that depends on x, as in the papers:
