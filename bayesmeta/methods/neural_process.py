@@ -9,11 +9,13 @@ for the latent one, q(z | points) = N(m, s²) from the task's encoding,
     latent:       p(y | x, z, support) = likelihood(decoder([x, r(support, x), z])),
                   loss -(1/M) {E_q(z | support, query) [log p(query | z)] - w KL(q(z | support, query) ‖ q(z | support))}.
 
-or, for the latent one and by default, -(1/M) Σ log (1/S) Σ_s p(y | x, z_s, support) with z_s ~ q(z | support), as at test
-(Foong et al. 2020, eq. 8, https://arxiv.org/abs/2007.01332). With a `DeepSet` these are the CNP and the NP (with a
-deterministic path), with `Attention` the TNP-D and the ANP. For classes, `ClassPooling` encodes each class by itself, as the
-CNP's section 4.3 does, and here one decoder gives every class its logit, as in Sung et al. 2018, "Learning to Compare",
-https://arxiv.org/abs/1711.06025.
+or, for the latent one and by default, -(1/M) Σ log (1/S) Σ_s p(y | x, z_s, support) with z_s ~ q(z | support), as at test, point
+by point; with `JointPredictive` all points together, -(1/M) log (1/S) Σ_s Π p(y | x, z_s, support) (Foong et al. 2020, eq. 8,
+https://arxiv.org/abs/2007.01332). With a `DeepSet` these are the CNP and the NP (with a deterministic path), with `Attention`
+the TNP-D and the ANP. A `relative` encoder, `RelativeAttention` (the TE-TNP) or `GridConvolution` (the ConvCNP), sees differences
+of inputs alone, and the decoder then reads r(support, x) without x: a shifted task has the same answers, shifted. For classes,
+`ClassPooling` encodes each class by itself, as the CNP's section 4.3 does, and here one decoder gives every class its logit, as
+in Sung et al. 2018, "Learning to Compare", https://arxiv.org/abs/1711.06025.
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ class ConditionalNeuralProcess(Learner):
     All of its uncertainty is the likelihood's, so use one whose spread depends on x: `HeteroscedasticGaussian`.
 
     Args:
-        encoder: the task encoder: `DeepSet` for the CNP, `Attention` for the TNP-D; `ClassPooling` for classes.
-        decoder: a network from ``encoder.inputs + encoder.size`` features to outputs; beside `ClassPooling`, to one class's
-            logit.
+        encoder: the task encoder: `DeepSet` for the CNP, `Attention` for the TNP-D, `RelativeAttention` and `GridConvolution` for
+            tasks that may lie elsewhere; `ClassPooling` for classes.
+        decoder: a network from ``encoder.inputs + encoder.size`` features to outputs, from ``encoder.size`` beside the two
+            relative encoders; beside `ClassPooling`, to one class's logit.
         likelihood: makes the distribution p(y | x) of the network's outputs.
 
     Example:
@@ -90,13 +93,14 @@ class NeuralProcess(VariationalLearner):
     Predictions are random: draws of z use torch's global generator.
 
     Args:
-        encoder: the task encoder: `DeepSet` for the NP, `Attention` for the ANP; `ClassPooling` for classes.
-        decoder: a network from ``encoder.inputs + encoder.size + latent`` features to outputs; beside `ClassPooling`, to one
-            class's logit.
+        encoder: the task encoder: `DeepSet` for the NP, `Attention` for the ANP, or as for the conditional one; `ClassPooling`
+            for classes.
+        decoder: a network from ``encoder.inputs + encoder.size + latent`` features to outputs, without the inputs beside relative
+            encoders; beside `ClassPooling`, to one class's logit.
         likelihood: makes the distribution p(y | x) of the network's outputs; of a spread that depends on x, as in the papers:
             `HeteroscedasticGaussian`.
         latent: the number of entries of z; beside `ClassPooling`, of each class's.
-        objective: what training descends, `Predictive` or an `ELBO`, whose `kl_weight` is w.
+        objective: what training descends, `Predictive`, `JointPredictive`, or an `ELBO`, whose `kl_weight` is w.
 
     Example:
         >>> learner = NeuralProcess(Attention(1, 1), MLP(1 + 64 + 16, 2), HeteroscedasticGaussian())
