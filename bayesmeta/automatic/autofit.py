@@ -113,9 +113,11 @@ def autofit(
             do, or more steps would help.
 
     Example:
+        >>> import warnings
         >>> frame = {"boy": [i // 6 for i in range(36)], "age": [i % 6 for i in range(36)]}
-        >>> frame["height"] = [80 + 6.0 * age + 3 * boy + (age * boy) % 2 for boy, age in zip(frame["boy"], frame["age"])]
-        >>> learner = autofit(frame, task="boy", x="age", y="height", steps=4, progress=False)
+        >>> frame["height"] = [80 + (5 + boy % 3) * age + (age * boy) % 2 for boy, age in zip(frame["boy"], frame["age"])]
+        >>> with warnings.catch_warnings(action="ignore"):  # of few tasks, and few steps
+        ...     learner = autofit(frame, task="boy", x="age", y="height", steps=4, progress=False)
         >>> learner(points([0.0, 1.0], [81.0, 88.0]))([5.0]).mean.shape
         torch.Size([1, 1, 1])
     """

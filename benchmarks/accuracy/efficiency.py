@@ -1,12 +1,12 @@
 """How many tasks pay: skill against the number of training tasks and of known points, on ten families of real tasks.
 
-    python benchmarks/accuracy/efficiency.py                              # all of it
-    python benchmarks/accuracy/efficiency.py --families milk --counts 12 # some entries; several calls may run at once
-    python benchmarks/accuracy/efficiency.py --table                      # prints what is there
+    python benchmarks/accuracy/efficiency.py                               # all of it
+    python benchmarks/accuracy/efficiency.py --families milk --counts 12  # some entries; several calls may run at once
+    python benchmarks/accuracy/efficiency.py --table                       # prints what is there
 
-Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each number's
-tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the same for
-all. Baselines are of two kinds: those that learn from the same training tasks, and those that look at each task by itself (these
+Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each
+number's tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the
+same for all. Baselines are of two kinds: those that learn from the same training tasks, and those that look at each task by itself (these
 take from training tasks the unit of x and y, and the spread of their errors). Every finished run is kept in
 results/efficiency.json.
 """
