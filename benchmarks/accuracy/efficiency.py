@@ -6,8 +6,8 @@
 
 Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each
 number's tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the
-same for all. Baselines are of two kinds: those that learn from the same training tasks, and those that look at each task by itself
-(these take from training tasks the unit of x and y, and the spread of their errors). Every finished run is kept in
+same for all. Baselines are of two kinds: those that learn from the same training tasks, and those that look at each task alone,
+which take from training tasks the unit of x and y and the spread of their errors. Every finished run is kept in
 results/efficiency.json.
 """
 
