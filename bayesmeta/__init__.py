@@ -7,6 +7,7 @@ Here are the verbs, the core types, the methods and the wrappers; the rest is in
 """
 
 from bayesmeta import (
+    baselines,
     distributions,
     encoders,
     evaluation,
@@ -135,6 +136,7 @@ __all__ = [
     "Standardized",
     "TaskSource",
     "Warped",
+    "baselines",
     "chained",
     "check",
     "compare",
