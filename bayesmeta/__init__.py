@@ -7,6 +7,7 @@ Here are the verbs, the core types, the methods and the wrappers; the rest is in
 """
 
 from bayesmeta import (
+    baselines,
     distributions,
     encoders,
     evaluation,
@@ -139,6 +140,7 @@ __all__ = [
     "TaskSource",
     "Warped",
     "autofit",
+    "baselines",
     "chained",
     "check",
     "compare",

@@ -175,6 +175,10 @@ class BlendFamily(Family):
         each = torch.stack([family(part).cdf(part, value) for part in d.parts], -1)
         return (d.log_weights.exp() * each).sum(-1)
 
+    def below(self, d: Any) -> Callable[[Tensor], Tensor]:
+        weights, each = d.log_weights.exp().unbind(-1), [family(part).below(part) for part in d.parts]
+        return lambda value: sum(w * ask(value) for w, ask in zip(weights, each, strict=True))
+
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         lows, highs = zip(*(family(part).bracket(part) for part in d.parts), strict=True)
         return torch.stack(lows).amin(0), torch.stack(highs).amax(0)

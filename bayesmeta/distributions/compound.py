@@ -119,6 +119,11 @@ class MixtureFamily(Family):
         weights, components = d.mixture_distribution.logits.softmax(-1), d.component_distribution
         return (weights * family(components).cdf(components, value[..., None])).sum(-1)
 
+    def below(self, d: Any) -> Callable[[Tensor], Tensor]:
+        weights = d.mixture_distribution.logits.softmax(-1)
+        each = family(d.component_distribution).below(d.component_distribution)
+        return lambda value: (weights * each(value[..., None])).sum(-1)
+
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         lows, highs = family(d.component_distribution).bracket(d.component_distribution)
         return lows.amin(-1), highs.amax(-1)

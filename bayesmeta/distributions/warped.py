@@ -95,6 +95,13 @@ def _between(warp: Warp, y: Tensor) -> tuple[Tensor, Tensor]:
     return inside, torch.where(inside, y, warp.inverse(torch.zeros_like(y)))
 
 
+def _seen_through(warp: Warp, cdf: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """The cdf of numbers whose warp has the given one."""
+    low, high = warp.bounds
+    _, safe = _between(warp, value)
+    return cdf(warp(safe)).masked_fill(value <= low, 0.0).masked_fill(value >= high, 1.0)
+
+
 @register(Unwarped)
 class UnwarpedFamily(Family):
     """What is asked of it is asked of the base; a mixture of numbers of one warp has that warp."""
@@ -128,10 +135,11 @@ class UnwarpedFamily(Family):
         return d.warp.expects
 
     def cdf(self, d: Any, value: Tensor) -> Tensor:
-        low, high = d.warp.bounds
-        _, safe = _between(d.warp, value)
-        below = family(d.base).cdf(d.base, d.warp(safe))
-        return below.masked_fill(value <= low, 0.0).masked_fill(value >= high, 1.0)
+        return _seen_through(d.warp, lambda z: family(d.base).cdf(d.base, z), value)
+
+    def below(self, d: Any) -> Callable[[Tensor], Tensor]:
+        base = family(d.base).below(d.base)
+        return lambda value: _seen_through(d.warp, base, value)
 
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         low, high = family(d.base).bracket(d.base)

@@ -71,7 +71,8 @@ def compare(
         clusters: which unit to draw anew in the intervals, as in `evaluate`.
         against: the name of the learner that the others are compared with, task by task: `Comparison.differences` then holds each
             figure minus its, with an interval. Distances from perfection, such as the ECE, have none.
-        train: meta-training tasks, on which every learner is trained by `fit`, in place; if None, learners are taken as they are.
+        train: meta-training tasks, on which every learner that has something to train is trained by `fit`, in place; if None,
+            learners are taken as they are.
         steps: of `fit`.
         seed: of training and evaluation; torch's global generator is not touched.
         page: where to write an HTML page with table and pictures; needs matplotlib. Whether it can be written is looked at first;
@@ -110,7 +111,7 @@ def compare(
     sums: dict[str, list[Tensor]] = {}
     for name, learner in learners.items():
         seconds[name] = {}
-        if train is not None and isinstance(learner, Learner):
+        if train is not None and isinstance(learner, Learner) and any(p.requires_grad for p in learner.parameters()):
             history = fit(learner, train, steps=steps, seed=seed, progress=progress)
             seconds[name]["training"] = history.seconds
         began = time.perf_counter()

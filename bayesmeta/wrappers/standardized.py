@@ -17,6 +17,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Likelihood
 from bayesmeta.posterior import Posterior
 from bayesmeta.posteriors import Transformed
+from bayesmeta.warps import Warp
 
 __all__ = ["Standardized"]
 
@@ -40,7 +41,7 @@ class Standardized(Learner):
     Raises:
         TypeError: the learner is no learner, or standardised already.
         ValueError: a number is not finite or a scale not above 0; a location and its scale differ in shape; targets of a discrete
-            likelihood would be scaled. At a call, x or y has another event shape.
+            likelihood, or of a `Warped` learner, would be scaled. At a call, x or y has another event shape.
 
     Example:
         >>> learner = Standardized(MAML(MLP(1, 1), Gaussian()), x_loc=8.0, x_scale=4.0, y_loc=120.0, y_scale=25.0)
@@ -58,6 +59,7 @@ class Standardized(Learner):
         _check_unscaled(learner)
         self.learner = learner
         self._discrete = _is_discrete(learner)
+        self._warped = any(isinstance(getattr(part, "warp", None), Warp) for part in learner.modules())
         for name, loc, scale in (("x", x_loc, x_scale), ("y", y_loc, y_scale)):
             loc, scale = (self._number(f"{name}_{part}", value) for part, value in (("loc", loc), ("scale", scale)))
             if loc.shape != scale.shape or not loc.isfinite().all() or not ((scale > 0) & scale.isfinite()).all():
@@ -65,7 +67,14 @@ class Standardized(Learner):
                     f"{name}_scale: expected finite numbers above 0 of the shape of {name}_loc, got {scale.tolist()} beside "
                     f"{loc.tolist()}; Standardized.from_tasks(learner, tasks) computes both"
                 )
-        if self._discrete and ((self.y_loc != 0).any() or (self.y_scale != 1).any()):
+        moved = bool((self.y_loc != 0).any() or (self.y_scale != 1).any())
+        if self._warped and moved:
+            raise ValueError(
+                "y_scale: expected targets of a Warped learner as they are, y_loc 0 and y_scale 1, got "
+                f"{self.y_loc.tolist()} and {self.y_scale.tolist()}; standardise within the warp, "
+                "Warped.from_tasks(learner, warp, tasks)"
+            )
+        if self._discrete and moved:
             raise ValueError(
                 "y_scale: expected targets of a discrete likelihood as they are, y_loc 0 and y_scale 1, got "
                 f"{self.y_loc.tolist()} and {self.y_scale.tolist()}; leave both out"
@@ -165,7 +174,7 @@ class Standardized(Learner):
             y = (points.y - y_loc) / y_scale if points.y.is_floating_point() else points.y
             return Points(scale(points.x), y, points.mask)
 
-        scaled = support.y.is_floating_point() and not self._discrete
+        scaled = support.y.is_floating_point() and not (self._discrete or self._warped)
         return Transformed(inner, support, scale, unscale if scaled else None, further)
 
     def loss(self, episode: Episode) -> Tensor:

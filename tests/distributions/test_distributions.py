@@ -28,6 +28,7 @@ from bayesmeta.distributions import (
     temper,
     undefined,
 )
+from bayesmeta.distributions.family import family as family_of
 from bayesmeta.metrics import CRPS, Coverage, Width
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -86,6 +87,14 @@ def test_student_cdf_equals_scipys(df, dtype):
     rounded = ((0.5 + 2 * t - 0.5) / 2).double().numpy()
     exact = torch.from_numpy(scipy.stats.t.cdf(rounded, torch.tensor(df, dtype=dtype).item()))
     torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-9 if dtype == torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("df", [1.5, 2.1, 5.0, 100.0, 1e6])
+def test_a_table_of_students_cdf_is_it_to_seven_digits(df):
+    t = torch.cat([torch.linspace(-8, 8, 2001, dtype=D), torch.tensor([-1e9, -1e3, 1e3, 1e9], dtype=D)])
+    d = dist.StudentT(torch.full_like(t, df), 0.5, 2.0)
+    exact = torch.from_numpy(scipy.stats.t.cdf(t.numpy(), df))
+    torch.testing.assert_close(family_of(d).below(d)(0.5 + 2 * t), exact, rtol=0, atol=1e-7)
 
 
 def test_normal_cdf_and_quantile_equal_scipys():

@@ -115,6 +115,15 @@ def test_it_is_standardised_on_the_warped_scale() -> None:
     torch.testing.assert_close(inner.y_scale, seen.std((0, 1), correction=0))
 
 
+def test_inputs_may_be_standardised_around_it() -> None:
+    inner, given = bm.Warped(alpaca(), LOG), task(3)
+    around = bm.Standardized(inner, x_loc=1.0, x_scale=2.0).double()
+    torch.testing.assert_close(
+        around(given)(given.x).log_prob(given.y),
+        inner(given._replace(x=(given.x - 1) / 2))((given.x - 1) / 2).log_prob(given.y),
+    )
+
+
 def test_the_loss_is_the_nll_in_the_users_units_up_to_a_constant() -> None:
     tasks = warped_tasks()
     learner = bm.Warped(alpaca(), bm.warps.Log())
@@ -250,9 +259,12 @@ def test_bad_arguments_are_named() -> None:
         posterior.joint(task(2).x)
     with pytest.raises(NotImplementedError, match=r"Warped\(OwnScale\(learner\), warp\)"):
         bm.OwnScale(bm.Warped(alpaca(), LOG)).double()(task(3))
-    outside = bm.Standardized(bm.Warped(alpaca(), bm.warps.Log1p(4.0)), x_loc=0.0, x_scale=1.0, y_loc=0.0, y_scale=2.0)
-    with pytest.raises(TypeError, match=r"Warped.from_tasks\(learner, warp, tasks\)"):
-        outside.double()(task(3))(task(2).x)
+    for build in (
+        lambda learner: bm.Standardized(learner, x_loc=0.0, x_scale=1.0, y_loc=0.0, y_scale=2.0),
+        lambda learner: bm.Standardized.from_tasks(learner, [bm.Episode(task(3), task(3))]),
+    ):
+        with pytest.raises(ValueError, match=r"y_scale: .* Warped.from_tasks\(learner, warp, tasks\)"):
+            build(bm.Warped(alpaca(), LOG))
     plain = bm.Warped(bm.OwnScale(alpaca()), bm.warps.Log()).double()(task(3))(task(2).x)
     assert (plain.mean == math.inf).all()
 
