@@ -31,14 +31,14 @@ from bayesmeta.evaluation import Predictor
 from bayesmeta.metrics import CRPS, NLL, Coverage, EnergyScore, Metric, bootstrap
 from bayesmeta.randomness import seeded
 from bayesmeta.tasks.longitudinal import FAMILIES
-from benchmarks.accuracy.baselines import BASELINES
 from benchmarks.accuracy.longitudinal import DIVISIONS, SHOTS, Split
+from benchmarks.accuracy.table_baselines import TABLE_BASELINES
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results"
 SEEDS = (21, 22, 23, 24)
-ALONE = "ALPaCA, own scale"
-NAMES = ["autofit", ALONE, *BASELINES]
+SINGLE = "ALPaCA, own scale"
+NAMES = ["autofit", SINGLE, *TABLE_BASELINES]
 METRICS: dict[str, Metric] = {"NLL": NLL(), "CRPS": CRPS(), "coverage": Coverage(0.9)}
 DRAWN: dict[str, Metric] = {**METRICS, "CRPS": EnergyScore(256)}
 """For mixtures, whose CRPS has no closed form: of one target the energy score is the same, by draws and without bias."""
@@ -69,10 +69,10 @@ def run(name: str, family: str, seed: int, inner: bool) -> dict[str, Any]:
             "temperature": report.temperature,
             "held out": {"NLL": report.nll, "coverage": report.coverage},
         }
-    elif name == ALONE:
+    elif name == SINGLE:
         predictor = alone(tasks)
     else:
-        predictor = BASELINES[name](tasks)
+        predictor = TABLE_BASELINES[name](tasks)
     seconds = {"seconds": time.perf_counter() - began, "CPU seconds": time.process_time() - worked}
     names = [split.everything.names[task] for task in asked.tolist()]
     return found | seconds | {"tasks": names, "test": figures(predictor, split, asked)}
@@ -88,7 +88,7 @@ def figures(predictor: Predictor, split: Split, asked: Tensor) -> dict[str, dict
             support, query = tasks[division]
             with torch.no_grad(), seeded(division):
                 prediction = predictor(support)(query.x)
-                for name, metric in (DRAWN if isinstance(predictor, bm.Learner) else METRICS).items():
+                for name, metric in (DRAWN if isinstance(predictor, bm.AutoFit) else METRICS).items():
                     row = metric.statistic(prediction, query)
                     sums[name] = sums[name] + row if division else row
         rows[str(shots)] = {name: row.tolist() for name, row in sums.items()}
@@ -133,7 +133,7 @@ def table(results: dict[str, Any], seeds: list[int]) -> str:
     won = lost = close = covered = beyond = alone_covered = count = 0
     coverages = []
     for family in FAMILIES:
-        known = [name for name in BASELINES if (name, family) in whole_]
+        known = [name for name in TABLE_BASELINES if (name, family) in whole_]
         if ("autofit", family) not in whole_ or not known:
             continue
         mine, count = runs["autofit", family], count + 1
@@ -142,7 +142,7 @@ def table(results: dict[str, Any], seeds: list[int]) -> str:
         ratio = value(mine, crps) / min(value(runs[name, family], crps) for name in known)
         rows = pooled(mine, coverage)
         share, error = value(mine, coverage), clustered_error(rows)
-        other = value(runs[ALONE, family], coverage) if (ALONE, family) in whole_ else float("nan")
+        other = value(runs[SINGLE, family], coverage) if (SINGLE, family) in whole_ else float("nan")
         won, lost, close = won + (gap < 0), lost + (gap > 0.05), close + (ratio <= 1.02)
         covered, beyond = covered + (0.85 <= share <= 0.95), beyond + (abs(share - 0.9) > 2 * error)
         alone_covered += 0.85 <= other <= 0.95

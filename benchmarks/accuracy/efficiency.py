@@ -25,8 +25,8 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta.metrics import NLL, Coverage, Metric
 from bayesmeta.randomness import seeded
-from benchmarks.accuracy.baselines import BASELINES
 from benchmarks.accuracy.longitudinal import Split
+from benchmarks.accuracy.table_baselines import ALONE, TABLE_BASELINES
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency.json"
@@ -43,9 +43,7 @@ FAMILIES = (
     "pbcseq",
 )
 SEEDS, COUNTS, SHOTS, DIVISIONS = (31, 32, 33), (3, 6, 12, 25, 50, 100), (1, 3, 5), 2
-ALONE = ("GP per task", "last value", "mean")
-"""Baselines that look at each task by itself."""
-NAMES = ["autofit", *BASELINES]
+NAMES = ["autofit", *TABLE_BASELINES]
 METRICS: list[Metric] = [NLL(), Coverage(0.9)]
 
 
@@ -59,7 +57,7 @@ def run(name: str, family: str, count: int, seed: int) -> dict[str, Any] | None:
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few tasks: that is the question
-        predictor: Any = bm.autofit(tasks, progress=False) if name == "autofit" else BASELINES[name](tasks)
+        predictor: Any = bm.autofit(tasks, progress=False) if name == "autofit" else TABLE_BASELINES[name](tasks)
     seconds = time.process_time() - began
     return {"seconds": seconds} | {str(known): asked(predictor, split, known) for known in shots}
 
@@ -112,7 +110,7 @@ def table(results: dict[str, Any]) -> str:
         ]
         for family in FAMILIES:
             mine = curve(results, "autofit", family, known, NLL())
-            shared = lowest([curve(results, n, family, known, NLL()) for n in BASELINES if n not in ALONE])
+            shared = lowest([curve(results, n, family, known, NLL()) for n in TABLE_BASELINES if n not in ALONE])
             alone = lowest([curve(results, n, family, known, NLL()) for n in ALONE])
             if all(value != value for value in mine):
                 continue
