@@ -10,8 +10,8 @@ into five folds, each of which is the test once, so that every task is tested. T
 and asks all later ones. Of the other tasks three learners are trained, each on two thirds; the last third chooses its steps, by
 the NLL, and its temperature (`Calibrated`); the three are mixed (`Ensemble`). All that is done twice, on the targets and on their
 logarithms (`Warped`): the lower NLL of what was held out chooses. In training and validation as many points are known, divided in
-the order of time, or at random, which is all that differs. All else was chosen on seed 1; the figures are of seeds 21 to 23. Every
-finished run is kept in results/forecasts.json. Intervals are bootstraps over tasks: partitions add up.
+the order of time, or at random, which is all that differs. All else was chosen on seed 1; the figures are of seeds 21 to 23.
+Finished runs are kept in results/forecasts.json. Intervals are bootstraps over tasks: partitions add up.
 """
 
 from __future__ import annotations
