@@ -17,7 +17,7 @@ from bayesmeta.automatic.folds import Folds
 from bayesmeta.automatic.members import MEMBERS
 from bayesmeta.automatic.report import Report
 from bayesmeta.automatic.run import Run
-from bayesmeta.automatic.whole import Tempering, judged, whole
+from bayesmeta.automatic.whole import Tempering, judged, together, whole
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
@@ -81,7 +81,8 @@ def autofit(
 
     Tasks are cut into 5 folds, and each member is trained once without each of them, in one batch. The folds left out decide
     after how many steps each member is best, how much it counts (`bayesmeta.automatic.choice.best_shares`), and one temperature.
-    What is returned is the mixture of the copies of all members that count.
+    What is returned is the mixture of the copies of all members that count; together they are surer than each was by itself
+    (`bayesmeta.automatic.whole.together`).
 
     Members are shown what they will be asked: tasks with as many known points as `shots` says, at random or, with `order`, the
     earliest ones, and later ones to predict.
@@ -135,6 +136,7 @@ def autofit(
     shares = best_shares(run.sums.flatten(0, 1).T, seed).reshape(run.best.shape)
     temperature = shrunk_temperature(Tempering(run, shares), count)
     nll, coverage = judged(run, shares, temperature, [NLL(), Coverage(0.9)])
+    temperature *= together(run, shares)  # after the copies were judged, each by itself
     learner = whole(run, shares, temperature, range(len(run.folds.held)))
     report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began)
     for said in report.warnings:

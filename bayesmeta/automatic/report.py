@@ -27,7 +27,7 @@ class Report(Setting):
     weights: tuple[float, ...]
     """Of each in the mixture; they sum to 1."""
     temperature: float
-    """What the standard deviations of all are multiplied by."""
+    """What the standard deviations of all are multiplied by, in the mixture of all copies."""
     nll: tuple[float, float, float]
     coverage: tuple[float, float, float]
     """Of 90 % intervals."""

@@ -16,7 +16,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.metrics import Metric
 from bayesmeta.wrappers import Calibrated, Ensemble
 
-__all__ = ["Tempering", "judged", "whole"]
+__all__ = ["Tempering", "judged", "narrowed", "together", "whole"]
 
 
 def whole(run: Run, shares: Tensor, temperature: float, folds: Sequence[int]) -> Learner:
@@ -65,6 +65,37 @@ class Tempering:
             each = [share + temper(d, factor).log_prob(y) - volume for share, d, y, volume in found]
             total -= float((torch.stack(each).logsumexp(0).double() * real).sum())
         return total / self.count
+
+
+@torch.no_grad()
+def together(run: Run, shares: Tensor) -> float:
+    """By what the temperature of one copy is to be multiplied for the mixture of all K copies.
+
+    A copy's answers are as far off as s, which its temperature sees to: s² = e² + d², where copies differ by d, and infinitely
+    many together would be off by e. The mean of K is off by e² + d²/K, and their mixture's variance is larger than one copy's by
+    (1 - 1/K) d². So each part is to have s² - 2 (1 - 1/K) d². Copies are compared on the held-out tasks.
+
+    Args:
+        run, shares: as of `whole`.
+    """
+    count = len(run.folds.held)
+    total = weight = 0.0
+    for fold in range(count):
+        for member, place in (shares > 0).nonzero().tolist():
+            support, query = _of(run.asked.standard, place * count + fold)
+            each = [run.learner(member, place, copy)(support)(query.x) for copy in range(count)]
+            means, variances = torch.stack([d.mean for d in each]), torch.stack([d.variance for d in each])
+            factor = narrowed(means, variances).mean(-1) * query.mask * run.asked.real[fold][:, None]
+            total += float(shares[member, place]) * float(factor.sum())
+            weight += float(shares[member, place] * (query.mask * run.asked.real[fold][:, None]).sum())
+    return total / weight
+
+
+def narrowed(means: Tensor, variances: Tensor) -> Tensor:
+    """The factor of standard deviations of `together`, from means and variances of K copies ``(K, ...)``: at least one half."""
+    count = len(means)
+    apart = means.var(0) / variances.mean(0)
+    return (1 - 2 * (1 - 1 / count) * apart).clamp(min=0.25).sqrt()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from bayesmeta.automatic.copies import Copies
 from bayesmeta.automatic.folds import Folds
 from bayesmeta.automatic.members import MEMBERS
 from bayesmeta.automatic.run import Run
-from bayesmeta.automatic.whole import judged, whole
+from bayesmeta.automatic.whole import judged, narrowed, whole
 from bayesmeta.metrics import NLL, Coverage, difference
 from bayesmeta.tasks import LinearGaussian
 from bayesmeta.warps import Log
@@ -108,6 +108,17 @@ def test_temperatures_shrink_where_tasks_are_few() -> None:
         assert tasks * (1 - 4 / value**2) + math.log(value) / 0.04 == pytest.approx(0, abs=0.2 * (tasks + 25))
     assert 1 < found[1] < found[10] < found[100_000]
     assert found[100_000] == pytest.approx(2, abs=0.04)
+
+
+def test_copies_together_are_as_far_off_as_they_say() -> None:
+    # 5 copies, each off by a common error of variance 1 and one of its own of 0.2, and each right to say 1.2. The error of their
+    # mean has 1 + 0.2 / 5, and so must their mixture. Of 200,000 points: 4 standard errors.
+    common, own = torch.randn(200_000), 0.2**0.5 * torch.randn(5, 200_000)
+    factor = narrowed(own, torch.full_like(own, 1.2)).square().mean()
+    said = factor * 1.2 + own.var(0, correction=0).mean()
+    off = (common + own.mean(0)).square().mean()
+    assert said.item() == pytest.approx(1.04, abs=0.005)
+    assert off.item() == pytest.approx(said.item(), abs=0.02)
 
 
 def test_the_report_says_what_evaluate_says() -> None:
