@@ -74,10 +74,8 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     norm = centred.square().sum(-1)
     distance = (norm[..., None] + norm[..., None, :] - 2 * centred @ centred.mT).clamp(min=0)  # (..., K, K)
     others = distance.detach().flatten(-2).sort(-1).values[..., count:]  # without the K zeros of each with itself
-    if count > 1:
-        bandwidth = others[..., others.shape[-1] // 2] / math.log(count)
-    else:
-        bandwidth = torch.ones_like(distance[..., 0, 0])
+    median = others[..., others.shape[-1] // 2] if count > 1 else torch.ones_like(distance[..., 0, 0])
+    bandwidth = median / (math.log(count) or 1.0)
     bandwidth = bandwidth.clamp(min=1e-6).maximum(1e-4 * norm.detach().amax(-1))  # rounding decides what is smaller
     bandwidth = bandwidth[..., None, None]
     kernel = torch.exp(-distance / bandwidth)
