@@ -1,6 +1,6 @@
 """Do forecasts keep their promise? Learners trained on chronological divisions, and on random ones, both asked about the future.
 
-    python benchmarks/accuracy/forecasts.py                                  # all of it: about 2 hours on one core
+    python benchmarks/accuracy/forecasts.py                                  # all of it: about 100 minutes on one core
     python benchmarks/accuracy/forecasts.py --families milk --learners CNP   # some; calls may run side by side
     python benchmarks/accuracy/forecasts.py --seeds 1                        # the partition on which settings were chosen
     python benchmarks/accuracy/forecasts.py --table                          # prints what is there

@@ -1,6 +1,6 @@
 """Does a table cost anything? Columns as they come beside an encoding made by hand, no such columns, and boosting.
 
-    python benchmarks/accuracy/frames.py                                   # all of it: about 10 minutes on one core
+    python benchmarks/accuracy/frames.py                                   # all of it: about 5 minutes on one core
     python benchmarks/accuracy/frames.py --ways "by hand" --seeds 0        # some; calls may run side by side
     python benchmarks/accuracy/frames.py --table                           # prints what is there
 
