@@ -85,8 +85,8 @@ def few_sinusoids(seed: int, shots: int | tuple[int, int] = (1, 20)) -> Syntheti
 LEARNERS: dict[str, Run] = {
     "matern; DeepSet": Run(lambda: conditional(DeepSet(1, 1)), 12_000, 3e-3),
     "matern; Attention": Run(lambda: conditional(Attention(1, 1)), 4_500, 1e-3),
-    "matern; RelativeAttention": Run(lambda: conditional(RelativeAttention(1, 1, 32)), 3_000, 3e-3),
-    "matern; GridConvolution": Run(lambda: conditional(GridConvolution(1, 1)), 3_200, 1e-3),
+    "matern; RelativeAttention": Run(lambda: conditional(RelativeAttention(1, 1, 32)), 2_600, 3e-3),
+    "matern; GridConvolution": Run(lambda: conditional(GridConvolution(1, 1)), 2_900, 1e-3),
     "sawtooth; Attention": Run(lambda: conditional(Attention(1, 1)), 9_000, 1e-3),
     "sawtooth; RelativeAttention": Run(lambda: conditional(RelativeAttention(1, 1, 32)), 3_000, 3e-3),
     "sawtooth; GridConvolution": Run(
