@@ -234,10 +234,12 @@ def test_frames_are_tables_too(tmp_path: Path) -> None:
     assert bm.load(tmp_path / "table.bayesmeta").columns == learner.columns
 
 
-def test_several_targets() -> None:
-    tasks = bm.tasks_from_arrays(*arrays(targets=2), shots=(1, 4))
+def test_several_targets_in_their_own_type() -> None:
+    tasks = bm.tasks_from_arrays(*arrays(targets=2), shots=(1, 4), dtype=torch.float64)
     support, query = tasks[0]
-    assert fitted(tasks, steps=1)(support)(query.x).event_shape == (2,)
+    prediction = fitted(tasks, steps=1)(support)(query.x)
+    assert prediction.event_shape == (2,)
+    assert prediction.log_prob(query.y).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
