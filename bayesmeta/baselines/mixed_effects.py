@@ -15,7 +15,7 @@ from bayesmeta.border import as_tensor
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
-from bayesmeta.posteriors import BayesianLinear
+from bayesmeta.posteriors import BayesianLinear, Transformed
 
 __all__ = ["MixedEffects"]
 
@@ -124,7 +124,9 @@ class MixedEffects(Learner):
             return torch.cat([torch.ones_like(scaled[..., :1]), scaled, scaled[..., squares].square()], -1)
 
         nearly = covariance + 1e-10 * noise.square() * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        return BayesianLinear(effects, mean[:, None], nearly, noise, support)  # whose prior must have a density
+        known = support._replace(x=effects(support.x))
+        inner = BayesianLinear(mean[:, None], nearly, noise, known)  # whose prior must have a density
+        return Transformed(inner, support, effects)
 
 
 def _whole(parts: list[tuple[Episode, Tensor]]) -> tuple[Any, Any, Any]:

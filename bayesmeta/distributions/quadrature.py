@@ -51,7 +51,8 @@ def moments_by(
             total, first = total + weight.sum(0), first + (weight * off).sum(0)
             second = second + (weight * off.square()).sum(0)
     mean = first / total
-    return centre + mean, (second / total - mean.square()).clamp(min=0)
+    variance = (second / total - mean.square()).clamp(min=0)
+    return centre + mean, torch.where(second.isinf(), torch.inf, variance)
 
 
 def integrated_crps(d: Any, y: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class RelativeAttention(Encoder):
     prior, stands among the points, without a place.
 
     Differences enter as tanh(2^k (x - x')), k = -2, ..., 3, of every feature: bounded, so that what is far is all alike. Give
-    inputs of about unit size (`Standardized`).
+    inputs of about unit size (`Standardized`). A small network sees each pair of points: time and memory grow with N (N + M).
 
     Args:
         inputs: D, the number of features of x, after `features` if given; a shift is one of these.

@@ -53,27 +53,31 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iter
 
 
 def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
-    """The direction of Stein variational gradient descent for K particles ``(K, P)``, to be added to them.
+    """The direction of Stein variational gradient descent for K particles ``(..., K, P)``, to be added to them.
 
     (1/K) Σ_j [k(θ_j, θ) ∇ log p(θ_j) + ∇_{θ_j} k(θ_j, θ)] with k(θ, θ') = exp(-‖θ - θ'‖² / h), where h is the median of the
     squared distances over log K (Liu & Wang 2016, eq. 8, https://arxiv.org/abs/1608.04471), but no less than float32 can tell
-    from rounding: 1e-4 of the largest squared distance to their mean, and 1e-6.
+    from rounding: 1e-4 of the largest squared distance to their mean, and 1e-6. Leading dimensions are of sets by themselves.
 
     Args:
-        particles: the K points θ that move, ``(K, P)``.
-        scores: ∇ log p at each particle, ``(K, P)``.
+        particles: the K points θ that move, ``(..., K, P)``.
+        scores: ∇ log p at each particle, ``(..., K, P)``.
 
     Example:
         >>> stein_direction(torch.zeros(1, 2), torch.ones(1, 2))  # one particle climbs the density
         tensor([[1., 1.]])
     """
-    count = len(particles)
-    centred = particles - particles.detach().mean(0)  # products of large numbers would round their differences away
+    count = particles.shape[-2]
+    centred = particles - particles.detach().mean(
+        -2, keepdim=True
+    )  # products of large numbers would round differences away
     norm = centred.square().sum(-1)
-    distance = (norm[:, None] + norm - 2 * centred @ centred.mT).clamp(min=0)  # (K, K)
-    others = distance.detach().flatten().sort().values[count:]  # without the K zeros of each with itself
-    bandwidth = others[len(others) // 2] / math.log(count) if count > 1 else distance.new_ones(())
-    bandwidth = bandwidth.clamp(min=1e-6).maximum(1e-4 * norm.detach().max())  # rounding decides what is smaller
+    distance = (norm[..., None] + norm[..., None, :] - 2 * centred @ centred.mT).clamp(min=0)  # (..., K, K)
+    others = distance.detach().flatten(-2).sort(-1).values[..., count:]  # without the K zeros of each with itself
+    median = others[..., others.shape[-1] // 2] if count > 1 else torch.ones_like(distance[..., 0, 0])
+    bandwidth = median / (math.log(count) or 1.0)
+    bandwidth = bandwidth.clamp(min=1e-6).maximum(1e-4 * norm.detach().amax(-1))  # rounding decides what is smaller
+    bandwidth = bandwidth[..., None, None]
     kernel = torch.exp(-distance / bandwidth)
-    laplacian = kernel.sum(1).diag() - kernel  # Σ_j ∇_j k(θ_j, θ_i) is 2 / bandwidth times its product with θ
+    laplacian = kernel.sum(-1).diag_embed() - kernel  # Σ_j ∇_j k(θ_j, θ_i) is 2 / bandwidth times its product with θ
     return (kernel / count) @ scores + 2 / (bandwidth * count) * (laplacian @ centred)

@@ -19,7 +19,6 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from bayesmeta.border import check_count, check_positive
@@ -155,7 +154,7 @@ class PACOHNN(HyperPosteriorLearner):
                 values = values.unflatten(0, (count, self.weights))
                 log_density = self._log_likelihood(values, noise, support).sum() - 0.5 * standard.square().sum()
             (score,) = torch.autograd.grad(log_density, standard)
-            direction = vmap(stein_direction)(standard.detach().flatten(0, 1), score.flatten(0, 1))
+            direction = stein_direction(standard.detach().flatten(0, 1), score.flatten(0, 1))
             standard.grad = -direction.view_as(standard).to(standard)  # another type under autocast
             optimizer.step()
         learned = networks(standard.detach()).movedim(1, 0)

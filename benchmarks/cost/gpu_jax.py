@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,48 @@ def cross_entropy(outputs: Any, y: Any) -> Any:
     return -jax.nn.log_softmax(outputs)[jax.numpy.arange(len(y)), y].mean()
 
 
+def maml(network: Any, criterion: Any, steps: int, rate: float) -> Callable[..., Any]:
+    """The loss of a task after so many inner steps."""
+    import jax
+
+    def task(params: Any, x: Any, y: Any, query_x: Any, query_y: Any) -> Any:
+        adapted = params
+        for _ in range(steps):
+            slopes = jax.grad(lambda p: criterion(network(p, x), y))(adapted)
+            adapted = jax.tree.map(lambda p, g: p - rate * g, adapted, slopes)
+        return criterion(network(adapted, query_x), query_y)
+
+    return task
+
+
+def stepped(loss: Callable[..., Any], params: Any, data: Sequence[Any]) -> Callable[[], None]:
+    """A jitted update by Adam, each from where the last one led."""
+    import jax
+
+    @partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(params: Any, first: Any, second: Any, count: Any, *data: Any) -> Any:
+        value, slopes = jax.value_and_grad(loss)(params, *data)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slopes)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, slopes)
+        m_scale, v_scale = 1 / (1 - 0.9**count), 1 / (1 - 0.999**count)
+        params = jax.tree.map(
+            lambda p, m, v: p - 1e-3 * m * m_scale / (jax.numpy.sqrt(v * v_scale) + 1e-8), params, first, second
+        )
+        return params, first, second, value
+
+    params = jax.tree.map(jax.numpy.array, params)  # a copy: the step takes them over
+    state: Any = (params, jax.tree.map(jax.numpy.zeros_like, params), jax.tree.map(jax.numpy.zeros_like, params))
+    count = 0.0
+
+    def call() -> None:
+        nonlocal state, count
+        count += 1
+        *state, value = step(*state, count, *data)
+        value.block_until_ready()
+
+    return call
+
+
 def update(name: str, precision: str, device: str) -> dict[str, Any]:
     """Milliseconds of the jitted update, with the loss beside that of our learner."""
     try:
@@ -73,42 +115,16 @@ def update(name: str, precision: str, device: str) -> dict[str, Any]:
         params.append(tuple(weights[at : at + size]))
         at += size
     data = [jax.numpy.asarray(t.numpy()) for t in (*episode.support[:2], *episode.query[:2])]
-    steps, rate = learner.steps, float(learner.rate)
 
-    def task(params: Any, x: Any, y: Any, query_x: Any, query_y: Any) -> Any:
-        adapted = params
-        for _ in range(steps):
-            slopes = jax.grad(lambda p: criterion(network(p, x), y))(adapted)
-            adapted = jax.tree.map(lambda p, g: p - rate * g, adapted, slopes)
-        return criterion(network(adapted, query_x), query_y)
+    task = maml(network, criterion, learner.steps, float(learner.rate))
 
     def loss(params: Any, *data: Any) -> Any:
         return jax.vmap(task, (None, 0, 0, 0, 0))(params, *data).mean()
 
-    @partial(jax.jit, donate_argnums=(0, 1, 2))
-    def step(params: Any, first: Any, second: Any, count: Any, *data: Any) -> Any:
-        value, slopes = jax.value_and_grad(loss)(params, *data)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slopes)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, slopes)
-        m_scale, v_scale = 1 / (1 - 0.9**count), 1 / (1 - 0.999**count)
-        params = jax.tree.map(
-            lambda p, m, v: p - 1e-3 * m * m_scale / (jax.numpy.sqrt(v * v_scale) + 1e-8), params, first, second
-        )
-        return params, first, second, value
-
     with jax.default_matmul_precision(precision):
         ours = learner.loss(episode).item() - (0 if convolves else 0.5 * math.log(2 * math.pi))  # of the density
         theirs = float(jax.jit(loss)(params, *data))
-        state: Any = (params, jax.tree.map(jax.numpy.zeros_like, params), jax.tree.map(jax.numpy.zeros_like, params))
-        count = 0.0
-
-        def call() -> None:
-            nonlocal state, count
-            count += 1
-            *state, value = step(*state, count, *data)
-            value.block_until_ready()
-
-        result = timed(call, "cpu", SECONDS[device])
+        result = timed(stepped(loss, params, data), "cpu", SECONDS[device])
     result |= {"jax": jax.__version__, "loss": theirs, "loss, ours on the CPU": ours}
     if not abs(theirs - ours) < 0.02 * abs(ours):
         result["failed"] = f"another loss, {theirs:.4g}, than ours, {ours:.4g}: the times do not compare"

@@ -162,6 +162,14 @@ def test_without_a_top_the_mean_of_a_log_t_is_infinite_and_so_is_its_crps() -> N
     assert not Unwarped(StudentT(tensor(1.5), 0.0, 1.0), warps.Log(top=20.0)).variance.isfinite().any()
 
 
+def test_numbers_that_a_type_cannot_hold_are_infinite_and_not_nan() -> None:
+    loc, scale = torch.tensor([0.0, 50.0, 200.0, 900.0]), torch.tensor([1.0, 20.0, 0.1, 3.0])
+    d = Unwarped(Normal(loc, scale), warps.Log())
+    assert d.mean.isinf().tolist() == d.variance.isinf().tolist() == [False, True, True, True]
+    assert not crps(d, torch.ones(4)).isnan().any()
+    assert not quantile(d, 0.9).isnan().any()
+
+
 def draws(kind=Normal, event: bool = True):
     generator = torch.Generator().manual_seed(0)
     loc, scale = (torch.randn(5, 4, 3, 2, dtype=D, generator=generator) for _ in range(2))

@@ -116,6 +116,18 @@ BAYESIAN: dict[str, Callable[[], Learner]] = {
     "CNP": lambda: bm.ConditionalNeuralProcess(
         bm.encoders.DeepSet(1, 1, 4), bm.networks.MLP(5, 1), bm.likelihoods.Gaussian()
     ),
+    "CNP, relative": lambda: bm.ConditionalNeuralProcess(
+        bm.encoders.RelativeAttention(1, 1, 4, heads=2, layers=2, features=nn.Linear(1, 1, bias=False)),
+        bm.networks.MLP(4, 1, hidden=(4,)),
+        bm.likelihoods.Gaussian(),
+    ),
+    "NP, grid": lambda: bm.NeuralProcess(  # through the places of points on the grid, too
+        bm.encoders.GridConvolution(1, 1, 4, resolution=2.0, levels=2, features=nn.Linear(1, 1, bias=False)),
+        bm.networks.MLP(7, 2, hidden=(4,)),
+        bm.likelihoods.HeteroscedasticGaussian(),
+        latent=3,
+        objective=bm.JointPredictive(draws=3),
+    ),
     "VERSA": lambda: bm.VERSA(
         bm.encoders.DeepSet(5, 1, 4, hidden=(4,), features=features()), 1, bm.likelihoods.Gaussian()
     ),
