@@ -242,36 +242,25 @@ def test_several_targets_in_their_own_type() -> None:
     assert prediction.log_prob(query.y).dtype == torch.float64
 
 
+SHORT = {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]}
+ENDLESS = {"who": [0, 0, 1, 1], "x": [0, 1, 2, 3], "y": [0, 1, 2, math.inf]}
+ALL = {"task": "who", "x": "x", "y": "y"}
+
+
+def four(y: list[int], **settings: Any) -> bm.tasks.ArrayTasks:
+    return bm.tasks_from_arrays([0.0, 1.0, 2.0, 3.0], y, [0, 0, 1, 1], shots=1, **settings)
+
+
 @pytest.mark.parametrize(
     ("data", "columns", "message"),
     [
         (lambda: source(tasks=1), {}, "data: expected at least 2 tasks, .* got 1"),
-        (
-            lambda: bm.tasks_from_arrays([0.0, 1, 2, 3], [5.0] * 4, [0, 0, 1, 1], shots=1),
-            {},
-            "y: expected targets that vary, got 5",
-        ),
+        (lambda: four([5, 5, 5, 5]), {}, "y: expected targets that vary, got 5"),
+        (lambda: four([0, 1, 0, 1], classes=2), {}, "data: expected numbers, .* such as labels"),
         (lambda: source(), {"task": "who"}, "task: expected nothing beside tasks"),
-        (
-            lambda: {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]},
-            {"task": "who", "x": "x"},
-            "y: expected the name of a column",
-        ),
-        (
-            lambda: {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]},
-            {"task": "who", "x": "x", "y": "y"},
-            "at least two rows a task",
-        ),
-        (
-            lambda: {"who": [0, 0, 1, 1], "x": [0, 1, 2, 3], "y": [0, 1, 2, math.inf]},
-            {"task": "who", "x": "x", "y": "y"},
-            "finite",
-        ),
-        (
-            lambda: bm.tasks_from_arrays([0.0, 1, 2, 3], [0, 1, 0, 1], [0, 0, 1, 1], classes=2, shots=1),
-            {},
-            "data: expected numbers, .* such as labels",
-        ),
+        (lambda: SHORT, {"task": "who", "x": "x"}, "y: expected the name of a column"),
+        (lambda: SHORT, ALL, "at least two rows a task"),
+        (lambda: ENDLESS, ALL, "infinit"),
     ],
 )
 def test_what_it_refuses(data: Any, columns: dict[str, str], message: str) -> None:
@@ -305,5 +294,5 @@ def test_it_comes_near_the_best_that_there_is() -> None:
         with torch.no_grad():
             rows.append(NLL().statistic(predictor(ahead[0].support)(ahead[0].query.x), ahead[0].query))
     gap = difference(NLL(), *rows)
-    assert -0.01 < gap.low
+    assert gap.low > -0.01
     assert gap.high < 0.02
