@@ -133,7 +133,7 @@ def autofit(
     with torch.inference_mode(False), torch.enable_grad():
         run = Run(Folds(tasks, min(_FOLDS, count), warps, seed), names, steps)
         run.train(progress=progress, checkpoint=checkpoint)
-    shares = best_shares(run.sums.flatten(0, 1).T, seed).reshape(run.best.shape)
+    shares = best_shares(run.sums[..., run.counts > 0].flatten(0, 1).T, seed).reshape(run.best.shape)
     temperature = shrunk_temperature(Tempering(run, shares), count)
     nll, coverage = judged(run, shares, temperature, [NLL(), Coverage(0.9)])
     temperature *= together(run, shares)  # after the copies were judged, each by itself

@@ -53,7 +53,7 @@ class Run:
         inputs = first.query.x.shape[-1]
         self.copies: list[Copies] = []
         for place, name in enumerate(self.names):
-            build = partial(MEMBERS[name].build, inputs, folds.targets)
+            build = partial(_built, name, inputs, folds.targets, first.query.y.dtype)
             with torch.random.fork_rng([]):
                 torch.manual_seed(1000 * folds.seed + place)
                 learners = [build() for _ in range(copies)]
@@ -120,6 +120,10 @@ class Run:
         tasks, real = self.asked.tasks, self.asked.real
         total = torch.zeros(len(values), len(self.folds.tasks.points.mask), dtype=torch.float64)
         return total.index_add(1, tasks[real], values[:, real])
+
+
+def _built(name: str, inputs: int, targets: int, dtype: torch.dtype) -> Learner:
+    return MEMBERS[name].build(inputs, targets).to(dtype)
 
 
 class _Disk:

@@ -39,7 +39,7 @@ def source(shots: tuple[int, int] = (1, 4), **settings: Any) -> bm.tasks.ArrayTa
 def fitted(tasks: bm.tasks.ArrayTasks, **settings: Any) -> bm.AutoFit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few tasks, and few steps
-        return bm.autofit(tasks, **{"steps": 6, "progress": False, **settings})
+        return bm.autofit(tasks, **{"steps": 3, "progress": False, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_copies_together_are_as_far_off_as_they_say() -> None:
 def test_the_report_says_what_evaluate_says() -> None:
     # 10 tasks in 5 folds: every held-out row counts. Each member's figure is in the user's units, also of logarithms.
     tasks = source()
-    run = Run(Folds(tasks, 5, [None, Log(top=40.0)], seed=0), ["line", "line + smooth function"], 4)
+    run = Run(Folds(tasks, 5, [None, Log(top=40.0)], seed=0), ["line", "line + smooth function"], 3)
     run.train(progress=False)
     episodes = [bm.Episode(*(bm.Points(*(leaf[k] for leaf in part)) for part in run.asked.plain)) for k in range(5)]
     counts = [int(episode.query.mask.sum()) for episode in episodes]
@@ -176,7 +176,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     def broken_off(self: Run) -> None:
         made.append(self.step)
-        if len(made) == 4:
+        if len(made) == 3:
             raise KeyboardInterrupt
         advance(self)
 
@@ -184,11 +184,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         fitted(source(), checkpoint=tmp_path)
     again = fitted(source(), checkpoint=tmp_path)
-    assert made == [0, 1, 2, 3, 3, 4, 5]
+    assert made == [0, 1, 2, 2]
     assert torch.equal(log_prob(learner, source()), log_prob(again, source()))
     assert torch.equal(log_prob(fitted(source(), checkpoint=tmp_path), source()), log_prob(learner, source()))
-    with pytest.raises(ValueError, match=r"checkpoint: expected the run .* whose steps is 6, got 7"):
-        fitted(source(), checkpoint=tmp_path, steps=7)
+    with pytest.raises(ValueError, match=r"checkpoint: expected the run .* whose steps is 3, got 4"):
+        fitted(source(), checkpoint=tmp_path, steps=4)
     with pytest.raises(ValueError, match="whose tasks is"):
         fitted(source(offset=11.0), checkpoint=tmp_path)
 
@@ -234,42 +234,33 @@ def test_frames_are_tables_too(tmp_path: Path) -> None:
     assert bm.load(tmp_path / "table.bayesmeta").columns == learner.columns
 
 
-def test_several_targets() -> None:
-    tasks = bm.tasks_from_arrays(*arrays(targets=2), shots=(1, 4))
+def test_several_targets_in_their_own_type() -> None:
+    tasks = bm.tasks_from_arrays(*arrays(targets=2), shots=(1, 4), dtype=torch.float64)
     support, query = tasks[0]
-    assert fitted(tasks, steps=1)(support)(query.x).event_shape == (2,)
+    prediction = fitted(tasks, steps=1)(support)(query.x)
+    assert prediction.event_shape == (2,)
+    assert prediction.log_prob(query.y).dtype == torch.float64
+
+
+SHORT = {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]}
+ENDLESS = {"who": [0, 0, 1, 1], "x": [0, 1, 2, 3], "y": [0, 1, 2, math.inf]}
+ALL = {"task": "who", "x": "x", "y": "y"}
+
+
+def four(y: list[int], **settings: Any) -> bm.tasks.ArrayTasks:
+    return bm.tasks_from_arrays([0.0, 1.0, 2.0, 3.0], y, [0, 0, 1, 1], shots=1, **settings)
 
 
 @pytest.mark.parametrize(
     ("data", "columns", "message"),
     [
         (lambda: source(tasks=1), {}, "data: expected at least 2 tasks, .* got 1"),
-        (
-            lambda: bm.tasks_from_arrays([0.0, 1, 2, 3], [5.0] * 4, [0, 0, 1, 1], shots=1),
-            {},
-            "y: expected targets that vary, got 5",
-        ),
+        (lambda: four([5, 5, 5, 5]), {}, "y: expected targets that vary, got 5"),
+        (lambda: four([0, 1, 0, 1], classes=2), {}, "data: expected numbers, .* such as labels"),
         (lambda: source(), {"task": "who"}, "task: expected nothing beside tasks"),
-        (
-            lambda: {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]},
-            {"task": "who", "x": "x"},
-            "y: expected the name of a column",
-        ),
-        (
-            lambda: {"who": [0, 0, 1], "x": [0, 1, 2], "y": [0, 1, 2]},
-            {"task": "who", "x": "x", "y": "y"},
-            "at least two rows a task",
-        ),
-        (
-            lambda: {"who": [0, 0, 1, 1], "x": [0, 1, 2, 3], "y": [0, 1, 2, math.inf]},
-            {"task": "who", "x": "x", "y": "y"},
-            "finite",
-        ),
-        (
-            lambda: bm.tasks_from_arrays([0.0, 1, 2, 3], [0, 1, 0, 1], [0, 0, 1, 1], classes=2, shots=1),
-            {},
-            "data: expected numbers, .* such as labels",
-        ),
+        (lambda: SHORT, {"task": "who", "x": "x"}, "y: expected the name of a column"),
+        (lambda: SHORT, ALL, "at least two rows a task"),
+        (lambda: ENDLESS, ALL, "infinit"),
     ],
 )
 def test_what_it_refuses(data: Any, columns: dict[str, str], message: str) -> None:
@@ -291,7 +282,7 @@ def test_it_warns_of_few_tasks() -> None:
 
 @pytest.mark.slow
 def test_it_comes_near_the_best_that_there_is() -> None:
-    # Lines with a known prior: on tasks of its own the exact posterior is 0 ahead of nobody.
+    # Lines with a known prior, 60 tasks of them. On 200 others it is within 0.02 nats of the exact posterior.
     truth = LinearGaussian(noise=0.3, batch=60, shots=5, queries=15)
     support, query = truth[0]
     given = bm.concatenate(support, query)
@@ -303,5 +294,5 @@ def test_it_comes_near_the_best_that_there_is() -> None:
         with torch.no_grad():
             rows.append(NLL().statistic(predictor(ahead[0].support)(ahead[0].query.x), ahead[0].query))
     gap = difference(NLL(), *rows)
-    assert gap.value > 0
-    assert gap.high < 0.05
+    assert gap.low > -0.01
+    assert gap.high < 0.02
