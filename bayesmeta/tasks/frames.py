@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Unpack
 
 import torch
@@ -19,7 +20,7 @@ from bayesmeta.randomness import seeded
 from bayesmeta.tasks.arrays import ArrayTasks, Division
 from bayesmeta.tasks.cells import Level
 from bayesmeta.tasks.columns import Columns
-from bayesmeta.tasks.times import missing
+from bayesmeta.tasks.times import rows_of
 
 __all__ = ["predict_frame", "tasks_from_frame"]
 
@@ -156,19 +157,32 @@ def predict_frame(
         >>> list(found)[2:]
         ['height mean', 'height 5%', 'height 95%', 'height aleatoric', 'height epistemic']
     """
-    for level in levels:
-        if not 0 < level < 1:
-            raise ValueError(f"levels: expected quantiles between 0 and 1, got {level}; e.g. (0.05, 0.95)")
+    if not isinstance(learner, Learner) or not isinstance(columns, Columns):
+        got = type(columns if isinstance(learner, Learner) else learner).__name__
+        raise TypeError(
+            f"learner and columns: expected a trained learner and tasks.columns of its training tasks, got {got}; "
+            "predict_frame(learner, known, asked, tasks.columns)"
+        )
+    single = isinstance(levels, str) or not hasattr(levels, "__iter__")
+    for level in [levels] if single else levels:
+        if single or not isinstance(level, Real) or not 0 < level < 1:
+            raise ValueError(f"levels: expected quantiles between 0 and 1, got {level!r}; e.g. (0.05, 0.95)")
     given, told = (torch.as_tensor(columns.inputs(frame)) for frame in (known, asked))
     values, there = map(torch.as_tensor, columns.targets(known))
     if columns.classes is not None:
         values, there = values[:, 0], there[:, 0]
-    rows, wanted = (_rows_of(columns.names(frame)) for frame in (known, asked))
+    rows, wanted = (rows_of(columns.names(frame), "task") for frame in (known, asked))
     rows = {name: [at for at in mine if there[at].any()] for name, mine in rows.items()}
     partly = not bool(there[[at for mine in rows.values() for at in mine]].all())
     names = list(wanted)
     if not names:
         raise ValueError("asked: expected at least one row, got none; check how the rows were selected")
+    if rows and not any(name in rows for name in names):
+        warnings.warn(
+            f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all are "
+            "answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
+            stacklevel=2,
+        )
     answers: dict[str, Tensor] = {}
     with evaluating(learner), seeded(seed), torch.no_grad():
         for start in range(0, len(names), _TOGETHER):
@@ -201,8 +215,12 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
     prediction, parts = posterior(x), posterior.decompose(x)
     found: dict[str, Tensor] = {}
     if has_classes(prediction):
-        labels = columns.labels or [0, 1]  # of a Bernoulli
-        found = {f" {label}": p for label, p in zip(labels, class_probabilities(prediction).unbind(-1), strict=True)}
+        labels, chances = columns.labels or [0, 1], class_probabilities(prediction).unbind(-1)  # two of a Bernoulli
+        if len(chances) != len(labels):
+            raise ValueError(
+                f"learner: expected {len(labels)} classes, as the columns have, got {len(chances)}; give its network as many outputs"
+            )
+        found = {f" {label}": chance for label, chance in zip(labels, chances, strict=True)}
     else:
         found = {" mean": prediction.mean}
         found |= {f" {100 * level:g}%": quantile(prediction, level) for level in levels}
@@ -210,18 +228,6 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
     if columns.classes is not None:
         return {f"{columns.y[0]}{name}": value for name, value in found.items()}
     return {f"{target}{name}": value[..., k] for k, target in enumerate(columns.y) for name, value in found.items()}
-
-
-def _rows_of(names: Any) -> dict[Any, list[int]]:
-    """The rows of each task, in the order in which tasks appear."""
-    found: dict[Any, list[int]] = {}
-    for row, name in enumerate(names):
-        if missing(name):
-            raise ValueError(
-                f"task: expected a task for every row, got {name} in row {row}; drop the row or fill in its task"
-            )
-        found.setdefault(name, []).append(row)
-    return found
 
 
 def _with(frame: Any, columns: dict[str, Any]) -> Any:
