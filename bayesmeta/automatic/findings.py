@@ -70,8 +70,8 @@ def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: E
         if len(two := values.unique()) == 2:
             low, high = two.tolist()
             yield (
-                f"all targets are {low:g} or {high:g}, and intervals of real numbers say little of them; where they mean yes or no "
-                "fit LaplaceHead with the likelihood Bernoulli()"
+                f"all targets are {low:g} or {high:g}, and intervals of real numbers say little of them; where they mean yes or "
+                "no fit LaplaceHead with the likelihood Bernoulli()"
             )
     yield from _simpler(run, shares, nll, found)
     curve = torch.stack(run.curve).flatten(1).amin(1)

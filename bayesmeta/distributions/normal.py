@@ -64,7 +64,9 @@ class NormalFamily(Family):
             if needed > _PAIRS:
                 return _integrated(weight, loc, scale, y)
         error = (weight * _absolute(y[..., None] - loc, scale)).sum(-1)
-        half = (weight.square() * scale).sum(-1) / math.sqrt(math.pi)  # of ½ E|Y - Y'|, those of a component with itself
+        half = (weight.square() * scale).sum(-1) / math.sqrt(
+            math.pi
+        )  # of ½ E|Y - Y'|, those of a component with itself
         for k in range(1, weight.shape[-1]):  # and each other pair once, a row at a time: 64 draws have 2,016 of them
             pairs = _absolute(loc[..., :k] - loc[..., k : k + 1], torch.hypot(scale[..., :k], scale[..., k : k + 1]))
             half = half + weight[..., k] * (weight[..., :k] * pairs).sum(-1)

@@ -35,7 +35,9 @@ def _distinct(column: Any, name: Any) -> dict[Any, None]:
     try:
         return dict.fromkeys(np.asarray(column, dtype=object))
     except TypeError as error:
-        raise ValueError(f"{name}: expected categories, texts or numbers, got others ({error}); make texts of them") from error
+        raise ValueError(
+            f"{name}: expected categories, texts or numbers, got others ({error}); make texts of them"
+        ) from error
 
 
 def categories(column: Any, name: Any) -> tuple[Level, ...]:

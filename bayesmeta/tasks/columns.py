@@ -109,7 +109,9 @@ class Columns(Setting):
                         f"{role}: expected columns beside the {' and the '.join(others)}, got {name!r} as both; leave it out"
                     )
         if order is not None and order in named["y"]:
-            raise ValueError(f"order: expected a column of times beside the target, got {order!r} as both; name another")
+            raise ValueError(
+                f"order: expected a column of times beside the target, got {order!r} as both; name another"
+            )
         labels = labels_of(classes)
         if labels is not None and len(named["y"]) > 1:
             raise ValueError(f"y: expected a single column of labels, with classes, got {named['y']}; name one")

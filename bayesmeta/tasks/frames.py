@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, Unpack
 
@@ -172,21 +172,21 @@ def predict_frame(
     if columns.classes is not None:
         values, there = values[:, 0], there[:, 0]
     rows, wanted = (rows_of(columns.names(frame), "task") for frame in (known, asked))
-    rows = {name: [at for at in mine if there[at].any()] for name, mine in rows.items()}
+    seen = there.reshape(len(there), -1).any(1).tolist() if len(there) else []
+    rows = {name: [at for at in mine if seen[at]] for name, mine in rows.items()}
     partly = not bool(there[[at for mine in rows.values() for at in mine]].all())
     names = list(wanted)
     if not names:
         raise ValueError("asked: expected at least one row, got none; check how the rows were selected")
-    if rows and not any(name in rows for name in names):
+    if any(rows.values()) and not any(rows.get(name) for name in names):
         warnings.warn(
-            f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all are "
-            "answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
+            f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all "
+            "are answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
             stacklevel=2,
         )
     answers: dict[str, Tensor] = {}
     with evaluating(learner), seeded(seed), torch.no_grad():
-        for start in range(0, len(names), _TOGETHER):
-            some = names[start : start + _TOGETHER]
+        for some in _together(names, {name: len(wanted[name]) for name in names}):
             mine = [rows.get(name, []) for name in some]
             support = points(
                 [given[at] for at in mine],
@@ -195,19 +195,35 @@ def predict_frame(
                 classes=len(columns.labels) or None,
                 whole=columns.whole,
             )
-            places = [wanted[name] for name in some]
-            query = points([told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=columns.whole)
             posterior = learner(support)
-            for name, column in _answers(posterior, query.x, columns, levels).items():
-                column = column.cpu().double()
-                kept = answers.setdefault(name, column.new_empty(len(told)))
-                for task, at in enumerate(places):
-                    kept[torch.tensor(at)] = column[task, : len(at)]
+            for first in range(0, max(len(wanted[name]) for name in some), _ROWS):
+                places = [wanted[name][first : first + _ROWS] for name in some]
+                query = points(
+                    [told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=columns.whole
+                )
+                for name, column in _answers(posterior, query.x, columns, levels).items():
+                    column = column.cpu().double()
+                    kept = answers.setdefault(name, column.new_empty(len(told)))
+                    for task, at in enumerate(places):
+                        kept[torch.tensor(at)] = column[task, : len(at)]
     return _with(asked, {name: column.numpy() for name, column in answers.items()})
 
 
-_TOGETHER = 256
-"""How many tasks are asked at once."""
+_TOGETHER, _ROWS = 256, 4096
+"""How many tasks are asked at once, and how many rows of theirs: quantiles of mixtures hold a megabyte for a few of them."""
+
+
+def _together(names: Sequence[Any], sizes: dict[Any, int]) -> Iterator[list[Any]]:
+    """Tasks to ask at once, in their order: few, and padded to the longest with few rows, or one by itself."""
+    some: list[Any] = []
+    longest = 0
+    for name in names:
+        longest = max(longest, sizes[name])
+        if some and (len(some) == _TOGETHER or (len(some) + 1) * longest > _ROWS):
+            yield some
+            some, longest = [], sizes[name]
+        some.append(name)
+    yield some
 
 
 def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[float]) -> dict[str, Tensor]:
@@ -218,7 +234,8 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
         labels, chances = columns.labels or [0, 1], class_probabilities(prediction).unbind(-1)  # two of a Bernoulli
         if len(chances) != len(labels):
             raise ValueError(
-                f"learner: expected {len(labels)} classes, as the columns have, got {len(chances)}; give its network as many outputs"
+                f"learner: expected {len(labels)} classes, as the columns have, got {len(chances)}; give its network as many "
+                "outputs"
             )
         found = {f" {label}": chance for label, chance in zip(labels, chances, strict=True)}
     else:

@@ -81,7 +81,9 @@ def as_times(order: Any, count: int) -> Any:
         )
     if kind in "biuf":
         times = times.astype(np.float64 if kind == "f" else object if times.dtype == np.uint64 else np.int64)
-    endless = [row for row, time in enumerate(times) if isinstance(time, float) and math.isinf(time)] if kind in "fO" else []
+    endless = (
+        [row for row, time in enumerate(times) if isinstance(time, float) and math.isinf(time)] if kind in "fO" else []
+    )
     if endless:
         raise ValueError(
             f"order: expected finite times, got {times[endless[0]]} in row {endless[0]}; drop the row or give it its time"
