@@ -54,7 +54,8 @@ class Ensemble(Learner):
             raise ValueError(
                 f"weights: expected {len(learners)} numbers from 0 on, one above it, got {weights!r}; one a learner"
             )
-        self.register_buffer("weights", move(given / given.sum(), learners[0]).clone())
+        shares = (given / given.sum()).to(torch.get_default_dtype())
+        self.register_buffer("weights", move(shares, self.learners).clone())
 
     def forward(self, support: Points) -> Posterior:
         return _Mixed([learner(support) for learner in self.learners], self.weights.clone(), support)
