@@ -61,9 +61,9 @@ def tasks_from_frame(
         task: the column that names each row's task, by values of any type; or several, which name it together (school and class).
         x: the columns of inputs. What is the same in all rows of a task (a dose, a site) is an input like others.
         y: the column of targets, or several.
-        order: the column that says when each row was measured, of numbers, dates or whatever can be sorted; it may be one of x
-            too. The support is then always a task's earliest `shots` points, and the query the next ones, at most `queries`.
-            Rows of one time keep their order, and times of several zones are compared as moments. None divides at random.
+        order: the column that says when each row was measured, of numbers, dates or ordered categories, but no text; it may be
+            one of x too. The support is then always a task's earliest `shots` points, and the query the next ones, at most
+            `queries`. Rows of one time keep their order, and times of several zones are compared as moments. None divides at random.
         horizon: see `tasks_from_arrays`.
         classes: the labels that y holds, in the order of their numbers, such as ``["no", "yes"]``; or W, for 0 to W - 1; or None
             for numbers. What is true or false needs none with the likelihood `Bernoulli`.
