@@ -32,7 +32,7 @@ __all__ = ["AutoFit", "autofit"]
 _FOLDS = 5
 _BEYOND = 3.0
 """Up to how many times the largest target the logarithmic scale is one."""
-_OPTIONS = sorted({*tasks_from_frame.__kwdefaults__, *Division.__annotations__, "task", "x", "y"})
+_OPTIONS = sorted({"task", "x", "y"} | set(tasks_from_frame.__kwdefaults__ or ()) | set(Division.__annotations__))
 
 
 @final

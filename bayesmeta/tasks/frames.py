@@ -164,7 +164,8 @@ def predict_frame(
             "predict_frame(learner, known, asked, tasks.columns)"
         )
     single = isinstance(levels, str) or not hasattr(levels, "__iter__")
-    for level in [levels] if single else levels:
+    given_levels: list[Any] = [levels] if single else list(levels)
+    for level in given_levels:
         if single or not isinstance(level, Real) or not 0 < level < 1:
             raise ValueError(f"levels: expected quantiles between 0 and 1, got {level!r}; e.g. (0.05, 0.95)")
     given, told = (torch.as_tensor(columns.inputs(frame)) for frame in (known, asked))

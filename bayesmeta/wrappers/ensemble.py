@@ -96,8 +96,7 @@ class _Mixed(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
         each = zip(self.weights, parts, strict=True)
-        aleatoric = sum(
-            torch.where(weight > 0, weight * part, 0.0) for weight, (part, _) in each
-        )  # which may be infinite
+        weighed = [torch.where(weight > 0, weight * part, 0.0) for weight, (part, _) in each]  # parts may be infinite
+        aleatoric = torch.stack(weighed).sum(0)
         total = uncertainty(self._predictive(x, samples))
         return aleatoric, torch.where(total.isinf(), total, (total - aleatoric).clamp(min=0))
