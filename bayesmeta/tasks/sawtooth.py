@@ -52,7 +52,7 @@ class Sawtooth(SyntheticTasks):
         low, high = frequencies if pair and all(isinstance(bound, Real) for bound in frequencies) else (0.0, 0.0)
         if not 0 < low < high < math.inf:
             raise ValueError(
-                f"frequencies: expected finite bounds (low, high) with 0 < low < high, got {frequencies}; e.g. (3, 5)"
+                f"frequencies: expected bounds (low, high) with 0 < low < high < inf, got {frequencies}; e.g. (3, 5)"
             )
         self.frequencies = frequencies
 

@@ -174,3 +174,9 @@ def test_tasks_of_very_different_length_are_answered_row_by_row() -> None:
         rows = (asked.id == name).to_numpy()
         exact = posterior(torch.as_tensor(asked.x.to_numpy()[rows], dtype=torch.float32)).mean.detach()
         np.testing.assert_allclose(found["y mean"].to_numpy()[rows], exact.flatten().numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frequencies", [(3.0, float("inf")), 3.0, ("a", "b"), None])
+def test_frequencies_that_are_none(frequencies: Any) -> None:
+    with pytest.raises(ValueError, match="frequencies: expected bounds"):
+        bm.tasks.Sawtooth(frequencies=frequencies)
