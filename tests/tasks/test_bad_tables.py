@@ -33,7 +33,7 @@ def tasks(table: Any, **options: Any) -> Any:
         (frame(), {"x": 3}, ValueError, "x: expected a column of the frame, got 3"),
         (frame(), {"x": ["x", "x"]}, ValueError, "x: expected at least one column, each once, got 'x' twice"),
         (frame(), {"y": ["y", "y"]}, ValueError, "y: expected at least one column, each once, got 'y' twice"),
-        (frame(), {"y": "id"}, ValueError, "y: expected columns beside the task, got 'id' as both"),
+        (frame(), {"y": "id"}, ValueError, "y: expected targets beside the task, got 'id' as both"),
         (frame(), {"order": "y"}, ValueError, "order: expected a column of times beside the target"),
         (frame(), {"classes": "abc"}, ValueError, "classes: expected labels, each once, got 'abc'"),
         (frame(x=[[1]] * 18), {"categorical": "x"}, ValueError, "x: expected categories, texts or numbers"),
