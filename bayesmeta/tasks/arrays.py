@@ -14,7 +14,7 @@ from bayesmeta.border import as_tensor, check_spread, is_whole
 from bayesmeta.border.points import assemble
 from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
-from bayesmeta.tasks.times import as_names, as_times, in_time, missing, possible, within
+from bayesmeta.tasks.times import as_names, as_times, in_time, possible, rows_of, within
 
 if TYPE_CHECKING:
     from bayesmeta.tasks.columns import Columns
@@ -144,7 +144,7 @@ def tasks_from_arrays(
         classes: W if y holds labels 0 to W - 1; None for regression.
         event_dims: how many dimensions the labels of one row have, see `points`.
         mask: which entries of y are observed, bool of its shape; None for all.
-        order: when each row was measured, ``(rows,)``, numbers, dates or whatever can be sorted. The support is then always a
+        order: when each row was measured, ``(rows,)``, numbers, dates or ordered categories. The support is then always a
             task's earliest `shots` points, and the query the next ones, at most `queries`: forecasts. Rows of the same time
             keep their order. None divides at random.
         horizon: how far after the last known point forecasts go, in the unit of order, a duration where that has dates: no later
@@ -183,14 +183,7 @@ def tasks_from_arrays(
         y = y.masked_fill(~mask, 0)
     if len(ids) == 0:
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
-    groups: dict[Any, list[int]] = {}
-    for row, task in enumerate(ids):
-        groups.setdefault(task, []).append(row)
-    for task, mine in groups.items():
-        if missing(task):
-            raise ValueError(
-                f"task_ids: expected a task for every row, got {task} in row {mine[0]}; drop the row or fill in its task"
-            )
+    groups = rows_of(ids, "task_ids")
     names, rows = list(groups), list(groups.values())
     short = [place for place, mine in enumerate(rows) if len(mine) < 2]
     if short:
