@@ -6,7 +6,7 @@ Functions here see plain tensors and pytrees. Randomness is drawn outside and pa
 from bayesmeta.functional.copying import unfollowed
 from bayesmeta.functional.descent import Gradient, Objective, clamped, descend, first_order, second_order
 from bayesmeta.functional.frozen import Frozen, adaptable, call, redrawn
-from bayesmeta.functional.mapping import Mapped, Strategy, chosen_strategy, map_tasks
+from bayesmeta.functional.mapping import Mapped, Strategy, chosen_strategy, each_by_itself, map_tasks
 from bayesmeta.functional.solvers import conjugate_gradient, hessian_product, stein_direction
 from bayesmeta.functional.vectors import Params, ravel, unravel, with_bias
 
@@ -23,6 +23,7 @@ __all__ = [
     "clamped",
     "conjugate_gradient",
     "descend",
+    "each_by_itself",
     "first_order",
     "hessian_product",
     "map_tasks",

@@ -104,12 +104,7 @@ class Frozen:
                 vectors, ``(S, B, P)``, outputs are ``(S, B, M, *O)``.
         """
         if weights is None:
-            if not each_by_itself(self.module):
-                result: Tensor = self.map(self, x)
-            elif torch.is_grad_enabled() or (points := x.flatten(0, 1)).shape[0] <= _BLOCK:
-                result = self(x)
-            else:
-                result = self.run(_in_blocks, points).unflatten(0, x.shape[:2])
+            result: Tensor = self(x) if each_by_itself(self.module) else self.map(self, x)
             return result
         draws = isinstance(weights, Tensor) and weights.dim() == 3
 
@@ -120,14 +115,6 @@ class Frozen:
 
         result = self.map(of_task, weights.movedim(-2, 0) if isinstance(weights, Tensor) else weights, x)
         return result.movedim(1, 0) if draws else result
-
-
-_BLOCK = 8192
-"""Points that a network is asked at once, so that what it holds in between fits a cache, and need not be fetched anew."""
-
-
-def _in_blocks(network: nn.Module, points: Tensor) -> Tensor:
-    return torch.cat([network(block) for block in points.split(_BLOCK)])
 
 
 def redrawn(network: nn.Module, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bayesmeta.functional.compilation import part
 from bayesmeta.recorded import Recorded
 
-__all__ = ["Mapped", "Strategy", "chosen_strategy", "map_tasks"]
+__all__ = ["Mapped", "Strategy", "chosen_strategy", "each_by_itself", "map_tasks"]
 
 Strategy: TypeAlias = Literal["auto", "vmap", "loop"]
 
