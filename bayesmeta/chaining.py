@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesmeta.border import check_count
+from bayesmeta.border import check_count, check_shapes
 from bayesmeta.data import Points
 from bayesmeta.distributions import log_prob, sample
 from bayesmeta.learner import check_posterior
@@ -99,6 +99,7 @@ def joint_nll(posterior: Posterior, points: Points) -> Tensor:
         torch.Size([1])
     """
     check_posterior(posterior)
+    check_shapes(points)
     posterior._inputs(points.x)  # all at once, so that an error comes early
     total = points.y.new_zeros(
         len(points.mask), dtype=None if points.y.is_floating_point() else torch.get_default_dtype()

@@ -24,6 +24,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Coverage
 from bayesmeta.posterior import Posterior
 from bayesmeta.tasks import ArrayTasks, Columns, tasks_from_frame
+from bayesmeta.tasks.arrays import Division
 from bayesmeta.warps import Log
 
 __all__ = ["AutoFit", "autofit"]
@@ -31,6 +32,7 @@ __all__ = ["AutoFit", "autofit"]
 _FOLDS = 5
 _BEYOND = 3.0
 """Up to how many times the largest target the logarithmic scale is one."""
+_OPTIONS = sorted({*tasks_from_frame.__kwdefaults__, *Division.__annotations__, "task", "x", "y"})
 
 
 @final
@@ -163,15 +165,15 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
         raise ValueError(
             f"{missing[0]}: expected the name of a column, got none; e.g. autofit(frame, task='boy', x='age', y='height')"
         )
+    elif unknown := [name for name in given if name not in _OPTIONS]:
+        raise TypeError(
+            f"{unknown[0]}: expected an option of autofit or of tasks_from_frame, got another; they are {', '.join(_OPTIONS)}"
+        )
     else:
         tasks = tasks_from_frame(data, **{"shots": (1, 10), **given})
     points = tasks.points
-    if (
-        not isinstance(points.x, Tensor)
-        or not points.y.is_floating_point()
-        or points.y.dim() != 3
-        or points.x.dim() != 3
-    ):
+    plain = isinstance(points.x, Tensor) and points.x.is_floating_point() and points.y.is_floating_point()
+    if not plain or points.y.dim() != 3 or points.x.dim() != 3:
         raise ValueError(
             "data: expected numbers, x (B, N, D) and y (B, N, Y), got others, such as labels, tokens or trees; fit a learner "
             "that takes them, see how-to-choose"
@@ -179,6 +181,11 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
     if points.mask.dim() > 2:
         raise ValueError(
             "data: expected targets that are observed whole, got a mask of entries; give each target a call of its own"
+        )
+    if points.y.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"data: expected torch.float32 or torch.float64, in which members can be solved for, got {points.y.dtype}; leave out "
+            "dtype"
         )
     if len(tasks.names) < 2:
         raise ValueError(

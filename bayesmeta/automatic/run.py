@@ -50,10 +50,10 @@ class Run:
         self.every = max(1, steps // _LOOKS)
         scales, copies = len(folds.units), len(folds.taught)
         first = Episode(*(Points(*(leaf[0] for leaf in part)) for part in folds.teaching(0)))
-        inputs = first.query.x.shape[-1]
+        inputs, dtype = first.query.x.shape[-1], first.query.y.dtype
         self.copies: list[Copies] = []
         for place, name in enumerate(self.names):
-            build = partial(_built, name, inputs, folds.targets, first.query.y.dtype)
+            build = partial(_built, name, inputs, folds.targets, dtype)
             with torch.random.fork_rng([]):
                 torch.manual_seed(1000 * folds.seed + place)
                 learners = [build() for _ in range(copies)]
@@ -123,6 +123,7 @@ class Run:
 
 
 def _built(name: str, inputs: int, targets: int, dtype: torch.dtype) -> Learner:
+    """A member in the floating type of the tasks."""
     return MEMBERS[name].build(inputs, targets).to(dtype)
 
 
@@ -138,7 +139,8 @@ class _Disk:
             "tasks": digest(Episode(tasks.points, tasks.points)),
             "shots": str(tasks.shots),
             "queries": str(tasks.queries),
-            "ordered": str((tasks.ordered, tasks.reach)),
+            "ordered": tasks.ordered,
+            "horizon": digest(tasks.reach),
             "seed": run.folds.seed,
             "folds": len(run.folds.held),
             "members": list(run.names),

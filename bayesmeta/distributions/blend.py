@@ -14,6 +14,7 @@ from bayesmeta.distributions.compound import of_parts
 from bayesmeta.distributions.family import Family, family, register
 from bayesmeta.distributions.operations import mixture, stack
 from bayesmeta.distributions.quadrature import integrated_crps
+from bayesmeta.warps import Warp
 
 __all__ = ["Blend", "BlendFamily", "blend", "choose"]
 
@@ -25,6 +26,11 @@ class Blend(TorchDistribution):
         parts: K of them, of one batch shape ``(...)`` and event ``*Y``.
         log_weights: ``(..., K)``, not necessarily normalised, broadcast against the batch; minus infinity leaves a part out.
 
+    A part that is a blend itself is taken apart, so that no part is one.
+
+    Raises:
+        ValueError: there is no part, or they differ in shape.
+
     Example:
         >>> parts = [Normal(torch.ones(2), 1.0), Unwarped(Normal(torch.zeros(2), 1.0), bm.warps.Log())]
         >>> Blend(parts, torch.tensor([0.5, 0.5]).log()).mean
@@ -34,9 +40,12 @@ class Blend(TorchDistribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  (torch's own form)
 
     def __init__(self, parts: Sequence[Any], log_weights: Tensor, validate_args: bool | None = None) -> None:
-        self.parts = tuple(parts)
-        batch, event = parts[0].batch_shape, parts[0].event_shape
-        self.log_weights = log_weights.expand(*batch, len(parts)).log_softmax(-1)
+        shapes = {(part.batch_shape, part.event_shape) for part in parts}
+        if len(shapes) != 1:
+            raise ValueError(f"parts: expected distributions of one batch and event shape, got {sorted(shapes)}")
+        ((batch, event),) = shapes
+        log_weights = log_weights.expand(*batch, len(parts)).log_softmax(-1)
+        self.parts, self.log_weights = _flat(parts, log_weights)
         super().__init__(batch, event, validate_args=False)
 
     @property
@@ -116,6 +125,14 @@ def choose(draws: Sequence[Distribution], index: Tensor) -> Distribution:
     return blend(draws, one.reshape(len(index), *[1] * (len(draws[0].batch_shape) - 1), len(draws)))
 
 
+def _flat(parts: Sequence[Any], log_weights: Tensor) -> tuple[tuple[Any, ...], Tensor]:
+    """Parts and their weights, with those of each part that is a blend in its place."""
+    each = [part.parts if isinstance(part, Blend) else (part,) for part in parts]
+    inner = [part.log_weights if isinstance(part, Blend) else 0.0 for part in parts]
+    weights = [own[..., None] + more for own, more in zip(log_weights.unbind(-1), inner, strict=True)]
+    return tuple(part for several in each for part in several), torch.cat(weights, -1)
+
+
 class _Either(constraints.Constraint):
     """What one of several constraints allows."""
 
@@ -182,6 +199,12 @@ class BlendFamily(Family):
     def bracket(self, d: Any) -> tuple[Tensor, Tensor]:
         lows, highs = zip(*(family(part).bracket(part) for part in d.parts), strict=True)
         return torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+
+    def moments(self, d: Any, warp: Warp) -> tuple[Tensor, Tensor]:
+        events = len(d.event_shape)
+        each = zip(*(family(part).moments(part, warp) for part in d.parts), strict=True)
+        means, variances = (torch.stack(values, -1 - events) for values in each)
+        return of_parts(d.log_weights, means, variances, events)
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         return Blend([family(part).affine(part, loc, scale) for part in d.parts], d.log_weights)

@@ -184,4 +184,5 @@ def of_parts(logits: Tensor, means: Tensor, variances: Tensor, events: int) -> t
     means, variances = (part.where(weights > 0, 0.0) for part in (means, variances))
     place = -1 - events
     mean = (weights * means).sum(place)
-    return mean, (weights * (variances + (means - mean.unsqueeze(place)).square())).sum(place)
+    variance = (weights * (variances + (means - mean.unsqueeze(place)).square())).sum(place)
+    return mean, variance.masked_fill(mean.isinf(), torch.inf)

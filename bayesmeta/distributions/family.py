@@ -119,9 +119,20 @@ class Family:
         return (low if least is None else low.clamp(min=least - (self.kind == "counts"))), mean + reach
 
     def quantile(self, d: Any, p: float) -> Tensor:
-        """The least value that has a cdf of p: by bisection, if not overridden."""
+        """The least value that has a cdf of p: by bisection, if not overridden.
+
+        The cdf of `below`, which may be many times as quick, first says where it is about p, and the exact one then where in
+        there.
+        """
         whole = family(self.leaf(d)).kind == "counts"
-        return bisect(lambda value: self.cdf(d, value), *self.bracket(d), p, whole)
+        low, high = self.bracket(d)
+        finest = torch.zeros_like(low)
+        if not whole and _ROUGH < p < 1 - _ROUGH:
+            quick, finest = self.below(d), torch.finfo(low.dtype).eps * (high - low)
+            low, high = (bisect(quick, low, high, about, whole, finest) for about in (p - _ROUGH, p + _ROUGH))
+            slack = (high - low) + 4 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
+            low, high = low - slack, high + slack
+        return bisect(lambda value: self.cdf(d, value), low, high, p, whole, finest)
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         """The distribution of ``loc + scale * y``, of the same family."""
@@ -219,8 +230,17 @@ def unknown(d: Any, wanted: str, operation: str = "map") -> TypeError:
     )
 
 
-def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, p: float, whole: bool) -> Tensor:
-    """Where a cdf reaches p, from a bracket that is widened first until it holds p; of whole numbers the least."""
+_ROUGH = 1e-6
+"""Of a probability: ten times as far as `Family.below` is from the cdf."""
+
+
+def bisect(
+    cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, p: float, whole: bool, finest: Tensor | float = 0.0
+) -> Tensor:
+    """Where a cdf reaches p, from a bracket that is widened first until it holds p; of whole numbers the least.
+
+    It ends where brackets are no wider than `finest`, or no number lies within.
+    """
     if whole:
         low, high = low.floor(), high.ceil()
     width = high - low
@@ -232,6 +252,8 @@ def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, p: float,
         width = 2 * width
     for _ in range(60):
         middle = (low + high) / 2
+        if not whole and ((middle == low) | (middle == high) | (high - low <= finest)).all():
+            break  # there are no numbers between
         if whole:
             if not (high - low > 1).any():
                 return high

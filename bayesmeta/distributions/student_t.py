@@ -114,19 +114,22 @@ def _cdf(df: Tensor, t: Tensor) -> Tensor:
     Gauss-Legendre quadrature over u, t = √df sinh u, where the density is proportional to cosh^(-df) u: smooth for every
     df. The constant is the same quadrature over all of u, since a difference of log-gammas cancels at large df.
     """
-    nodes, weights = (torch.as_tensor(a, device=t.device) for a in (_NODES, _WEIGHTS))
     degrees = df.double()
+    distinct, which = degrees.unique(return_inverse=True)
     far = _reach(50 / degrees)
-
-    def area(start: Tensor) -> Tensor:
-        u = start[..., None] + (far - start)[..., None] * (nodes + 1) / 2
-        return (weights * torch.exp(-degrees[..., None] * _log_cosh(u))).sum(-1) * (far - start)
-
     lower = t < 0  # the nearer tail, whose small probabilities then keep their digits
     place = torch.asinh(t.double() / degrees.sqrt())
     start = torch.minimum(torch.where(lower, -place, place), far)
-    tail = area(start) / area(torch.zeros_like(degrees)) / 2
+    half = _area(distinct, torch.zeros_like(distinct), _reach(50 / distinct))[which]
+    tail = _area(degrees, start, far) / half / 2
     return torch.where(lower, tail, 1 - tail).to(t.dtype)
+
+
+def _area(degrees: Tensor, start: Tensor, far: Tensor) -> Tensor:
+    """The integral of cosh^(-df) u from `start` to `far`."""
+    nodes, weights = (torch.as_tensor(a, device=far.device) for a in (_NODES, _WEIGHTS))
+    u = start[..., None] + (far - start)[..., None] * (nodes + 1) / 2
+    return (weights * torch.exp(-degrees[..., None] * _log_cosh(u))).sum(-1) * (far - start)
 
 
 def _table(df: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -56,8 +56,8 @@ class Unwarped(TorchDistribution):
         return self._moments()[1]
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        like = getattr(leaf := family(self.base).leaf(self.base), family(leaf).parameters[0])
         mean, variance = family(self.base).moments(self.base, self.warp)
+        like = getattr(leaf := family(self.base).leaf(self.base), family(leaf).parameters[0])
         return mean.to(like), variance.to(like)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -68,11 +68,11 @@ class Unwarped(TorchDistribution):
         return density.masked_fill(~(inside.flatten(-events).all(-1) if events else inside), -torch.inf)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.warp.inverse(self.base.rsample(torch.Size(sample_shape)))
+        return _drawn(self.warp, self.base.rsample(torch.Size(sample_shape)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            return self.warp.inverse(self.base.sample(torch.Size(sample_shape)))
+            return _drawn(self.warp, self.base.sample(torch.Size(sample_shape)))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         return Unwarped(self.base.expand(torch.Size(batch_shape)), self.warp)
@@ -95,11 +95,19 @@ def _between(warp: Warp, y: Tensor) -> tuple[Tensor, Tensor]:
     return inside, torch.where(inside, y, warp.inverse(torch.zeros_like(y)))
 
 
+def _drawn(warp: Warp, z: Tensor) -> Tensor:
+    """Draws in the user's units, of which none is rounded to a bound, or beyond: they could not be told as targets."""
+    low, high = (torch.tensor(bound, dtype=z.dtype, device=z.device) for bound in warp.bounds)
+    least = torch.maximum(low.nextafter(high), low + torch.finfo(z.dtype).tiny)
+    return warp.inverse(z).clamp(min=least, max=high.nextafter(low))
+
+
 def _seen_through(warp: Warp, cdf: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """The cdf of numbers whose warp has the given one."""
     low, high = warp.bounds
     _, safe = _between(warp, value)
-    return cdf(warp(safe)).masked_fill(value <= low, 0.0).masked_fill(value >= high, 1.0)
+    found = cdf(warp(safe)).masked_fill(value <= low, 0.0).masked_fill(value >= high, 1.0)
+    return found.masked_fill(value.isnan(), torch.nan)
 
 
 @register(Unwarped)
@@ -172,4 +180,4 @@ class UnwarpedFamily(Family):
         return integrated_crps(d, y).masked_fill(d.mean.isinf(), torch.inf)
 
     def sample(self, d: Any, samples: int) -> Tensor:
-        return d.warp.inverse(family(d.base).sample(d.base, samples))
+        return _drawn(d.warp, family(d.base).sample(d.base, samples))

@@ -82,7 +82,9 @@ class Metric(ABC):
 
 def total(values: Tensor, mask: Tensor) -> Tensor:
     """The sum of values ``(B, M)`` where observed, beside their number: ``(B, 2)``, in float64."""
-    return torch.stack([(values.double() * mask).sum(1), mask.sum(1).double()], 1)
+    return torch.stack(
+        [values.double().masked_fill(~mask, 0.0).sum(1), mask.sum(1).double()], 1
+    )  # 0 times infinity is NaN
 
 
 def mean(sums: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from bayesmeta.border import as_tensor, check_spread, is_whole
 from bayesmeta.border.points import assemble
 from bayesmeta.data import Episode, Points, seen, split
 from bayesmeta.tasks.source import TaskSource, shots_per_task
-from bayesmeta.tasks.times import as_names, as_times, in_time, missing, possible, within
+from bayesmeta.tasks.times import as_names, as_times, in_time, possible, rows_of, within
 
 if TYPE_CHECKING:
     from bayesmeta.tasks.columns import Columns
@@ -183,14 +183,7 @@ def tasks_from_arrays(
         y = y.masked_fill(~mask, 0)
     if len(ids) == 0:
         raise ValueError("task_ids: expected at least two rows a task, got none; check how the rows were selected")
-    groups: dict[Any, list[int]] = {}
-    for row, task in enumerate(ids):
-        groups.setdefault(task, []).append(row)
-    for task, mine in groups.items():
-        if missing(task):
-            raise ValueError(
-                f"task_ids: expected a task for every row, got {task} in row {mine[0]}; drop the row or fill in its task"
-            )
+    groups = rows_of(ids, "task_ids")
     names, rows = list(groups), list(groups.values())
     short = [place for place, mine in enumerate(rows) if len(mine) < 2]
     if short:

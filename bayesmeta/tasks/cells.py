@@ -10,7 +10,7 @@ import numpy as np
 from bayesmeta.border import as_numbers
 from bayesmeta.tasks.times import missing
 
-__all__ = ["Level", "categories", "count", "is_category", "moments", "plain", "read"]
+__all__ = ["Level", "categories", "count", "is_category", "plain", "read"]
 
 Array = np.ndarray[Any, Any]
 Level = str | int | float | bool
@@ -30,9 +30,19 @@ def plain(value: Any) -> Level | None:
     return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
-def categories(column: Any) -> tuple[Level, ...]:
-    """The categories that a column shows, in the order of the type, or else sorted."""
-    values = map(plain, dict.fromkeys(np.asarray(column, dtype=object)))
+def _distinct(column: Any, name: Any) -> dict[Any, None]:
+    """The values of a column, each once, as the keys of a dictionary."""
+    try:
+        return dict.fromkeys(np.asarray(column, dtype=object))
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: expected categories, texts or numbers, got others ({error}); make texts of them"
+        ) from error
+
+
+def categories(column: Any, name: Any) -> tuple[Level, ...]:
+    """The categories that a column of a name shows, in the order of the type, or else sorted."""
+    values = map(plain, _distinct(column, name))
     shown = dict.fromkeys(value for value in values if value is not None)
     declared = getattr(getattr(column, "cat", None), "categories", None)
     if declared is not None and not callable(declared):
@@ -51,7 +61,7 @@ def read(column: Any, name: Any, levels: Sequence[Level] | None, names: str) -> 
     if levels is not None:
         codes: dict[Level | None, int] = {level: code for code, level in enumerate(levels)}
         values = np.asarray(column, dtype=object)
-        known = {value: -2 if missing(value) else codes.get(plain(value), -1) for value in dict.fromkeys(values)}
+        known = {value: -2 if missing(value) else codes.get(plain(value), -1) for value in _distinct(column, name)}
         found = np.array([known[value] for value in values], dtype=np.int64)
         return found == -2, found.clip(min=-1)
     try:
@@ -60,6 +70,8 @@ def read(column: Any, name: Any, levels: Sequence[Level] | None, names: str) -> 
         if not any(isinstance(value, str) for value in np.asarray(column, dtype=object)):
             raise
         raise ValueError(f"{error}; if they are names, say {names}") from None
+    if numbers.ndim != 1:
+        raise ValueError(f"{name}: expected one number a row, got shape {numbers.shape}; make a column of each")
     if np.isinf(numbers).any():
         raise ValueError(
             f"{name}: expected finite numbers, got {count(np.isinf(numbers))} of infinity; drop those rows, or cap the values"
@@ -70,9 +82,3 @@ def read(column: Any, name: Any, levels: Sequence[Level] | None, names: str) -> 
 def count(rows: Array) -> str:
     """How many rows, and where the first is."""
     return f"{int(rows.sum())} {'row' if rows.sum() == 1 else 'rows'} (the first is row {int(rows.argmax())})"
-
-
-def moments(column: Any) -> Any:
-    """Times as they are; those with a time zone as the moments that they are."""
-    zone = getattr(getattr(column, "dtype", None), "tz", None)
-    return np.asarray(column) if zone is None else np.asarray(column, dtype="datetime64[ns]")

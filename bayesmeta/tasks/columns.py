@@ -10,10 +10,12 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from bayesmeta.border import check_count, stack
+from bayesmeta.border import stack
 from bayesmeta.recorded import Setting
 from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_arrays
-from bayesmeta.tasks.cells import Array, Level, categories, count, is_category, moments, plain, read
+from bayesmeta.tasks.cells import Array, Level, categories, count, is_category, read
+from bayesmeta.tasks.tables import check_columns, labels_of, listed, names_of, tuples
+from bayesmeta.tasks.times import as_names, moments
 
 __all__ = ["Columns"]
 
@@ -60,9 +62,15 @@ class Columns(Setting):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():  # of JSON, which has lists alone
-            object.__setattr__(self, name, _tuples(value))
+            several = (value,) if name in ("task", "x", "y") and isinstance(value, str) else tuples(value)
+            object.__setattr__(self, name, several)
         for name in ("levels", "fills"):
             object.__setattr__(self, name, getattr(self, name) or (None,) * len(self.x))
+            if len(getattr(self, name)) != len(self.x):
+                raise ValueError(
+                    f"{name}: expected one entry for each of {len(self.x)} inputs, got {len(getattr(self, name))}; "
+                    "Columns.from_frame reads them from a table"
+                )
 
     @classmethod
     def from_frame(
@@ -86,25 +94,25 @@ class Columns(Setting):
         Raises:
             ValueError: as `tasks_from_frame`.
         """
-        there = _names(frame)
-        named = {role: tuple(_listed(value, there)) for role, value in (("task", task), ("x", x), ("y", y))}
-        for role, several in named.items():
-            if not several:
-                raise ValueError(
-                    f"{role}: expected at least one column, got none; name one of {', '.join(map(str, there))}"
-                )
-        chosen = _listed(categorical, there)
+        there = names_of(frame)
+        named = {role: tuple(listed(value, role, there)) for role, value in (("task", task), ("x", x), ("y", y))}
+        chosen = listed(categorical, "categorical", there)
         for name in chosen:
             if name not in named["x"]:
                 raise ValueError(
                     f"categorical: expected some of x, got {name!r}; labels of y are named by classes=[...]"
                 )
-        for name in named["x"]:
-            if name in [*named["y"], *named["task"]]:
-                raise ValueError(
-                    f"x: expected inputs beside the target and the task, got {name!r} as both; leave it out of x"
-                )
-        labels = _labels(classes)
+        for role, others in (("x", ("y", "task")), ("y", ("task",))):
+            for name in named[role]:
+                if any(name in named[other] for other in others):
+                    raise ValueError(
+                        f"{role}: expected columns beside the {' and the '.join(others)}, got {name!r} as both; leave it out"
+                    )
+        if order is not None and order in named["y"]:
+            raise ValueError(
+                f"order: expected a column of times beside the target, got {order!r} as both; name another"
+            )
+        labels = labels_of(classes)
         if labels is not None and len(named["y"]) > 1:
             raise ValueError(f"y: expected a single column of labels, with classes, got {named['y']}; name one")
         bare = cls(named["task"], named["x"], named["y"], order, labels, missing=missing, whole=whole)
@@ -112,10 +120,11 @@ class Columns(Setting):
         levels: list[tuple[Level, ...] | None] = []
         fills: list[float | None] = []
         for name in bare.x:
-            shown = categories(frame[name]) if name in chosen or is_category(frame[name]) else None
+            shown = categories(frame[name], name) if name in chosen or is_category(frame[name]) else None
             gaps, values = read(frame[name], name, shown, f"categorical=[{name!r}]")
-            if gaps.all() and len(gaps):
-                raise ValueError(f"{name}: expected some values, got none in {len(gaps)} rows; leave it out of x")
+            if gaps.all():
+                remedy = "leave it out of x" if len(gaps) else "check how the rows were selected"
+                raise ValueError(f"{name}: expected some values, got none in {len(gaps)} rows; {remedy}")
             levels.append(shown)
             fills.append((0.0 if shown else float(values[~gaps].mean())) if missing and gaps.any() else None)
         return replace(bare, levels=tuple(levels), fills=tuple(fills))
@@ -210,7 +219,7 @@ class Columns(Setting):
         """
         self.check(frame, ("order",))
         x, (y, known), names = self.inputs(frame), self.targets(frame), self.names(frame)
-        order = None if self.order is None else moments(frame[self.order])
+        order = None if self.order is None else as_names(moments(frame[self.order]))
         kept = np.asarray(known.any(1))
         if not kept.all():
             warnings.warn(
@@ -240,11 +249,13 @@ class Columns(Setting):
         return tasks
 
     def check(self, frame: Any, roles: Sequence[Literal["task", "x", "y", "order"]]) -> None:
-        """Raises a ValueError if a table lacks a column, or has it twice."""
-        there = _names(frame)
+        """Raises a ValueError if a table lacks a column, has it twice, or columns differ in length."""
+        there = names_of(frame)
         index = list(getattr(getattr(frame, "index", None), "names", []))  # of a panel's rows
-        for role in roles:
-            for name in getattr(self, role) if role != "order" else () if self.order is None else (self.order,):
+        mine = {role: getattr(self, role) for role in roles if role != "order" or self.order is not None}
+        mine |= {"order": (self.order,)} if "order" in mine else {}
+        for role, names in mine.items():
+            for name in names:
                 if there.count(name) > 1:
                     raise ValueError(
                         f"{role}: expected one column named {name!r}, got {there.count(name)}; rename them"
@@ -259,31 +270,4 @@ class Columns(Setting):
                         f"{role}: expected a column of the frame, got {name!r}; its columns are "
                         f"{', '.join(map(str, there))}; {remedy}"
                     )
-
-
-def _labels(classes: int | Sequence[Level] | None) -> int | tuple[Level, ...] | None:
-    """The number of classes, or their names."""
-    if classes is None or isinstance(classes, (int, np.integer)):
-        if classes is not None:
-            check_count("classes", classes)
-        return None if classes is None else int(classes)
-    labels = tuple(label for label in map(plain, classes) if label is not None)
-    if len(labels) < len(list(classes)) or len(set(labels)) < len(labels) or not labels:
-        raise ValueError(
-            f"classes: expected labels, each once, got {list(classes)}; or the number of labels 0 to W - 1"
-        )
-    return labels
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, (list, tuple)) else value
-
-
-def _names(frame: Any) -> list[Any]:
-    """The columns of a table."""
-    return list(getattr(frame, "columns", frame.keys() if isinstance(frame, dict) else []))
-
-
-def _listed(names: Any, there: list[Any]) -> list[Any]:
-    """One name or several as a list; a MultiIndex names a column by a tuple."""
-    return [names] if isinstance(names, str) or names in there else list(names)
+        check_columns(frame, [name for names in mine.values() for name in names])

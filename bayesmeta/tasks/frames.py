@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any, Unpack
 
 import torch
@@ -19,7 +20,7 @@ from bayesmeta.randomness import seeded
 from bayesmeta.tasks.arrays import ArrayTasks, Division
 from bayesmeta.tasks.cells import Level
 from bayesmeta.tasks.columns import Columns
-from bayesmeta.tasks.times import missing
+from bayesmeta.tasks.times import rows_of
 
 __all__ = ["predict_frame", "tasks_from_frame"]
 
@@ -156,23 +157,36 @@ def predict_frame(
         >>> list(found)[2:]
         ['height mean', 'height 5%', 'height 95%', 'height aleatoric', 'height epistemic']
     """
-    for level in levels:
-        if not 0 < level < 1:
-            raise ValueError(f"levels: expected quantiles between 0 and 1, got {level}; e.g. (0.05, 0.95)")
+    if not isinstance(learner, Learner) or not isinstance(columns, Columns):
+        got = type(columns if isinstance(learner, Learner) else learner).__name__
+        raise TypeError(
+            f"learner and columns: expected a trained learner and tasks.columns of its training tasks, got {got}; "
+            "predict_frame(learner, known, asked, tasks.columns)"
+        )
+    single = isinstance(levels, str) or not hasattr(levels, "__iter__")
+    for level in [levels] if single else levels:
+        if single or not isinstance(level, Real) or not 0 < level < 1:
+            raise ValueError(f"levels: expected quantiles between 0 and 1, got {level!r}; e.g. (0.05, 0.95)")
     given, told = (torch.as_tensor(columns.inputs(frame)) for frame in (known, asked))
     values, there = map(torch.as_tensor, columns.targets(known))
     if columns.classes is not None:
         values, there = values[:, 0], there[:, 0]
-    rows, wanted = (_rows_of(columns.names(frame)) for frame in (known, asked))
-    rows = {name: [at for at in mine if there[at].any()] for name, mine in rows.items()}
+    rows, wanted = (rows_of(columns.names(frame), "task") for frame in (known, asked))
+    seen = there.reshape(len(there), -1).any(1).tolist() if len(there) else []
+    rows = {name: [at for at in mine if seen[at]] for name, mine in rows.items()}
     partly = not bool(there[[at for mine in rows.values() for at in mine]].all())
     names = list(wanted)
     if not names:
         raise ValueError("asked: expected at least one row, got none; check how the rows were selected")
+    if any(rows.values()) and not any(rows.get(name) for name in names):
+        warnings.warn(
+            f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all "
+            "are answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
+            stacklevel=2,
+        )
     answers: dict[str, Tensor] = {}
     with evaluating(learner), seeded(seed), torch.no_grad():
-        for start in range(0, len(names), _TOGETHER):
-            some = names[start : start + _TOGETHER]
+        for some in _together(names, {name: len(wanted[name]) for name in names}):
             mine = [rows.get(name, []) for name in some]
             support = points(
                 [given[at] for at in mine],
@@ -181,19 +195,35 @@ def predict_frame(
                 classes=len(columns.labels) or None,
                 whole=columns.whole,
             )
-            places = [wanted[name] for name in some]
-            query = points([told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=columns.whole)
             posterior = learner(support)
-            for name, column in _answers(posterior, query.x, columns, levels).items():
-                column = column.cpu().double()
-                kept = answers.setdefault(name, column.new_empty(len(told)))
-                for task, at in enumerate(places):
-                    kept[torch.tensor(at)] = column[task, : len(at)]
+            for first in range(0, max(len(wanted[name]) for name in some), _ROWS):
+                places = [wanted[name][first : first + _ROWS] for name in some]
+                query = points(
+                    [told[at] for at in places], [torch.zeros(len(at), 1) for at in places], whole=columns.whole
+                )
+                for name, column in _answers(posterior, query.x, columns, levels).items():
+                    column = column.cpu().double()
+                    kept = answers.setdefault(name, column.new_empty(len(told)))
+                    for task, at in enumerate(places):
+                        kept[torch.tensor(at)] = column[task, : len(at)]
     return _with(asked, {name: column.numpy() for name, column in answers.items()})
 
 
-_TOGETHER = 256
-"""How many tasks are asked at once."""
+_TOGETHER, _ROWS = 256, 4096
+"""How many tasks are asked at once, and how many rows of theirs: quantiles of mixtures hold a megabyte for a few of them."""
+
+
+def _together(names: Sequence[Any], sizes: dict[Any, int]) -> Iterator[list[Any]]:
+    """Tasks to ask at once, in their order: few, and padded to the longest with few rows, or one by itself."""
+    some: list[Any] = []
+    longest = 0
+    for name in names:
+        longest = max(longest, sizes[name])
+        if some and (len(some) == _TOGETHER or (len(some) + 1) * longest > _ROWS):
+            yield some
+            some, longest = [], sizes[name]
+        some.append(name)
+    yield some
 
 
 def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[float]) -> dict[str, Tensor]:
@@ -201,8 +231,13 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
     prediction, parts = posterior(x), posterior.decompose(x)
     found: dict[str, Tensor] = {}
     if has_classes(prediction):
-        labels = columns.labels or [0, 1]  # of a Bernoulli
-        found = {f" {label}": p for label, p in zip(labels, class_probabilities(prediction).unbind(-1), strict=True)}
+        labels, chances = columns.labels or [0, 1], class_probabilities(prediction).unbind(-1)  # two of a Bernoulli
+        if len(chances) != len(labels):
+            raise ValueError(
+                f"learner: expected {len(labels)} classes, as the columns have, got {len(chances)}; give its network as many "
+                "outputs"
+            )
+        found = {f" {label}": chance for label, chance in zip(labels, chances, strict=True)}
     else:
         found = {" mean": prediction.mean}
         found |= {f" {100 * level:g}%": quantile(prediction, level) for level in levels}
@@ -210,18 +245,6 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
     if columns.classes is not None:
         return {f"{columns.y[0]}{name}": value for name, value in found.items()}
     return {f"{target}{name}": value[..., k] for k, target in enumerate(columns.y) for name, value in found.items()}
-
-
-def _rows_of(names: Any) -> dict[Any, list[int]]:
-    """The rows of each task, in the order in which tasks appear."""
-    found: dict[Any, list[int]] = {}
-    for row, name in enumerate(names):
-        if missing(name):
-            raise ValueError(
-                f"task: expected a task for every row, got {name} in row {row}; drop the row or fill in its task"
-            )
-        found.setdefault(name, []).append(row)
-    return found
 
 
 def _with(frame: Any, columns: dict[str, Any]) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_names", "as_times", "in_time", "missing", "possible", "within"]
+__all__ = ["as_names", "as_times", "in_time", "missing", "moments", "possible", "rows_of", "within"]
 
 
 def as_names(task_ids: Any) -> Any:
@@ -32,20 +35,70 @@ def missing(task: Any) -> bool:
     return task is None or type(task).__name__ in ("NAType", "NaTType") or bool(task != task)
 
 
+def rows_of(names: Any, argument: str) -> dict[Any, list[int]]:
+    """The rows of each task by its name, in the order in which tasks appear.
+
+    Raises:
+        ValueError: a row has no name, or one that cannot be looked up, such as a list.
+    """
+    groups: dict[Any, list[int]] = {}
+    row = 0
+    try:
+        for row, task in enumerate(names):
+            groups.setdefault(task, []).append(row)
+    except TypeError as error:
+        raise ValueError(
+            f"{argument}: expected names that can be looked up, got {names[row]!r} in row {row} ({error}); give texts, numbers "
+            "or tuples"
+        ) from error
+    for task, mine in groups.items():
+        if missing(task):
+            raise ValueError(
+                f"{argument}: expected a task for every row, got {task} in row {mine[0]}; drop the row or fill in its task"
+            )
+    return groups
+
+
 def as_times(order: Any, count: int) -> Any:
-    """When each row was measured, ``(rows,)``."""
-    times = as_names(order)
+    """When each row was measured, ``(rows,)``; numbers in the widest type, in which a horizon can be added."""
+    times = as_names(moments(order))
     if times.shape != (count,):
         raise ValueError(
             f"order: expected a time for each of {count} rows, got shape {times.shape}; give every row one"
         )
-    gaps = np.array([missing(time) for time in times]) if times.dtype.kind == "O" else times != times
+    kind = times.dtype.kind
+    gaps = np.array([missing(time) for time in times], dtype=bool) if kind == "O" else times != times
     if gaps.any():
         row = int(gaps.argmax())
         raise ValueError(
             f"order: expected a time for every row, got {times[row]} in row {row}; drop the row or fill it in"
         )
+    text = next((time for time in times if isinstance(time, (str, bytes))), None) if kind == "O" else None
+    if text is not None or kind in "USTc":
+        raise ValueError(
+            f"order: expected times that can be compared, numbers or dates, got {times[0] if text is None else text!r}; text is "
+            "sorted by its letters: convert it (pd.to_datetime, pd.to_numeric), or make an ordered category of it"
+        )
+    if kind in "biuf":
+        times = times.astype(np.float64 if kind == "f" else object if times.dtype == np.uint64 else np.int64)
+    endless = (
+        [row for row, time in enumerate(times) if isinstance(time, float) and math.isinf(time)] if kind in "fO" else []
+    )
+    if endless:
+        raise ValueError(
+            f"order: expected finite times, got {times[endless[0]]} in row {endless[0]}; drop the row or give it its time"
+        )
     return times
+
+
+def moments(column: Any) -> Any:
+    """Times as they are; those with a time zone as the moments that they are, and of ordered categories their numbers."""
+    categories = getattr(column, "cat", column)
+    if getattr(categories, "ordered", False) is True and hasattr(categories, "codes"):
+        codes = np.asarray(categories.codes)
+        return np.where(codes < 0, np.nan, codes)
+    zone = getattr(getattr(column, "dtype", None), "tz", None)
+    return column if zone is None else np.asarray(column, dtype="datetime64[ns]")
 
 
 def in_time(rows: list[list[int]], times: Any) -> list[list[int]]:
@@ -81,10 +134,8 @@ def within(
     found = torch.zeros(len(times), 1 + max(map(len, times)), dtype=torch.long)
     for task, mine in enumerate(times):
         try:
-            if mine.dtype.kind == "M" and isinstance(horizon, (int, float)):
-                raise TypeError("times are dates")
             last = mine[np.arange(len(mine)).clip(min=1) - 1]
-            reached = np.searchsorted(mine, last + horizon, side="right") - np.arange(len(mine))
+            reached = np.searchsorted(mine, last + _length(horizon, mine), side="right") - np.arange(len(mine))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"horizon: expected a length in the unit of order, or of dates a duration such as np.timedelta64(30, 'D'), got "
@@ -99,6 +150,20 @@ def within(
             raise ValueError(f"horizon: expected a point within it in some task, got none: {told}; lengthen it")
         warnings.warn(f"horizon: {told}, and are left out; lengthen it, or give a range of shots", stacklevel=2)
     return near.nonzero()[:, 0].tolist(), found[near]
+
+
+def _length(horizon: Any, times: Any) -> Any:
+    """A horizon in a type that these times take, or a TypeError: numpy adds whole numbers to dates, as nanoseconds or years."""
+    kind, lasts = times.dtype.kind, isinstance(horizon, (datetime.timedelta, np.timedelta64))
+    if missing(horizon):
+        raise TypeError("no length")
+    if kind in "Mm":
+        if not lasts:
+            raise TypeError("times are dates" if kind == "M" else "times are durations")
+        return horizon.to_timedelta64() if hasattr(horizon, "to_timedelta64") else np.timedelta64(horizon)
+    if kind in "if" and (lasts or not isinstance(horizon, Real)):
+        raise TypeError("times are numbers")
+    return horizon.astype("m8[us]").item() if isinstance(horizon, np.timedelta64) else horizon
 
 
 def possible(reach: Tensor, shots: int | tuple[int, int]) -> Tensor:

@@ -94,6 +94,9 @@ class _Mixed(Posterior):
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
-        aleatoric = sum(weight * part for weight, (part, _) in zip(self.weights, parts, strict=True))
-        predictive = self._predictive(x, samples)
-        return aleatoric, (uncertainty(predictive) - aleatoric).clamp(min=0)
+        each = zip(self.weights, parts, strict=True)
+        aleatoric = sum(
+            torch.where(weight > 0, weight * part, 0.0) for weight, (part, _) in each
+        )  # which may be infinite
+        total = uncertainty(self._predictive(x, samples))
+        return aleatoric, torch.where(total.isinf(), total, (total - aleatoric).clamp(min=0))

@@ -116,7 +116,10 @@ class _Unwarping(Transformed):
         return Posterior._mean(self, x)
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        return Posterior._decompose(self, x, samples)
+        """By draws, which show no infinity: where the variance has none, neither do its parts."""
+        endless = self._predictive(x).variance.isinf()
+        aleatoric, epistemic = (part.masked_fill(endless, torch.inf) for part in Posterior._decompose(self, x, samples))
+        return aleatoric, epistemic
 
     def _joint(self, x: Any) -> Joint:
         refuse_gaussian(self, "joint", "posterior", "draw from it, posterior.functions(S)")
