@@ -1,0 +1,58 @@
+"""Tables as a new user brings them: each is taken for what it is, or refused with what to do."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayesmeta as bm
+
+FRAME = pd.DataFrame({"id": ["a"] * 5 + ["b"] * 5, "x": list(range(5)) * 2, "y": [1.0, 5, 2, 3, 4, 9, 7, 8, 6, 0]})
+ROLES: Any = {"task": "id", "x": "x", "y": "y"}
+
+
+@pytest.mark.parametrize("kind", ["object", "string"])
+def test_text_is_no_time(kind: str) -> None:
+    frame = FRAME.assign(week=pd.Series(["1", "10", "11", "2", "3"] * 2, dtype=kind))
+    with pytest.raises(
+        ValueError, match=r"order: .* got '1'; .* pd\.to_numeric\(.*pd\.to_datetime\(\.\.\., utc=True\)"
+    ):
+        bm.tasks_from_frame(frame, **ROLES, order="week", shots=1)
+    tasks = bm.tasks_from_frame(frame.assign(week=pd.to_numeric(frame.week)), **ROLES, order="week", shots=1)
+    assert tasks.points.y[0, :, 0].tolist() == [1.0, 3.0, 4.0, 5.0, 2.0]
+
+
+DAYS = pd.date_range("2026-03-20", periods=5, freq="3D")  # over a change of clocks in Rome
+ROME = DAYS.tz_localize("Europe/Rome")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([*DAYS] * 2),
+        pd.Series([*ROME] * 2),
+        pd.Series([*ROME] * 2, dtype=object),
+        pd.Series([*ROME, *DAYS.tz_localize("US/Pacific")], dtype=object),
+        [day.to_pydatetime() for day in ROME] * 2,
+        [day.date() for day in DAYS] * 2,
+    ],
+    ids=["dates", "zoned", "objects", "zones", "python", "days"],
+)
+@pytest.mark.parametrize(
+    "horizon", ["7D", "168 h", "1w", datetime.timedelta(days=7), np.timedelta64(7, "D"), pd.Timedelta(7, "D")]
+)
+def test_a_horizon_is_any_duration(column: Any, horizon: Any) -> None:
+    tasks = bm.tasks_from_frame(FRAME.assign(day=column), **ROLES, order="day", horizon=horizon, shots=2)
+    assert tasks[0].query.mask.sum(1).tolist() == [2, 2]  # of three that are left, 3, 6 and 9 days later
+
+
+@pytest.mark.parametrize("horizon", ["7M", "7", "week", "-7D"])
+def test_a_horizon_without_a_length_is_refused(horizon: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"horizon: expected .* such as '30D' .* a text is a whole number and one of w, d"
+    ):
+        bm.tasks_from_frame(FRAME.assign(day=[*DAYS] * 2), **ROLES, order="day", horizon=horizon, shots=2)
