@@ -24,7 +24,7 @@ from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Coverage
 from bayesmeta.posterior import Posterior
 from bayesmeta.tasks import ArrayTasks, Columns, tasks_from_frame
-from bayesmeta.tasks.arrays import Division
+from bayesmeta.tasks.arrays import check_options
 from bayesmeta.warps import Log
 
 __all__ = ["AutoFit", "autofit"]
@@ -32,7 +32,6 @@ __all__ = ["AutoFit", "autofit"]
 _FOLDS = 5
 _BEYOND = 3.0
 """Up to how many times the largest target the logarithmic scale is one."""
-_OPTIONS = sorted({*tasks_from_frame.__kwdefaults__, *Division.__annotations__, "task", "x", "y"})
 
 
 @final
@@ -107,7 +106,7 @@ def autofit(
         A learner in the user's units, in evaluation mode, with `report()`: print it.
 
     Raises:
-        TypeError: the data are no frame and no such tasks.
+        TypeError: the data are no frame and no such tasks, or there is no such option.
         ValueError: there is a single task, a target that never varies, labels in the place of numbers, or what `tasks_from_frame`
             raises; the checkpoint is of another run.
 
@@ -125,6 +124,7 @@ def autofit(
         torch.Size([1, 1, 1])
     """
     began = time.perf_counter()
+    check_options(options, autofit, tasks_from_frame)
     check_count("steps", steps)
     check_count("seed", seed, least=0)
     tasks = _tasks(data, {"task": task, "x": x, "y": y, "order": order, **options})
@@ -165,10 +165,6 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
         raise ValueError(
             f"{missing[0]}: expected the name of a column, got none; e.g. autofit(frame, task='boy', x='age', y='height')"
         )
-    elif unknown := [name for name in given if name not in _OPTIONS]:
-        raise TypeError(
-            f"{unknown[0]}: expected an option of autofit or of tasks_from_frame, got another; they are {', '.join(_OPTIONS)}"
-        )
     else:
         tasks = tasks_from_frame(data, **{"shots": (1, 10), **given})
     points = tasks.points
@@ -176,7 +172,7 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
     if not plain or points.y.dim() != 3 or points.x.dim() != 3:
         raise ValueError(
             "data: expected numbers, x (B, N, D) and y (B, N, Y), got others, such as labels, tokens or trees; fit a learner "
-            "that takes them, see how-to-choose"
+            'that takes them: docs/tables.md, "Yes or no", shows one of classes, and docs/how-to-choose.md the others'
         )
     if points.mask.dim() > 2:
         raise ValueError(

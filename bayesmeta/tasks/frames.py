@@ -17,7 +17,7 @@ from bayesmeta.evaluation.evaluate import evaluating
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import seeded
-from bayesmeta.tasks.arrays import ArrayTasks, Division
+from bayesmeta.tasks.arrays import ArrayTasks, Division, check_options
 from bayesmeta.tasks.cells import Level
 from bayesmeta.tasks.columns import Columns
 from bayesmeta.tasks.times import rows_of
@@ -77,6 +77,7 @@ def tasks_from_frame(
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
+        TypeError: there is no such option.
         ValueError: a column is not there, not numeric, infinite or lacks values, a label is none of the classes, or what
             `tasks_from_arrays` raises.
 
@@ -90,6 +91,7 @@ def tasks_from_frame(
         >>> tasks_from_frame(frame, task="boy", x="age", y="height", order="age", shots=1)[0].query.x[..., 0].tolist()
         [[2.0], [2.0]]
     """
+    check_options(division, tasks_from_frame)
     columns = Columns.from_frame(
         frame,
         task=task,

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,8 +78,8 @@ def as_times(order: Any, count: int) -> Any:
     if text is not None or kind in "USTc":
         raise ValueError(
             f"order: expected times that can be compared, numbers or dates, got {times[0] if text is None else text!r}; text is "
-            "sorted by its letters, '10' before '2': convert it by pd.to_numeric(...), dates by pd.to_datetime(..., utc=True), or "
-            "make an ordered category of it"
+            "sorted by its letters, '10' before '2': convert it by pd.to_numeric(...), dates by pd.to_datetime(..., utc=True), "
+            "or make an ordered category of it"
         )
     if kind in "biuf":
         times = times.astype(np.float64 if kind == "f" else object if times.dtype == np.uint64 else np.int64)
@@ -187,16 +187,7 @@ def _length(horizon: Any, times: Any) -> Any:
     return horizon.astype("m8[us]").item() if isinstance(horizon, np.timedelta64) else horizon
 
 
-_UNITS: dict[str, Literal["W", "D", "h", "m", "s", "ms", "us", "ns"]] = {
-    "w": "W",
-    "d": "D",
-    "h": "h",
-    "min": "m",
-    "s": "s",
-    "ms": "ms",
-    "us": "us",
-    "ns": "ns",
-}
+_UNITS: dict[str, Any] = {"w": "W", "d": "D", "h": "h", "min": "m", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}
 """Of durations in texts, and numpy's names for them. A month has no length, and "m" might be one."""
 
 

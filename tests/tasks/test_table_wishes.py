@@ -56,3 +56,26 @@ def test_a_horizon_without_a_length_is_refused(horizon: str) -> None:
         ValueError, match=r"horizon: expected .* such as '30D' .* a text is a whole number and one of w, d"
     ):
         bm.tasks_from_frame(FRAME.assign(day=[*DAYS] * 2), **ROLES, order="day", horizon=horizon, shots=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bm.tasks_from_frame(FRAME, **ROLES, shot=3), "shot: expected .* of tasks_from_frame, .*'shots' is the nearest"),
+        (lambda: bm.tasks_from_arrays([0.0], [0.0], [0], oder=[1]), "oder: .* of tasks_from_arrays, .*'order' is"),
+        (lambda: bm.tasks.Columns.from_frame(FRAME, **ROLES).tasks(FRAME, querys=1), "querys: .*'queries' is the nearest"),
+        (lambda: bm.autofit(FRAME, **ROLES, categories=["x"]), "categories: expected an option of autofit or tasks_from_frame"),
+        (lambda: bm.autofit(FRAME, **ROLES, step=3), "step: .*'steps' is the nearest"),
+        (lambda: bm.tasks_from_frame(FRAME, **ROLES, qwfp=3), "qwfp: .* of tasks_from_frame, got another; task, x"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_told_the_nearest(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_columns_say_their_order() -> None:
+    columns = bm.tasks_from_frame(FRAME, **ROLES, order="x", shots=1).columns
+    with pytest.raises(TypeError, match="order: expected how tasks are divided, got what the columns say, order='x'"):
+        columns.tasks(FRAME, order="x", shots=1)  # type: ignore[call-arg]
+    assert columns.tasks(FRAME, shots=1).ordered
