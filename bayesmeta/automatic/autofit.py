@@ -18,7 +18,7 @@ from bayesmeta.automatic.members import MEMBERS
 from bayesmeta.automatic.report import Report
 from bayesmeta.automatic.run import Run
 from bayesmeta.automatic.whole import Tempering, judged, together, whole
-from bayesmeta.border import check_count
+from bayesmeta.border import check_amounts, check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Coverage
@@ -107,7 +107,7 @@ def autofit(
 
     Raises:
         TypeError: the data are no frame and no such tasks, or there is no such option.
-        ValueError: there is a single task, a target that never varies, labels in the place of numbers, or what `tasks_from_frame`
+        ValueError: there is a single task, a target that never varies or has two values alone, labels, or what `tasks_from_frame`
             raises; the checkpoint is of another run.
 
     Warns:
@@ -193,4 +193,7 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
         raise ValueError(
             f"y: expected targets that vary, got {float(y[0][still][0]):g} in every row; leave it out, or look at how it was read"
         )
+    named = [f"y={name!r}" for name in tasks.columns.y] if hasattr(tasks, "columns") else ["y"] * y.shape[1]
+    for name, values in zip(named, y.T, strict=True):
+        check_amounts(values, name)
     return tasks

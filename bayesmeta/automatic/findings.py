@@ -65,14 +65,6 @@ def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: E
             f"90% intervals hold {covered.value:.0%} of the held-out points, and are too "
             f"{'narrow' if covered.high < 0.85 else 'wide'}; where there are tasks to spare, Conformal mends that"
         )
-    given = run.folds.tasks.points
-    for values in given.y[given.mask][:, : run.folds.targets].T:
-        if len(two := values.unique()) == 2:
-            low, high = two.tolist()
-            yield (
-                f"all targets are {low:g} or {high:g}, and intervals of real numbers say little of them; where they mean yes or "
-                "no fit LaplaceHead with the likelihood Bernoulli()"
-            )
     yield from _simpler(run, shares, nll, found)
     curve = torch.stack(run.curve).flatten(1).amin(1)
     if len(curve) > 4 and (fell := float(curve[:-4].min() - curve.min())) > _FALLING:

@@ -41,7 +41,7 @@ def check_options(given: Iterable[str], *functions: Callable[..., Any]) -> None:
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            meant = f"{near[0]!r} is the nearest, of " if near else ""
+            meant = f"{near[0]!r} is the nearest of " if near else "they are "
             raise TypeError(
                 f"{name}: expected an option of {' or '.join(f.__name__ for f in functions)}, got another; {meant}"
                 f"{', '.join(dict.fromkeys(known))}"

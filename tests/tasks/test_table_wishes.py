@@ -66,7 +66,7 @@ def test_a_horizon_without_a_length_is_refused(horizon: str) -> None:
         (lambda: bm.tasks.Columns.from_frame(FRAME, **ROLES).tasks(FRAME, querys=1), "querys: .*'queries' is the nearest"),
         (lambda: bm.autofit(FRAME, **ROLES, categories=["x"]), "categories: expected an option of autofit or tasks_from_frame"),
         (lambda: bm.autofit(FRAME, **ROLES, step=3), "step: .*'steps' is the nearest"),
-        (lambda: bm.tasks_from_frame(FRAME, **ROLES, qwfp=3), "qwfp: .* of tasks_from_frame, got another; task, x"),
+        (lambda: bm.tasks_from_frame(FRAME, **ROLES, qwfp=3), "qwfp: .* of tasks_from_frame, got another; they are task, x"),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_told_the_nearest(make: Any, message: str) -> None:
@@ -79,3 +79,22 @@ def test_columns_say_their_order() -> None:
     with pytest.raises(TypeError, match="order: expected how tasks are divided, got what the columns say, order='x'"):
         columns.tasks(FRAME, order="x", shots=1)  # type: ignore[call-arg]
     assert columns.tasks(FRAME, shots=1).ordered
+
+
+TWICE: Any = [
+    ([False, True, True, False, True] * 2, "0 or 1"),
+    ([0, 1, 1, 0, 1] * 2, "0 or 1"),
+    ([-1.5, 3.0, 3.0, -1.5, 3.0] * 2, "-1.5 or 3"),
+]
+
+
+@pytest.mark.parametrize(("y", "values"), TWICE)
+def test_yes_or_no_is_no_regression(y: Any, values: str) -> None:
+    frame = FRAME.assign(y=y)
+    said = rf"expected amounts, got one of two values, {values}, in all 10 rows.*Bernoulli\(\).*Categorical\(\): docs/tables.md"
+    with pytest.raises(ValueError, match=f"^y='y': {said}"):
+        bm.autofit(frame, **ROLES, progress=False)
+    tasks = bm.tasks_from_frame(frame, **ROLES, shots=2)
+    for baseline in ("Boosting", "LastValue", "Mean", "MixedEffects"):
+        with pytest.raises(ValueError, match=r"^tasks: y: expected amounts"):
+            getattr(bm.baselines, baseline).from_tasks(tasks, episodes=1)
