@@ -100,7 +100,7 @@ def autofit(
         progress: shows a bar with the lowest NLL of held-out tasks so far.
         checkpoint: a folder for the state of the run, written at each of 16 looks at the held-out tasks: the same call goes on
             from there, and ends as if it had not been interrupted.
-        options: of `tasks_from_frame`, such as ``shots``, a number of known points or a range, (1, 10) if not given.
+        options: of `tasks_from_frame`, such as ``shots``, a number of known points or a range, (0, 10) if not given.
 
     Returns:
         A learner in the user's units, in evaluation mode, with `report()`: print it.
@@ -166,7 +166,7 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
             f"{missing[0]}: expected the name of a column, got none; e.g. autofit(frame, task='boy', x='age', y='height')"
         )
     else:
-        tasks = tasks_from_frame(data, **{"shots": (1, 10), **given})
+        tasks = tasks_from_frame(data, **{"shots": (0, 10), **given})
     points = tasks.points
     plain = isinstance(points.x, Tensor) and points.x.is_floating_point() and points.y.is_floating_point()
     if not plain or points.y.dim() != 3 or points.x.dim() != 3:
