@@ -111,8 +111,8 @@ def autofit(
             raises; the checkpoint is of another run.
 
     Warns:
-        UserWarning: what the report says too: data are too few to trust its figures, intervals do not hold, a simple member would
-            do, or more steps would help.
+        UserWarning: what the report says too: data are too few to trust its figures, tasks share a group, a few targets are not
+            above 0, intervals do not hold, a simple member would do, or more steps would help.
 
     Example:
         >>> import warnings
@@ -140,10 +140,11 @@ def autofit(
     nll, coverage = judged(run, shares, temperature, [NLL(), Coverage(0.9)])
     temperature *= together(run, shares)  # after the copies were judged, each by itself
     learner = whole(run, shares, temperature, range(len(run.folds.held)))
-    report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began)
+    columns = getattr(tasks, "columns", None)
+    report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began, columns)
     for said in report.warnings:
         warnings.warn(said, stacklevel=2)
-    return AutoFit(learner, report, getattr(tasks, "columns", None)).eval()
+    return AutoFit(learner, report, columns).eval()
 
 
 def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
