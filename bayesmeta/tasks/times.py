@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_names", "as_times", "in_time", "missing", "moments", "possible", "rows_of", "within"]
+__all__ = ["as_names", "as_times", "in_time", "missing", "moments", "past", "possible", "rows_of", "within"]
 
 
 def as_names(task_ids: Any) -> Any:
@@ -185,6 +185,20 @@ def _length(horizon: Any, times: Any) -> Any:
     if kind in "if" and (lasts or not isinstance(horizon, Real)):
         raise TypeError("times are numbers")
     return horizon.astype("m8[us]").item() if isinstance(horizon, np.timedelta64) else horizon
+
+
+def past(known: Any, asked: Any, rows: dict[Any, list[int]], wanted: dict[Any, list[int]]) -> list[Any]:
+    """The names of tasks of which a row is asked that lies before one that is known; none, where times are not to be compared.
+
+    Args:
+        known, asked: the times of two tables.
+        rows, wanted: each task's rows in them.
+    """
+    try:
+        then, now = (as_times(times, len(times)) for times in (known, asked))
+        return [name for name in wanted if rows.get(name) and min(now[wanted[name]]) < max(then[rows[name]])]
+    except (TypeError, ValueError):
+        return []
 
 
 _UNITS: dict[str, Any] = {"w": "W", "d": "D", "h": "h", "min": "m", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import warnings
 from functools import cache
@@ -260,3 +261,14 @@ def test_a_baseline_may_be_wrapped() -> None:
     warp = bm.warps.Log(top=1000.0)
     warped = bm.Warped(built("mean"), warp)(support)(query.x)
     assert (bm.distributions.quantile(warped, 0.01) > 0).all()
+
+
+def test_trees_are_kept_by_pickle_alone(tmp_path: Path) -> None:
+    learner, (support, query) = built("boosting"), panel(1)[0]
+    whole = bm.Standardized.from_tasks(bm.Ensemble([built("mean"), learner]), panel(), episodes=1)
+    for each, name in ((learner, r"Boosting, which"), (whole, r"Boosting \(learner\.learners\.1\), which")):
+        with pytest.raises(ValueError, match=rf"learner: expected weights and settings, got {name} .* pickle\.dump"):
+            bm.save(each, tmp_path / "trees.bayesmeta")
+        assert not (tmp_path / "trees.bayesmeta").exists()
+        again = pickle.loads(pickle.dumps(each))
+        assert torch.equal(log_prob(again, support, query), log_prob(each, support, query))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
 import bayesmeta as bm
 
@@ -98,3 +100,31 @@ def test_yes_or_no_is_no_regression(y: Any, values: str) -> None:
     for baseline in ("Boosting", "LastValue", "Mean", "MixedEffects"):
         with pytest.raises(ValueError, match=r"^tasks: y: expected amounts"):
             getattr(bm.baselines, baseline).from_tasks(tasks, episodes=1)
+
+
+def test_rows_before_those_that_are_known_are_warned_of_once() -> None:
+    frame = FRAME.assign(day=[*ROME] * 2)
+    columns = bm.tasks_from_frame(frame, **ROLES, order="day", shots=2).columns
+    learner = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian())
+
+    def warned(known: Any, asked: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            bm.predict_frame(learner, known, asked, columns)
+        return [str(warning.message) for warning in caught]
+
+    early, middle, late = (frame[frame.x.isin(some)] for some in ([0, 1], [2], [2, 3, 4]))
+    (said,) = warned(late, early)
+    assert "order: expected rows to answer after those that are known" in said
+    assert "got earlier ones in task 'a' (and in 1 more)" in said
+    for known, asked in (
+        (early, late),
+        (middle, late),
+        (late.drop(columns="day"), early),
+        (late, early.drop(columns="day")),
+    ):
+        assert warned(known, asked) == []
+    assert (
+        warned(late[late.id == "b"], frame[frame.x.eq(0) & frame.id.eq("b") | frame.id.eq("a")])[0].count("in 1 tasks")
+        == 1
+    )
