@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, final
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from bayesmeta.answers import Functions, repeated
 from bayesmeta.border import check, check_amounts, check_count
+from bayesmeta.border.checks import check_episodes, check_is_episode
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.posterior import Posterior
 from bayesmeta.recorded import Setting
@@ -34,8 +35,8 @@ def need(name: str) -> Any:
         ) from error
 
 
-def check_plain(given: Points, name: str) -> None:
-    """Raises a ValueError unless points have plain features and one real target, all of it observed."""
+def check_plain(given: Points, name: str, feature: int = 0) -> None:
+    """Raises a ValueError unless points have plain features, that one among them, and one real target, all of it observed."""
     x, y = given.x, given.y
     plain = isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()
     if not plain or y.shape[2:] != (1,) or not y.is_floating_point() or given.mask.dim() > 2:
@@ -44,21 +45,30 @@ def check_plain(given: Points, name: str) -> None:
             f"{name}: expected features x (B, N, D) and one real target, y (B, N, 1), for a baseline, got x {got} and y "
             f"{y.dtype} {tuple(y.shape)}; give each target a baseline of its own"
         )
+    if feature >= x.shape[2]:
+        raise ValueError(f"feature: expected the place of one of {x.shape[2]} features of x, from 0 on, got {feature}")
 
 
-def parts_of(tasks: Dataset[Episode], episodes: int) -> list[tuple[Episode, Tensor]]:
+def parts_of(tasks: Dataset[Episode], episodes: int, feature: int = 0) -> list[tuple[Episode, Tensor]]:
     """The first episodes of training tasks, in float64, each with numbers of its tasks ``(B,)``, the same whenever they return.
 
     Raises:
         ValueError: there are fewer than two tasks, targets are yes or no, or there are points that a baseline does not take.
     """
     check_count("episodes", episodes)
+    check_episodes(tasks)
+    if not isinstance(tasks, (Dataset, Sequence)):
+        raise TypeError(
+            f"tasks: expected a task source or a list of episodes, got {type(tasks).__name__}; "
+            "tasks_from_frame(frame, task=..., x=..., y=...) makes one"
+        )
     found, new = [], 0
     for index in range(min(episodes, len(tasks))):  # type: ignore[arg-type]
         episode = tasks[index]
+        check_is_episode(episode, index)
         for part, name in zip(episode, ("support", "query"), strict=True):
             check(part, f"tasks: {name}")
-            check_plain(part, f"tasks: {name}")
+            check_plain(part, f"tasks: {name}", feature)
         members = getattr(tasks, "members", lambda index: None)(index)
         if members is None:
             members = torch.arange(new, new + len(episode.support.mask))

@@ -70,7 +70,8 @@ class Boosting(Learner):
             ValueError: there are fewer than two tasks, or they are not of plain features and one real target.
         """
         need("sklearn.ensemble")
-        rows = asked(parts_of(tasks, episodes), lambda known, x: _described(known, x, feature))
+        check_count("feature", feature, least=0)
+        rows = asked(parts_of(tasks, episodes, feature), lambda known, x: _described(known, x, feature))
         generator = torch.Generator().manual_seed(seed)
         if len(rows.y) > _ROWS:
             some = torch.randperm(len(rows.y), generator=generator)[:_ROWS]
@@ -99,7 +100,7 @@ class Boosting(Learner):
         return cls(trees, Spread.fitted(errors, rows.known, rows.y), relative=relative, feature=feature)
 
     def forward(self, support: Points) -> Posterior:
-        check_plain(support, "support")
+        check_plain(support, "support", self.feature)
         return Kept(self._say, support, support)
 
     def _say(self, known: Points, x: Tensor) -> Distribution:
@@ -125,7 +126,7 @@ def _described(known: Points, x: Tensor, feature: int) -> Tensor:
     middle = (time * there).sum(1) / count.clamp(min=1)
     off = (time - middle[:, None]) * there
     slope = (off * y).sum(1) / off.square().sum(1).clamp(min=1e-12)
-    deviation = (((y - mean[:, :1]) * there).square().sum(1) / (count - 1).clamp(min=1)).sqrt()
+    deviation = (((y - average(known, known.x)) * there).square().sum(1) / (count - 1).clamp(min=1)).sqrt()
     low, high = (y.masked_fill(~there, edge) for edge in (torch.inf, -torch.inf))
     gap = x[:, :, None, feature] - time[:, None]
     gap = gap.abs().masked_fill(~there[:, None], torch.inf).amin(-1)

@@ -54,11 +54,12 @@ class LastValue(Learner):
         Raises:
             ValueError: there are fewer than two tasks, or they are not of plain features and one real target.
         """
-        rows = asked(parts_of(tasks, episodes), lambda known, x: nearest(known, x, feature)[..., None])
+        check_count("feature", feature, least=0)
+        rows = asked(parts_of(tasks, episodes, feature), lambda known, x: nearest(known, x, feature)[..., None])
         return cls(Spread.fitted(rows.y - rows.found[:, 0], rows.known, rows.y), feature=feature)
 
     def forward(self, support: Points) -> Posterior:
-        check_plain(support, "support")
+        check_plain(support, "support", self.feature)
         spread, feature = self.spread, self.feature
         return Kept(lambda known, x: spread.around(nearest(known, x, feature), known.mask.sum(1)), support, support)
 

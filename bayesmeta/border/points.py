@@ -241,7 +241,14 @@ def _pad(tasks: Sequence[Tensor], name: str) -> Tensor:
                 "give all tasks the same features"
             )
     longest = max(1, *(len(task) for task in tasks))
-    padded = tasks[0].new_zeros(len(tasks), longest, *event)
+    try:
+        padded = tasks[0].new_zeros(len(tasks), longest, *event)
+    except RuntimeError as error:
+        size = len(tasks) * longest * max(1, tasks[0][:1].nbytes) / 1e9
+        raise ValueError(
+            f"{name}: expected tasks that memory holds, padded to the longest, got {len(tasks)} of up to {longest} points, "
+            f"{size:.0f} GB; take some of the rows of long tasks, or drop those"
+        ) from error
     for b, task in enumerate(tasks):
         padded[b, : len(task)] = task
     return padded

@@ -126,13 +126,13 @@ class Family:
         """
         whole = family(self.leaf(d)).kind == "counts"
         low, high = self.bracket(d)
-        finest = torch.zeros_like(low)
+        coarse = None if whole else 1e-5 * (high - low)
         if not whole and _ROUGH < p < 1 - _ROUGH:
-            quick, finest = self.below(d), torch.finfo(low.dtype).eps * (high - low)
-            low, high = (bisect(quick, low, high, about, whole, finest) for about in (p - _ROUGH, p + _ROUGH))
+            quick = self.below(d)
+            low, high = (bisect(quick, low, high, about, whole, coarse) for about in (p - _ROUGH, p + _ROUGH))
             slack = (high - low) + 4 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
             low, high = low - slack, high + slack
-        return bisect(lambda value: self.cdf(d, value), low, high, p, whole, finest)
+        return bisect(lambda value: self.cdf(d, value), low, high, p, whole, coarse)
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
         """The distribution of ``loc + scale * y``, of the same family."""
@@ -235,11 +235,11 @@ _ROUGH = 1e-6
 
 
 def bisect(
-    cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, p: float, whole: bool, finest: Tensor | float = 0.0
+    cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, p: float, whole: bool, coarse: Tensor | None = None
 ) -> Tensor:
     """Where a cdf reaches p, from a bracket that is widened first until it holds p; of whole numbers the least.
 
-    It ends where brackets are no wider than `finest`, or no number lies within.
+    Where the cdf is p to nearly all digits, within a bracket no wider than `coarse`, it looks no further.
     """
     if whole:
         low, high = low.floor(), high.ceil()
@@ -252,14 +252,18 @@ def bisect(
         width = 2 * width
     for _ in range(60):
         middle = (low + high) / 2
-        if not whole and ((middle == low) | (middle == high) | (high - low <= finest)).all():
-            break  # there are no numbers between
         if whole:
             if not (high - low > 1).any():
                 return high
             middle = middle.floor()
-        below = cdf(middle) < p
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        elif ((middle == low) | (middle == high)).all():
+            break  # there are no numbers between
+        at = cdf(middle)
+        below = at < p
+        found = torch.zeros_like(below)
+        if coarse is not None:
+            found = ((at - p).abs() <= 8 * torch.finfo(at.dtype).eps * p) & (high - low <= coarse)
+        low, high = torch.where(below | found, middle, low), torch.where(below & ~found, high, middle)
     return high if whole else (low + high) / 2
 
 

@@ -160,7 +160,7 @@ def tasks_from_arrays(
         classes: W if y holds labels 0 to W - 1; None for regression.
         event_dims: how many dimensions the labels of one row have, see `points`.
         mask: which entries of y are observed, bool of its shape; None for all.
-        order: when each row was measured, ``(rows,)``, numbers, dates or whatever can be sorted. The support is then always a
+        order: when each row was measured, ``(rows,)``, numbers, dates or ordered categories. The support is then always a
             task's earliest `shots` points, and the query the next ones, at most `queries`: forecasts. Rows of the same time
             keep their order. None divides at random.
         horizon: how far after the last known point forecasts go, in the unit of order, a duration where that has dates: no later

@@ -102,12 +102,13 @@ class Columns(Setting):
                 raise ValueError(
                     f"categorical: expected some of x, got {name!r}; labels of y are named by classes=[...]"
                 )
-        for role, others in (("x", ("y", "task")), ("y", ("task",))):
+        for role, others, what in (
+            ("x", ("y", "task"), "inputs beside the target and the task"),
+            ("y", ("task",), "targets beside the task"),
+        ):
             for name in named[role]:
                 if any(name in named[other] for other in others):
-                    raise ValueError(
-                        f"{role}: expected columns beside the {' and the '.join(others)}, got {name!r} as both; leave it out"
-                    )
+                    raise ValueError(f"{role}: expected {what}, got {name!r} as both; leave it out of {role}")
         if order is not None and order in named["y"]:
             raise ValueError(
                 f"order: expected a column of times beside the target, got {order!r} as both; name another"

@@ -62,9 +62,10 @@ def tasks_from_frame(
         task: the column that names each row's task, by values of any type; or several, which name it together (school and class).
         x: the columns of inputs. What is the same in all rows of a task (a dose, a site) is an input like others.
         y: the column of targets, or several.
-        order: the column that says when each row was measured, of numbers, dates or whatever can be sorted; it may be one of x
-            too. The support is then always a task's earliest `shots` points, and the query the next ones, at most `queries`.
-            Rows of one time keep their order, and times of several zones are compared as moments. None divides at random.
+        order: the column that says when each row was measured, of numbers, dates or ordered categories, but no text; it may be
+            one of x too. The support is then always a task's earliest `shots` points, and the query the next ones, at most
+            `queries`. Rows of one time keep their order, and times of several zones are compared as moments. None divides at
+            random.
         horizon: see `tasks_from_arrays`.
         classes: the labels that y holds, in the order of their numbers, such as ``["no", "yes"]``; or W, for 0 to W - 1; or None
             for numbers. What is true or false needs none with the likelihood `Bernoulli`.
@@ -170,8 +171,9 @@ def predict_frame(
             "predict_frame(learner, known, asked, tasks.columns)"
         )
     single = isinstance(levels, str) or not hasattr(levels, "__iter__")
-    for level in [levels] if single else levels:
-        if single or not isinstance(level, Real) or not 0 < level < 1:
+    given_levels: list[Any] = [levels] if single else list(levels)
+    for level in given_levels:
+        if single or not isinstance(level, Real) or not 0 < float(level) < 1:
             raise ValueError(f"levels: expected quantiles between 0 and 1, got {level!r}; e.g. (0.05, 0.95)")
     given, told = (torch.as_tensor(columns.inputs(frame)) for frame in (known, asked))
     values, there = map(torch.as_tensor, columns.targets(known))

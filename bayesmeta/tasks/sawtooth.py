@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Unpack, final
 
 import torch
@@ -47,10 +48,11 @@ class Sawtooth(SyntheticTasks):
     ) -> None:
         options.setdefault("support_range", (-2.0, 2.0))
         super().__init__(inputs=1, noise=noise, **options)
-        low, high = frequencies
-        if not 0 < low < high:
+        pair = isinstance(frequencies, (tuple, list)) and len(frequencies) == 2
+        low, high = frequencies if pair and all(isinstance(bound, Real) for bound in frequencies) else (0.0, 0.0)
+        if not 0 < low < high < math.inf:
             raise ValueError(
-                f"frequencies: expected bounds (low, high) with 0 < low < high, got {frequencies}; e.g. (3, 5)"
+                f"frequencies: expected bounds (low, high) with 0 < low < high < inf, got {frequencies}; e.g. (3, 5)"
             )
         self.frequencies = frequencies
 

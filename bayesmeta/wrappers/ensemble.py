@@ -54,7 +54,8 @@ class Ensemble(Learner):
             raise ValueError(
                 f"weights: expected {len(learners)} numbers from 0 on, one above it, got {weights!r}; one a learner"
             )
-        self.register_buffer("weights", move(given / given.sum(), learners[0]).clone())
+        shares = (given / given.sum()).to(torch.get_default_dtype())
+        self.register_buffer("weights", move(shares, self.learners).clone())
 
     def forward(self, support: Points) -> Posterior:
         return _Mixed([learner(support) for learner in self.learners], self.weights.clone(), support)
@@ -95,8 +96,7 @@ class _Mixed(Posterior):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         parts = [member._decompose(x, samples) for member in self.members]
         each = zip(self.weights, parts, strict=True)
-        aleatoric = sum(
-            torch.where(weight > 0, weight * part, 0.0) for weight, (part, _) in each
-        )  # which may be infinite
+        weighed = [torch.where(weight > 0, weight * part, 0.0) for weight, (part, _) in each]  # parts may be infinite
+        aleatoric = torch.stack(weighed).sum(0)
         total = uncertainty(self._predictive(x, samples))
         return aleatoric, torch.where(total.isinf(), total, (total - aleatoric).clamp(min=0))

@@ -7,6 +7,7 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,3 +273,30 @@ def test_trees_are_kept_by_pickle_alone(tmp_path: Path) -> None:
         assert not (tmp_path / "trees.bayesmeta").exists()
         again = pickle.loads(pickle.dumps(each))
         assert torch.equal(log_prob(again, support, query), log_prob(each, support, query))
+
+
+@pytest.mark.parametrize("make", [bm.baselines.LastValue, bm.baselines.Boosting])
+def test_tasks_and_features_that_are_none(make: Any) -> None:
+    tasks = bm.tasks.Sinusoids(batch=4)
+    for wrong in (None, {"x": [1.0]}):
+        with pytest.raises(TypeError, match="tasks: expected a task source or a list of episodes"):
+            make.from_tasks(wrong)
+    with pytest.raises(ValueError, match="feature: expected the place of one of 1 features of x"):
+        make.from_tasks(tasks, feature=3, episodes=1)
+    learner = make.from_tasks(tasks, episodes=1)
+    assert learner(tasks[0].support)(torch.zeros(4, 0, 1)).mean.shape == (4, 0, 1)
+    learner.feature = 3
+    with pytest.raises(ValueError, match="feature: expected the place of one of 1 features of x"):
+        learner(tasks[0].support)
+
+
+def test_an_ensemble_that_begins_with_a_baseline_comes_back_from_its_file(tmp_path: Path) -> None:
+    """Its weights have the type of the learners that have one, whichever comes first."""
+    tasks = bm.tasks.Sinusoids(batch=4)
+    plain = bm.baselines.Mean.from_tasks(tasks, episodes=1)
+    line = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian())
+    for number, members in enumerate(([plain, line], [plain], [line, plain])):
+        learner = bm.Ensemble(members)
+        bm.save(learner, tmp_path / str(number))
+        support, x = tasks[0].support, tasks[0].query.x
+        assert torch.equal(bm.load(tmp_path / str(number))(support)(x).mean, learner(support)(x).mean)

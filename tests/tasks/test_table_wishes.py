@@ -124,7 +124,5 @@ def test_rows_before_those_that_are_known_are_warned_of_once() -> None:
         (late, early.drop(columns="day")),
     ):
         assert warned(known, asked) == []
-    assert (
-        warned(late[late.id == "b"], frame[frame.x.eq(0) & frame.id.eq("b") | frame.id.eq("a")])[0].count("in 1 tasks")
-        == 1
-    )
+    (said,) = warned(late[late.id == "b"], frame[(frame.x == 0) | (frame.id == "a")])
+    assert "in task 'b' (and in 0 more)" in said
