@@ -27,6 +27,7 @@ from bayesmeta.tasks.slot_files import slot_domains, slot_file, snips
 from bayesmeta.tasks.slots import SlotTasks, slot_names, slot_points
 from bayesmeta.tasks.source import SyntheticTasks, TaskSource
 from bayesmeta.tasks.spelling import WordVectors, spelled
+from bayesmeta.tasks.stored import StoredTasks, store_tasks
 from bayesmeta.tasks.streams import ClassStreams, StreamSource
 from bayesmeta.tasks.switching import Switching
 from bayesmeta.tasks.text import ClassSplit, LabelledTexts, banking77, clinc150, fewrel
@@ -65,6 +66,7 @@ __all__ = [
     "SegmentationTasks",
     "Sinusoids",
     "SlotTasks",
+    "StoredTasks",
     "StreamSource",
     "Switching",
     "SyntheticTasks",
@@ -95,6 +97,7 @@ __all__ = [
     "snips",
     "span_choices",
     "spelled",
+    "store_tasks",
     "tasks_from_arrays",
     "tasks_from_frame",
     "tatoeba",
