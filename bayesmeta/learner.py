@@ -56,6 +56,9 @@ class Learner(Mapped, ABC):
     label_dims: ClassVar[int] = 0
     """How many dimensions a point's labels have, of a learner that gives each to a learner within as a point of its own."""
 
+    only_pickled: ClassVar[bool] = False
+    """Whether it holds more than weights and settings, which `save` must refuse: a file that never runs code cannot hold it."""
+
     def extra_repr(self) -> str:
         """The settings, by which two learners of a type and shape differ."""
         return ", ".join(

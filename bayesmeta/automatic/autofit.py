@@ -18,13 +18,13 @@ from bayesmeta.automatic.members import MEMBERS
 from bayesmeta.automatic.report import Report
 from bayesmeta.automatic.run import Run
 from bayesmeta.automatic.whole import Tempering, judged, together, whole
-from bayesmeta.border import check_count
+from bayesmeta.border import check_amounts, check_count
 from bayesmeta.data import Episode, Points
 from bayesmeta.learner import Learner
 from bayesmeta.metrics import NLL, Coverage
 from bayesmeta.posterior import Posterior
 from bayesmeta.tasks import ArrayTasks, Columns, tasks_from_frame
-from bayesmeta.tasks.arrays import Division
+from bayesmeta.tasks.arrays import check_options
 from bayesmeta.warps import Log
 
 __all__ = ["AutoFit", "autofit"]
@@ -32,7 +32,6 @@ __all__ = ["AutoFit", "autofit"]
 _FOLDS = 5
 _BEYOND = 3.0
 """Up to how many times the largest target the logarithmic scale is one."""
-_OPTIONS = sorted({"task", "x", "y"} | set(tasks_from_frame.__kwdefaults__ or ()) | set(Division.__annotations__))
 
 
 @final
@@ -101,19 +100,19 @@ def autofit(
         progress: shows a bar with the lowest NLL of held-out tasks so far.
         checkpoint: a folder for the state of the run, written at each of 16 looks at the held-out tasks: the same call goes on
             from there, and ends as if it had not been interrupted.
-        options: of `tasks_from_frame`, such as ``shots``, a number of known points or a range, (1, 10) if not given.
+        options: of `tasks_from_frame`, such as ``shots``, a number of known points or a range, (0, 10) if not given.
 
     Returns:
         A learner in the user's units, in evaluation mode, with `report()`: print it.
 
     Raises:
-        TypeError: the data are no frame and no such tasks.
-        ValueError: there is a single task, a target that never varies, labels in the place of numbers, or what `tasks_from_frame`
+        TypeError: the data are no frame and no such tasks, or there is no such option.
+        ValueError: there is a single task, a target that never varies or has two values alone, labels, or what `tasks_from_frame`
             raises; the checkpoint is of another run.
 
     Warns:
-        UserWarning: what the report says too: data are too few to trust its figures, intervals do not hold, a simple member would
-            do, or more steps would help.
+        UserWarning: what the report says too: data are too few to trust its figures, tasks share a group, a few targets are not
+            above 0, intervals do not hold, a simple member would do, or more steps would help.
 
     Example:
         >>> import warnings
@@ -125,6 +124,7 @@ def autofit(
         torch.Size([1, 1, 1])
     """
     began = time.perf_counter()
+    check_options(options, autofit, tasks_from_frame)
     check_count("steps", steps)
     check_count("seed", seed, least=0)
     tasks = _tasks(data, {"task": task, "x": x, "y": y, "order": order, **options})
@@ -140,10 +140,11 @@ def autofit(
     nll, coverage = judged(run, shares, temperature, [NLL(), Coverage(0.9)])
     temperature *= together(run, shares)  # after the copies were judged, each by itself
     learner = whole(run, shares, temperature, range(len(run.folds.held)))
-    report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began)
+    columns = getattr(tasks, "columns", None)
+    report = findings(run, shares, temperature, nll, coverage, time.perf_counter() - began, columns)
     for said in report.warnings:
         warnings.warn(said, stacklevel=2)
-    return AutoFit(learner, report, getattr(tasks, "columns", None)).eval()
+    return AutoFit(learner, report, columns).eval()
 
 
 def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
@@ -165,18 +166,14 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
         raise ValueError(
             f"{missing[0]}: expected the name of a column, got none; e.g. autofit(frame, task='boy', x='age', y='height')"
         )
-    elif unknown := [name for name in given if name not in _OPTIONS]:
-        raise TypeError(
-            f"{unknown[0]}: expected an option of autofit or of tasks_from_frame, got another; they are {', '.join(_OPTIONS)}"
-        )
     else:
-        tasks = tasks_from_frame(data, **{"shots": (1, 10), **given})
+        tasks = tasks_from_frame(data, **{"shots": (0, 10), **given})
     points = tasks.points
     plain = isinstance(points.x, Tensor) and points.x.is_floating_point() and points.y.is_floating_point()
     if not plain or points.y.dim() != 3 or points.x.dim() != 3:
         raise ValueError(
             "data: expected numbers, x (B, N, D) and y (B, N, Y), got others, such as labels, tokens or trees; fit a learner "
-            "that takes them, see how-to-choose"
+            'that takes them: docs/tables.md, "Yes or no", shows one of classes, and docs/how-to-choose.md the others'
         )
     if points.mask.dim() > 2:
         raise ValueError(
@@ -197,4 +194,7 @@ def _tasks(data: Any, columns: dict[str, Any]) -> ArrayTasks:
         raise ValueError(
             f"y: expected targets that vary, got {float(y[0][still][0]):g} in every row; leave it out, or look at how it was read"
         )
+    named = [f"y={name!r}" for name in tasks.columns.y] if hasattr(tasks, "columns") else ["y"] * y.shape[1]
+    for name, values in zip(named, y.T, strict=True):
+        check_amounts(values, name)
     return tasks

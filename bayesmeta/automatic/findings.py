@@ -7,22 +7,34 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bayesmeta.automatic.folds import Folds
 from bayesmeta.automatic.members import SIMPLE
 from bayesmeta.automatic.report import Report
 from bayesmeta.automatic.run import Run
 from bayesmeta.metrics import NLL, Coverage, Estimate, bootstrap, difference
+from bayesmeta.tasks import Columns
 
-__all__ = ["findings"]
+__all__ = ["findings", "of_data"]
 
 _FEW = 10
 """Tasks, below which the report warns."""
+_RARE = 0.01
+"""Of all targets, below which those that are not above 0 may be errors."""
 _ALIKE = 0.02
 """Nats a point, below which two learners are as good as one another."""
 _FALLING = 0.02
 """Nats a point, by which the last quarter of steps still helped."""
 
 
-def findings(run: Run, shares: Tensor, temperature: float, nll: Tensor, coverage: Tensor, seconds: float) -> Report:
+def findings(
+    run: Run,
+    shares: Tensor,
+    temperature: float,
+    nll: Tensor,
+    coverage: Tensor,
+    seconds: float,
+    columns: Columns | None = None,
+) -> Report:
     """The report of a run.
 
     Args:
@@ -32,6 +44,7 @@ def findings(run: Run, shares: Tensor, temperature: float, nll: Tensor, coverage
         nll: each held-out task's statistic under the mixture, ``(T, 2)``.
         coverage: the same of 90 % intervals.
         seconds: how long it took.
+        columns: of the table, if there was one.
     """
     points, total = run.folds.tasks.points, run.counts.sum()
     found, covered = bootstrap(NLL(), nll), bootstrap(Coverage(0.9), coverage)
@@ -49,8 +62,28 @@ def findings(run: Run, shares: Tensor, temperature: float, nll: Tensor, coverage
         tasks=len(points.mask),
         points=int(points.mask.sum()),
         seconds=seconds,
-        warnings=tuple(_warnings(run, shares, nll, found, covered)),
+        warnings=(*of_data(run.folds, columns), *_warnings(run, shares, nll, found, covered)),
     )
+
+
+def of_data(folds: Folds, columns: Columns | None) -> Iterator[str]:
+    """What the table says, before anything is learned."""
+    tasks = folds.tasks
+    for place, group in enumerate(columns.task if columns is not None and len(columns.task) > 1 else ()):
+        if (count := len({name[place] for name in tasks.names})) < len(tasks.names):
+            yield (
+                f"{len(tasks.names)} tasks share {count} values of {group!r}: tasks held out are not of a new one, so where "
+                f"those of one are alike the figures here look too good for new ones; name {group!r} alone as task, or hold some "
+                "of its values back for evaluate"
+            )
+            break
+    y = tasks.points.y[tasks.points.mask][:, : folds.targets]
+    low = int((y <= 0).sum())
+    if 0 < low < _RARE * y.numel():
+        yield (
+            f"{low:,} of {y.numel():,} targets {'is' if low == 1 else 'are'} not above 0: members on a logarithmic scale are "
+            "left out; drop such rows if they are no measurements, or fit one with Warped(learner, Log1p())"
+        )
 
 
 def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: Estimate) -> Iterator[str]:
@@ -65,14 +98,6 @@ def _warnings(run: Run, shares: Tensor, nll: Tensor, found: Estimate, covered: E
             f"90% intervals hold {covered.value:.0%} of the held-out points, and are too "
             f"{'narrow' if covered.high < 0.85 else 'wide'}; where there are tasks to spare, Conformal mends that"
         )
-    given = run.folds.tasks.points
-    for values in given.y[given.mask][:, : run.folds.targets].T:
-        if len(two := values.unique()) == 2:
-            low, high = two.tolist()
-            yield (
-                f"all targets are {low:g} or {high:g}, and intervals of real numbers say little of them; where they mean yes or "
-                "no fit LaplaceHead with the likelihood Bernoulli()"
-            )
     yield from _simpler(run, shares, nll, found)
     curve = torch.stack(run.curve).flatten(1).amin(1)
     if len(curve) > 4 and (fell := float(curve[:-4].min() - curve.min())) > _FALLING:

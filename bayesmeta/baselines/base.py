@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
 from bayesmeta.answers import Functions, repeated
-from bayesmeta.border import check, check_count
+from bayesmeta.border import check, check_amounts, check_count
 from bayesmeta.border.checks import check_episodes, check_is_episode
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.posterior import Posterior
@@ -53,7 +53,7 @@ def parts_of(tasks: Dataset[Episode], episodes: int, feature: int = 0) -> list[t
     """The first episodes of training tasks, in float64, each with numbers of its tasks ``(B,)``, the same whenever they return.
 
     Raises:
-        ValueError: there are fewer than two tasks, or points that a baseline does not take.
+        ValueError: there are fewer than two tasks, targets are yes or no, or there are points that a baseline does not take.
     """
     check_count("episodes", episodes)
     check_episodes(tasks)
@@ -77,6 +77,7 @@ def parts_of(tasks: Dataset[Episode], episodes: int, feature: int = 0) -> list[t
         found.append((double, torch.as_tensor(members).cpu()))
     if len(torch.cat([members for _, members in found]).unique()) < 2:
         raise ValueError("tasks: expected at least two training tasks, got one; a baseline learns how tasks differ")
+    check_amounts(torch.cat([part.y[part.mask][:, 0].cpu() for episode, _ in found for part in episode]), "tasks: y")
     return found
 
 

@@ -31,7 +31,7 @@ class Boosting(Learner):
     they predict the target or its distance from the mean of the known values. The errors in the folds give the spread, Student's
     t whose scale depends on the number of known points. Where none is known it answers with the mean of all training targets.
 
-    Trees are of scikit-learn, imported when it is used (the extra `baselines`). They are kept by pickle, and not by `save`.
+    Trees are of scikit-learn, imported when it is used (the extra `baselines`). They are kept by pickle; `save` refuses them.
 
     Args:
         trees: with ``predict(rows)``.
@@ -47,6 +47,8 @@ class Boosting(Learner):
         >>> learner(points([0.0, 1.0], [3.0, 5.0]))([1.5]).batch_shape
         torch.Size([1, 1])
     """
+
+    only_pickled = True
 
     def __init__(self, trees: Any, spread: Spread, *, relative: bool, feature: int = 0) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from bayesmeta.border.parts import check_parts
 from bayesmeta.border.points import points
 from bayesmeta.border.values import (
     asked_of,
+    check_amounts,
     check_bytes,
     check_form,
     check_spread,
@@ -28,6 +29,7 @@ __all__ = [
     "as_tensor",
     "asked_of",
     "check",
+    "check_amounts",
     "check_bytes",
     "check_count",
     "check_form",

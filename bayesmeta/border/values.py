@@ -11,7 +11,16 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from bayesmeta.border.arrays import _unit, as_tensor, convert, is_whole
 
-__all__ = ["asked_of", "check_bytes", "check_form", "check_spread", "check_values", "queries", "readable"]
+__all__ = [
+    "asked_of",
+    "check_amounts",
+    "check_bytes",
+    "check_form",
+    "check_spread",
+    "check_values",
+    "queries",
+    "readable",
+]
 
 
 def check_bytes(x: Tensor, dimensions: int) -> None:
@@ -147,3 +156,14 @@ def asked_of(support: Any, mask: Tensor, x: Any) -> Any:
     asked = tree_map(partial(queries, words=words), support, x)
     _check_lengths(asked)
     return asked
+
+
+def check_amounts(y: Tensor, name: str) -> None:
+    """Raises a ValueError where all targets ``(n,)`` are one of two values: yes or no, of which a density says nothing."""
+    if len(values := y.unique()) == 2:
+        low, high = values.tolist()
+        raise ValueError(
+            f"{name}: expected amounts, got one of two values, {low:g} or {high:g}, in all {len(y)} rows, as of yes or no, of "
+            "which densities say nothing; fit a learner with likelihoods.Bernoulli(), for 0 and 1, or with classes=[...] and "
+            'Categorical(): docs/tables.md, "Yes or no"'
+        )

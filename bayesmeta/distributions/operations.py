@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesmeta.distributions.family import Kind, family, unknown
+from bayesmeta.distributions.family import Family, Kind, family, unknown
 
 __all__ = [
     "affine",
@@ -17,6 +17,7 @@ __all__ = [
     "centre",
     "has_classes",
     "has_labels",
+    "is_known",
     "kind",
     "log_prob",
     "marginals",
@@ -36,6 +37,11 @@ def kind(d: Distribution) -> Kind:
         'classes'
     """
     return family(family(d).leaf(d)).kind
+
+
+def is_known(d: Distribution) -> bool:
+    """Whether the family of a distribution is registered; of others `kind` says real numbers."""
+    return type(family(family(d).leaf(d))) is not Family
 
 
 def has_classes(d: Distribution) -> bool:

@@ -47,8 +47,9 @@ def save(
         TypeError: the learner is none.
         FileNotFoundError: the folder does not exist.
         PermissionError: the folder or the file may not be written.
-        ValueError: the path is a folder or a link; a weight is NaN or infinite; the support is not one, or its x holds what a
-            file that never runs code cannot; the posterior is of another learner, or this one was trained since.
+        ValueError: the path is a folder or a link; a weight is NaN or infinite; the learner, or one within it, is kept by
+            pickle alone (`baselines.Boosting`); the support is not one, or its x holds what a file that never runs code cannot;
+            the posterior is of another learner, or this one was trained since.
 
     Example:
         >>> import tempfile
@@ -64,6 +65,13 @@ def save(
             f"learner: expected a learner such as MAML(...), got {got}; a posterior is saved beside its learner, "
             "save(learner, path, posterior=posterior), or as the support that taught it, support=..."
         )
+    for name, part in learner.named_modules():
+        if getattr(part, "only_pickled", False):
+            raise ValueError(
+                f"learner: expected weights and settings, got {type(part).__name__}{name and f' ({name})'}, which holds "
+                "objects that a file that never runs code cannot; keep it by pickle, pickle.dump(learner, file), and load only "
+                "pickles that you trust"
+            )
     state = learner.state_dict()
     if (name := unusable(learner, state)) is not None:
         raise ValueError(

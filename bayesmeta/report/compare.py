@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode
-from bayesmeta.distributions import has_classes
+from bayesmeta.distributions import Kind, has_classes, is_known, kind
 from bayesmeta.evaluation import Clusters, Predictor, Units, check_metrics, predict, reading, statistics
 from bayesmeta.files import check_target
 from bayesmeta.learner import Learner
@@ -83,7 +83,8 @@ def compare(
         A tidy table with one row a learner and metric, which can be saved as a page later too.
 
     Raises:
-        ValueError: there is no learner, or none of that name; the tasks do not fit one, or the page is no file.
+        ValueError: there is no learner, or none of that name; some give densities and others probabilities; the tasks do not fit
+            one, or the page is no file.
         OSError: the page cannot be written there.
         ImportError: there is to be a page, and no matplotlib.
 
@@ -106,6 +107,8 @@ def compare(
     if not metrics:
         name, learner = next(iter(learners.items()))
         metrics = _metrics_for(learner, tasks, seed)
+    if len(learners) > 1:
+        _check_kinds(learners, tasks, metrics, seed)
     rows: list[Row] = []
     seconds: dict[str, dict[str, float]] = {}
     sums: dict[str, list[Tensor]] = {}
@@ -190,6 +193,33 @@ def _metrics_for(learner: Predictor, tasks: Dataset[Episode], seed: int) -> list
         except TypeError:  # a user's own family
             return [NLL(), RMSE(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
         return [NLL(), RMSE(), CRPS(), Coverage(0.9), QuantileCalibrationError(), Sharpness()]
+
+
+def _check_kinds(
+    learners: Mapping[str, Predictor], tasks: Dataset[Episode], metrics: Sequence[Metric], seed: int
+) -> None:
+    """Raises a ValueError where a score would be of a density here and of a probability there, which have no common unit."""
+    found: dict[bool, tuple[str, Kind]] = {}
+    for name, learner in learners.items():
+        try:
+            with reading(learner, tasks, episodes=1, seed=seed) as read:
+                prediction = predict(learner, next(read)[1])
+        except (ValueError, TypeError) as error:
+            error.add_note(f"of {name!r} among the learners")
+            raise
+        if is_known(prediction):
+            of = kind(prediction)
+            found.setdefault(of == "real", (name, of))
+    if len(found) < 2:
+        return
+    (densities, _), (probabilities, of) = found[True], found[False]
+    if of == "counts" and not any(isinstance(metric, NLL) for metric in metrics):
+        return  # both are numbers, and have errors and intervals in one unit
+    remedy = ", or leave out NLL, as in metrics=[RMSE(), Coverage(0.9)]" if of == "counts" else ""
+    raise ValueError(
+        f"learners: expected predictions of one kind, got densities of real numbers from {densities!r} and probabilities of {of} "
+        f"from {probabilities!r}, whose scores have no common unit; compare them apart{remedy}"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, final
 
 import numpy as np
@@ -19,7 +21,7 @@ from bayesmeta.tasks.times import as_names, as_times, in_time, possible, rows_of
 if TYPE_CHECKING:
     from bayesmeta.tasks.columns import Columns
 
-__all__ = ["ArrayTasks", "Division", "tasks_from_arrays"]
+__all__ = ["ArrayTasks", "Division", "check_options", "tasks_from_arrays"]
 
 
 class Division(TypedDict, total=False):
@@ -30,6 +32,20 @@ class Division(TypedDict, total=False):
     queries: int | None
     seed: int
     length: int
+
+
+def check_options(given: Iterable[str], *functions: Callable[..., Any]) -> None:
+    """Raises a TypeError that names the nearest option where a keyword is none of a function's, nor of `Division`."""
+    known = [name for f in functions for name, p in signature(f).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known += Division.__annotations__
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"{near[0]!r} is the nearest of " if near else "they are "
+            raise TypeError(
+                f"{name}: expected an option of {' or '.join(f.__name__ for f in functions)}, got another; {meant}"
+                f"{', '.join(dict.fromkeys(known))}"
+            )
 
 
 @final
@@ -155,6 +171,7 @@ def tasks_from_arrays(
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
+        TypeError: there is no such option.
         ValueError: x, y, task_ids and order differ in length, a row has no time or one that cannot be compared, a value is not a
             number (see `tasks_from_frame`) or not finite, the floating type cannot hold the values, their squares or their
             variances, or tell those of one task apart, or a task has a single row.
@@ -164,6 +181,7 @@ def tasks_from_arrays(
         >>> tasks
         ArrayTasks(2 tasks of 2 to 2 points, shots=1)
     """
+    check_options(division, tasks_from_arrays)
     dtype = dtype or torch.get_default_dtype()
     inputs, structure = tree_flatten_with_path(_trees(x, "x"))
     y, ids = _rows(y, "y"), as_names(task_ids)

@@ -12,7 +12,7 @@ import torch
 
 from bayesmeta.border import stack
 from bayesmeta.recorded import Setting
-from bayesmeta.tasks.arrays import ArrayTasks, Division, tasks_from_arrays
+from bayesmeta.tasks.arrays import ArrayTasks, Division, check_options, tasks_from_arrays
 from bayesmeta.tasks.cells import Array, Level, categories, count, is_category, read
 from bayesmeta.tasks.tables import check_columns, labels_of, listed, names_of, tuples
 from bayesmeta.tasks.times import as_names, moments
@@ -216,8 +216,16 @@ class Columns(Setting):
             division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
         Raises:
+            TypeError: there is no such option, or the columns say it.
             ValueError: as `tasks_from_frame`.
         """
+        for name in division:
+            if name in vars(self):
+                raise TypeError(
+                    f"{name}: expected how tasks are divided, got what the columns say, {name}={getattr(self, name)!r}; leave it "
+                    "out, or make other columns by tasks_from_frame"
+                )
+        check_options(division, self.tasks)
         self.check(frame, ("order",))
         x, (y, known), names = self.inputs(frame), self.targets(frame), self.names(frame)
         order = None if self.order is None else as_names(moments(frame[self.order]))

@@ -17,10 +17,11 @@ from bayesmeta.evaluation.evaluate import evaluating
 from bayesmeta.learner import Learner
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import seeded
-from bayesmeta.tasks.arrays import ArrayTasks, Division
+from bayesmeta.tasks.arrays import ArrayTasks, Division, check_options
 from bayesmeta.tasks.cells import Level
 from bayesmeta.tasks.columns import Columns
-from bayesmeta.tasks.times import rows_of
+from bayesmeta.tasks.tables import names_of
+from bayesmeta.tasks.times import past, rows_of
 
 __all__ = ["predict_frame", "tasks_from_frame"]
 
@@ -78,6 +79,7 @@ def tasks_from_frame(
         division: batch, shots, queries, seed, length: see `ArrayTasks`.
 
     Raises:
+        TypeError: there is no such option.
         ValueError: a column is not there, not numeric, infinite or lacks values, a label is none of the classes, or what
             `tasks_from_arrays` raises.
 
@@ -91,6 +93,7 @@ def tasks_from_frame(
         >>> tasks_from_frame(frame, task="boy", x="age", y="height", order="age", shots=1)[0].query.x[..., 0].tolist()
         [[2.0], [2.0]]
     """
+    check_options(division, tasks_from_frame)
     columns = Columns.from_frame(
         frame,
         task=task,
@@ -150,6 +153,9 @@ def predict_frame(
     Raises:
         ValueError: a column is missing or not numeric, a level is not between 0 and 1, or what `points` raises.
 
+    Warns:
+        UserWarning: no asked task is known; or after training on forecasts rows are asked that lie before known ones.
+
     Example:
         >>> learner = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())
         >>> known = {"boy": ["a", "a", "b"], "age": [1.0, 2.0, 1.0], "height": [80.0, 90.0, 82.0]}
@@ -184,6 +190,13 @@ def predict_frame(
         warnings.warn(
             f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all "
             "are answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
+            stacklevel=2,
+        )
+    timed = columns.order is not None and all(columns.order in names_of(frame) for frame in (known, asked))
+    if timed and (early := past(known[columns.order], asked[columns.order], rows, wanted)):
+        warnings.warn(
+            "order: expected rows to answer after those that are known, as in training, got earlier ones in task "
+            f"{early[0]!r} (and in {len(early) - 1} more); how sure answers are was not learned for those",
             stacklevel=2,
         )
     answers: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from numbers import Real
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_names", "as_times", "in_time", "missing", "moments", "possible", "rows_of", "within"]
+__all__ = ["as_names", "as_times", "in_time", "missing", "moments", "past", "possible", "rows_of", "within"]
 
 
 def as_names(task_ids: Any) -> Any:
@@ -77,7 +78,8 @@ def as_times(order: Any, count: int) -> Any:
     if text is not None or kind in "USTc":
         raise ValueError(
             f"order: expected times that can be compared, numbers or dates, got {times[0] if text is None else text!r}; text is "
-            "sorted by its letters: convert it (pd.to_datetime, pd.to_numeric), or make an ordered category of it"
+            "sorted by its letters, '10' before '2': convert it by pd.to_numeric(...), dates by pd.to_datetime(..., utc=True), "
+            "or make an ordered category of it"
         )
     if kind in "biuf":
         times = times.astype(np.float64 if kind == "f" else object if times.dtype == np.uint64 else np.int64)
@@ -92,13 +94,31 @@ def as_times(order: Any, count: int) -> Any:
 
 
 def moments(column: Any) -> Any:
-    """Times as they are; those with a time zone as the moments that they are, and of ordered categories their numbers."""
+    """Times as they are; those with a time zone as the moments that they are, and of ordered categories their numbers.
+
+    A column whose entries have zones of their own becomes one of moments too, so that a horizon can be added to it.
+    """
     categories = getattr(column, "cat", column)
     if getattr(categories, "ordered", False) is True and hasattr(categories, "codes"):
         codes = np.asarray(categories.codes)
         return np.where(codes < 0, np.nan, codes)
     zone = getattr(getattr(column, "dtype", None), "tz", None)
-    return column if zone is None else np.asarray(column, dtype="datetime64[ns]")
+    if zone is not None:
+        return np.asarray(column, dtype="datetime64[ns]")
+    times = as_names(column)
+    if times.dtype.kind != "O" or times.ndim != 1 or not all(map(_zoned, times)):
+        return column
+    return np.array([_moment(time) for time in times])
+
+
+def _zoned(time: Any) -> bool:
+    return isinstance(time, datetime.datetime) and not missing(time) and time.utcoffset() is not None
+
+
+def _moment(time: datetime.datetime) -> Any:
+    """A date with a zone, also of pandas, which keeps nanoseconds, as a moment."""
+    exact = time.to_datetime64() if hasattr(time, "to_datetime64") else None
+    return np.datetime64(time.astimezone(datetime.UTC).replace(tzinfo=None)) if exact is None else exact
 
 
 def in_time(rows: list[list[int]], times: Any) -> list[list[int]]:
@@ -138,8 +158,8 @@ def within(
             reached = np.searchsorted(mine, last + _length(horizon, mine), side="right") - np.arange(len(mine))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"horizon: expected a length in the unit of order, or of dates a duration such as np.timedelta64(30, 'D'), got "
-                f"{horizon!r} ({error})"
+                f"horizon: expected a length in the unit of order, or of dates a duration such as '30D' or "
+                f"datetime.timedelta(days=30), got {horizon!r} ({error})"
             ) from error
         found[task, : len(mine)] = torch.from_numpy(reached)
     near = possible(found, shots).any(1)
@@ -154,6 +174,7 @@ def within(
 
 def _length(horizon: Any, times: Any) -> Any:
     """A horizon in a type that these times take, or a TypeError: numpy adds whole numbers to dates, as nanoseconds or years."""
+    horizon = _duration(horizon) if isinstance(horizon, str) else horizon
     kind, lasts = times.dtype.kind, isinstance(horizon, (datetime.timedelta, np.timedelta64))
     if missing(horizon):
         raise TypeError("no length")
@@ -164,6 +185,32 @@ def _length(horizon: Any, times: Any) -> Any:
     if kind in "if" and (lasts or not isinstance(horizon, Real)):
         raise TypeError("times are numbers")
     return horizon.astype("m8[us]").item() if isinstance(horizon, np.timedelta64) else horizon
+
+
+def past(known: Any, asked: Any, rows: dict[Any, list[int]], wanted: dict[Any, list[int]]) -> list[Any]:
+    """The names of tasks of which a row is asked that lies before one that is known; none, where times are not to be compared.
+
+    Args:
+        known, asked: the times of two tables.
+        rows, wanted: each task's rows in them.
+    """
+    try:
+        then, now = (as_times(times, len(times)) for times in (known, asked))
+        return [name for name in wanted if rows.get(name) and min(now[wanted[name]]) < max(then[rows[name]])]
+    except (TypeError, ValueError):
+        return []
+
+
+_UNITS: dict[str, Any] = {"w": "W", "d": "D", "h": "h", "min": "m", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}
+"""Of durations in texts, and numpy's names for them. A month has no length, and "m" might be one."""
+
+
+def _duration(text: str) -> Any:
+    """A text such as "7D" as a duration."""
+    found = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]+)\s*", text)
+    if found is None or (unit := _UNITS.get(found[2].lower())) is None:
+        raise TypeError(f"no length; a text is a whole number and one of {', '.join(_UNITS)}")
+    return np.timedelta64(int(found[1]), unit)
 
 
 def possible(reach: Tensor, shots: int | tuple[int, int]) -> Tensor:

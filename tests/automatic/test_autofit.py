@@ -256,7 +256,7 @@ def four(y: list[int], **settings: Any) -> bm.tasks.ArrayTasks:
     [
         (lambda: source(tasks=1), {}, "data: expected at least 2 tasks, .* got 1"),
         (lambda: four([5, 5, 5, 5]), {}, "y: expected targets that vary, got 5"),
-        (lambda: four([0, 1, 0, 1], classes=2), {}, "data: expected numbers, .* such as labels"),
+        (lambda: four([0, 1, 0, 1], classes=2), {}, r"data: expected numbers, .* such as labels.*docs/tables\.md"),
         (lambda: source(), {"task": "who"}, "task: expected nothing beside tasks"),
         (lambda: SHORT, {"task": "who", "x": "x"}, "y: expected the name of a column"),
         (lambda: SHORT, ALL, "at least two rows a task"),

@@ -34,20 +34,13 @@ def test_members_have_the_floating_type_of_the_tasks() -> None:
     ("options", "error", "message"),
     [
         ({"dtype": torch.float16}, ValueError, "data: expected torch.float32 or torch.float64, .* got torch.float16"),
-        ({"shot": 3}, TypeError, "shot: expected an option of autofit or of tasks_from_frame, .* shots"),
+        ({"shot": 3}, TypeError, "shot: expected an option of autofit or tasks_from_frame, .*'shots' is the nearest"),
         ({"whole": True}, ValueError, "data: expected numbers, x .* got others, such as labels, tokens"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fitted(frame().astype({"x": int}), **options)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_yes_or_no_is_said_to_be_no_amount() -> None:
-    for table, said in ((frame().assign(y=frame().y > 2), 1), (frame(), 0)):
-        notes = fitted(table).report().warnings
-        assert sum("all targets are 0 or 1" in note and "Bernoulli()" in note for note in notes) == said
 
 
 def test_a_run_with_another_horizon_is_not_gone_on_with(tmp_path: Path) -> None:

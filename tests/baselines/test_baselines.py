@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import warnings
 from functools import cache
@@ -263,6 +264,16 @@ def test_a_baseline_may_be_wrapped() -> None:
     assert (bm.distributions.quantile(warped, 0.01) > 0).all()
 
 
+def test_trees_are_kept_by_pickle_alone(tmp_path: Path) -> None:
+    learner, (support, query) = built("boosting"), panel(1)[0]
+    whole = bm.Standardized.from_tasks(bm.Ensemble([built("mean"), learner]), panel(), episodes=1)
+    for each, name in ((learner, r"Boosting, which"), (whole, r"Boosting \(learner\.learners\.1\), which")):
+        with pytest.raises(ValueError, match=rf"learner: expected weights and settings, got {name} .* pickle\.dump"):
+            bm.save(each, tmp_path / "trees")
+        again = pickle.loads(pickle.dumps(each))
+        assert torch.equal(log_prob(again, support, query), log_prob(each, support, query))
+
+
 @pytest.mark.parametrize("make", [bm.baselines.LastValue, bm.baselines.Boosting])
 def test_tasks_and_features_that_are_none(make: Any) -> None:
     tasks = bm.tasks.Sinusoids(batch=4)
@@ -279,7 +290,6 @@ def test_tasks_and_features_that_are_none(make: Any) -> None:
 
 
 def test_an_ensemble_that_begins_with_a_baseline_comes_back_from_its_file(tmp_path: Path) -> None:
-    """Its weights have the type of the learners that have one, whichever comes first."""
     tasks = bm.tasks.Sinusoids(batch=4)
     plain = bm.baselines.Mean.from_tasks(tasks, episodes=1)
     line = bm.ALPaCA(nn.Identity(), nn.Linear(1, 1), bm.likelihoods.Gaussian())
