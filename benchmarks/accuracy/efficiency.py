@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/efficiency.py                               # all of it
     python benchmarks/accuracy/efficiency.py --families milk --counts 12  # some entries; several calls may run at once
-    python benchmarks/accuracy/efficiency.py --table                       # prints what is there
+    python benchmarks/accuracy/efficiency.py --table                       # prints what is there; --seeds 31 of these alone
 
 Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each
 number's tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the
@@ -17,7 +17,7 @@ import argparse
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,13 @@ FAMILIES = (
 SEEDS, COUNTS, SHOTS, DIVISIONS = (31, 32, 33), (3, 6, 12, 25, 50, 100), (1, 3, 5), 2
 NAMES = ["autofit", *TABLE_BASELINES]
 METRICS: list[Metric] = [NLL(), Coverage(0.9)]
+
+
+class Runs(NamedTuple):
+    """Finished ones, and the seeds that a table is of."""
+
+    by_key: dict[str, Any]
+    seeds: list[int]
 
 
 def run(name: str, family: str, count: int, seed: int) -> dict[str, Any] | None:
@@ -75,11 +82,11 @@ def asked(predictor: Any, split: Split, known: int) -> dict[str, list[float]]:
     return {name: row.tolist() for name, row in sums.items()}
 
 
-def curve(results: dict[str, Any], name: str, family: str, known: int, metric: Metric) -> list[float]:
-    """A figure by the number of training tasks, over all seeds; NaN where runs are missing or there are not so many tasks."""
+def curve(results: Runs, name: str, family: str, known: int, metric: Metric) -> list[float]:
+    """A figure by the number of training tasks, over the seeds asked for; NaN where runs are missing or there are not so many tasks."""
     found = []
     for count in COUNTS:
-        rows = [results.get(f"{name}; {family}; {count}; {seed}") for seed in SEEDS]
+        rows = [results.by_key.get(f"{name}; {family}; {count}; {seed}") for seed in results.seeds]
         whole = all(isinstance(row, dict) and str(known) in row for row in rows)
         sums = sum(torch.tensor(row[str(known)][metric.name]) for row in rows) if whole else None  # type: ignore[index]
         found.append(float("nan") if sums is None else float(metric.reduce(sums)))
@@ -98,8 +105,8 @@ def lowest(curves: list[list[float]]) -> list[float]:
     return [min(values) if all(v == v for v in values) else float("nan") for values in zip(*curves, strict=True)]
 
 
-def table(results: dict[str, Any]) -> str:
-    lines: list[str] = []
+def table(results: Runs) -> str:
+    lines = [f"Seeds {', '.join(map(str, results.seeds))}"]
     for known in SHOTS:
         lines += [
             f"\n### {known} known point{'s' * (known > 1)}: NLL, autofit / best baseline from the same tasks\n",
@@ -119,11 +126,11 @@ def table(results: dict[str, Any]) -> str:
             best = f"{last[-1]:.2f}" if last else ""
             lines.append(f"| {family} | {' | '.join(cells)} | {best} | {crossing(mine, lowest([shared, alone]))} |")
         lines.append("\n90% coverage of autofit, mean over families: " + _coverages(results, known))
-    failed = [f"{key}: {row}" for key, row in results.items() if isinstance(row, str)]
+    failed = [f"{key}: {row}" for key, row in results.by_key.items() if isinstance(row, str)]
     return "\n".join(lines + ([f"\nFailed: {'; '.join(failed)}"] if failed else []))
 
 
-def _coverages(results: dict[str, Any], known: int) -> str:
+def _coverages(results: Runs, known: int) -> str:
     each = torch.tensor([curve(results, "autofit", family, known, Coverage(0.9)) for family in FAMILIES])
     return ", ".join(f"{value:.3f} at {count}" for count, value in zip(COUNTS, each.nanmean(0).tolist(), strict=True))
 
@@ -154,7 +161,7 @@ def main() -> None:
             if result is not None:
                 keep(RESULTS, key, result)
                 print(key, result if isinstance(result, str) else f"{result['seconds']:.1f} s", flush=True)
-    print(table(load(RESULTS)))
+    print(table(Runs(load(RESULTS), arguments.seeds)))
 
 
 if __name__ == "__main__":
