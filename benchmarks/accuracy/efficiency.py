@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/efficiency.py                               # all of it
     python benchmarks/accuracy/efficiency.py --families milk --counts 12  # some entries; several calls may run at once
-    python benchmarks/accuracy/efficiency.py --table                       # prints what is there; --seeds 31 of these alone
+    python benchmarks/accuracy/efficiency.py --table                       # prints what is there, with --seeds 31 of that alone
 
 Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each
 number's tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the
@@ -83,7 +83,7 @@ def asked(predictor: Any, split: Split, known: int) -> dict[str, list[float]]:
 
 
 def curve(results: Runs, name: str, family: str, known: int, metric: Metric) -> list[float]:
-    """A figure by the number of training tasks, over the seeds asked for; NaN where runs are missing or there are not so many tasks."""
+    """A figure by the number of training tasks, over all seeds; NaN where runs are missing or there are not so many tasks."""
     found = []
     for count in COUNTS:
         rows = [results.by_key.get(f"{name}; {family}; {count}; {seed}") for seed in results.seeds]
