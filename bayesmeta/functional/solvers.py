@@ -68,9 +68,7 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
         tensor([[1., 1.]])
     """
     count = particles.shape[-2]
-    centred = particles - particles.detach().mean(
-        -2, keepdim=True
-    )  # products of large numbers would round differences away
+    centred = particles - particles.detach().mean(-2, keepdim=True)  # products of large numbers round differences away
     norm = centred.square().sum(-1)
     distance = (norm[..., None] + norm[..., None, :] - 2 * centred @ centred.mT).clamp(min=0)  # (..., K, K)
     others = distance.detach().flatten(-2).sort(-1).values[..., count:]  # without the K zeros of each with itself
