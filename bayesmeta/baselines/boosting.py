@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, final
 
 import torch
@@ -84,8 +85,7 @@ class Boosting(Learner):
             staged = torch.zeros(_TREES, len(rows.y), dtype=torch.float64)
             for left_out in fold.unique().tolist():
                 inside = fold == left_out
-                trees = _trees(_TREES, int((~inside).sum()), seed)
-                trees.fit(rows.found[~inside].numpy(), (rows.y - offset)[~inside].numpy())
+                trees = _trees(_TREES, rows.found[~inside], (rows.y - offset)[~inside], seed)
                 for count, said in enumerate(trees.staged_predict(rows.found[inside].numpy())):
                     staged[count, inside] = torch.from_numpy(said)
             errors = rows.y - offset - staged
@@ -96,7 +96,7 @@ class Boosting(Learner):
         assert best is not None
         _, relative, count, errors = best
         offset = rows.found[:, _MEAN] if relative else torch.zeros_like(rows.y)
-        trees = _trees(count, len(rows.y), seed).fit(rows.found.numpy(), (rows.y - offset).numpy())
+        trees = _trees(count, rows.found, rows.y - offset, seed)
         return cls(trees, Spread.fitted(errors, rows.known, rows.y), relative=relative, feature=feature)
 
     def forward(self, support: Points) -> Posterior:
@@ -136,12 +136,14 @@ def _described(known: Points, x: Tensor, feature: int) -> Tensor:
     return torch.cat([torch.stack([mean, last, gap, line, *of_task], -1), x], -1)
 
 
-def _trees(count: int, rows: int, seed: int) -> Any:
-    return need("sklearn.ensemble").HistGradientBoostingRegressor(
+def _trees(count: int, found: Tensor, target: Tensor, seed: int) -> Any:
+    trees = need("sklearn.ensemble").HistGradientBoostingRegressor(
         max_iter=count,
         learning_rate=0.08,
         max_leaf_nodes=15,
-        min_samples_leaf=max(2, min(20, rows // 20)),
+        min_samples_leaf=max(2, min(20, len(target) // 20)),
         early_stopping=False,
         random_state=seed,
     )
+    with warnings.catch_warnings():  # its threads set and restore the process's filters at once, and may leave others behind
+        return trees.fit(found.numpy(), target.numpy())
