@@ -1,0 +1,59 @@
+"""A page of reference for each folder of the package, as a hook of mkdocs: the modules that its public names come from."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent.parent / "bayesmeta"
+TOP = {
+    "core": ["data", "learner", "posterior", "answers", "objectives", "warps", "randomness", "recorded"],
+    "deciding": ["planning", "actions", "chaining", "bandits", "optimisation", "generation"],
+}
+"""The modules that are in no folder."""
+FOLDERS = [
+    *(
+        "methods",
+        "wrappers",
+        "likelihoods",
+        "tasks",
+        "training",
+        "evaluation",
+        "metrics",
+        "plots",
+        "report",
+        "automatic",
+    ),
+    *("baselines", "networks", "encoders", "distributions", "posteriors", "gaussian_process", "variational"),
+    *("files", "border", "functional"),
+]
+
+
+def pages() -> dict[str, str]:
+    """Each page's text, by its name."""
+    everything = {
+        name: f"# {name.capitalize()}\n\n" + "\n\n".join(f"::: bayesmeta.{module}" for module in modules)
+        for name, modules in TOP.items()
+    }
+    for folder in FOLDERS:
+        tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())
+        sources = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+        modules = [module for module in dict.fromkeys(sources) if module.startswith(f"bayesmeta.{folder}.")]
+        blocks = [f"# {folder}", ast.get_docstring(tree) or "", *[f"::: {module}" for module in modules]]
+        everything[folder] = "\n\n".join(blocks)
+    return everything
+
+
+def on_config(config: Any) -> Any:
+    there = next(entry for entry in config.nav if entry == {"Reference": None})
+    there["Reference"] = [f"reference/{name}.md" for name in pages()]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File
+
+    for name, content in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    return files
