@@ -84,20 +84,19 @@ def kept() -> dict[str, dict[str, Any]]:
 def run(name: str) -> str:
     """Runs an example in a folder of its own and keeps its output; or says why it failed, and keeps what there is."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "printed").open("w+") as printed:
-        errors = (Path(folder) / "errors").open("w+")
-        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with (folder / "printed").open("w") as printed, (folder / "errors").open("w") as errors:
+            command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=errors)
+            _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        picture = Path(folder) / f"{name}.png"
+        picture = folder / f"{name}.png"
         if process.returncode or not picture.exists():
-            errors.seek(0)
-            why = (errors.read().strip() or f"no {picture.name}").splitlines()[-1]
+            why = ((folder / "errors").read_text().strip() or f"no {picture.name}").splitlines()[-1]
             return f"{name}: failed, what was kept stays: {why}"
         (KEPT / picture.name).write_bytes(picture.read_bytes())
-        printed.seek(0)
-        lines = [line.rstrip() for line in printed.read().rstrip().splitlines()]
+        lines = [line.rstrip() for line in (folder / "printed").read_text().rstrip().splitlines()]
     seconds = round(usage.ru_utime + usage.ru_stime)
     with _WRITING:
         everything = kept() | {name: {"code": example(name).key, "seconds": seconds, "printed": lines}}
@@ -122,7 +121,8 @@ def page(name: str) -> str:
 def origin(this: Example, was: dict[str, Any]) -> str:
     """Where picture and output come from."""
     took = f"{was['seconds']} s" if was["seconds"] < 90 else f"{was['seconds'] / 60:.0f} min"
-    said = f"Output and picture are kept from a run of {'this' if was['code'] == this.key else 'an earlier'} code, {took} of one core."
+    which = "this" if was["code"] == this.key else "an earlier"
+    said = f"Output and picture are kept from a run of {which} code, {took} of one core."
     there = Path(os.environ.get("BAYESMETA_DATA", ""))
     missing = [pack for pack in this.packs if "BAYESMETA_DATA" not in os.environ or not (there / pack).exists()]
     if missing:
@@ -143,8 +143,8 @@ def index() -> str:
 
 
 def on_config(config: Any) -> Any:
-    """The pages enter the navigation under the heading that is empty there."""
-    there = next(entry for entry in config.nav if entry == {"Gallery": None})
+    """The pages join the first in the navigation."""
+    there = next(entry for entry in config.nav if "Gallery" in entry)
     there["Gallery"] = ["gallery/index.md", *[f"gallery/{name}.md" for name in names()]]
     return config
 

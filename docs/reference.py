@@ -12,6 +12,8 @@ TOP = {
     "deciding": ["planning", "actions", "chaining", "bandits", "optimisation", "generation"],
 }
 """The modules that are in no folder."""
+FURTHER = {"baselines": ["base"], "evaluation": ["kept"], "tasks": ["games"], "training": ["step"]}
+"""Modules that hold what a folder's own modules hand on."""
 FOLDERS = [
     *(
         "methods",
@@ -38,15 +40,24 @@ def pages() -> dict[str, str]:
     }
     for folder in FOLDERS:
         tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())
-        sources = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
-        modules = [module for module in dict.fromkeys(sources) if module.startswith(f"bayesmeta.{folder}.")]
-        blocks = [f"# {folder}", ast.get_docstring(tree) or "", *[f"::: {module}" for module in modules]]
-        everything[folder] = "\n\n".join(blocks)
+        named = [*_imported(tree), *(f"bayesmeta.{folder}.{module}" for module in FURTHER.get(folder, []))]
+        modules = [
+            f"::: {name}"
+            for name in dict.fromkeys(named)
+            if name.startswith(f"bayesmeta.{folder}.") and (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()
+        ]
+        everything[folder] = "\n\n".join([f"# {folder}", ast.get_docstring(tree) or "", *modules])
     return everything
 
 
+def _imported(tree: ast.Module) -> list[str]:
+    """Modules from which, and that themselves, are imported."""
+    nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return [name for node in nodes for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
+
+
 def on_config(config: Any) -> Any:
-    there = next(entry for entry in config.nav if entry == {"Reference": None})
+    there = next(entry for entry in config.nav if "Reference" in entry)
     there["Reference"] = [f"reference/{name}.md" for name in pages()]
     return config
 

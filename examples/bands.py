@@ -5,9 +5,10 @@ divides the variance of a prediction: what the noise would leave if the function
 
     python examples/bands.py        # two minutes or so on one core: prints a table, saves bands.png
 
-The picture: a pane a learner, each with the two points, the 90 % band of what would be measured, the band of the function within
-it, and single functions; below each the two standard deviations. MAML has no doubt about the function; the others' grows between
-the points and beyond them, and that of the Gaussian process on learned features is the exact posterior's but for a hair.
+The picture: a pane a learner, each with the two points, the 90 % band of what would be measured, the band of the function
+within it, and single functions; below each the two standard deviations. MAML has no doubt about the function; the others' grows
+between the points and beyond them, and that of the Gaussian process on learned features is the exact posterior's but for a
+hair.
 """
 
 import torch

@@ -8,8 +8,8 @@ intents, and that is all: which answer is the likeliest never changes, only how 
 
 It reads the folders banking77 and text_embeddings in $BAYESMETA_DATA.
 
-The picture: accuracy against confidence; before, the curve runs far above the diagonal, which is too little confidence, and after
-along it. Below, the share of answers at each confidence.
+The picture: accuracy against confidence; before, the curve runs far above the diagonal, which is too little confidence, and
+after along it. Below, the share of answers at each confidence.
 """
 
 import torch

@@ -6,8 +6,9 @@ Each is meta-trained on tasks of five points and then asked about new ones of wh
 which is where trust is lost. Beside them stands the exact Bayes answer, which no learner can beat. ABML is shown as it is,
 and with a temperature fitted on validation tasks.
 
-The picture: above, what MAML and a Bayesian last layer say of a sinusoid that they know by two points; MAML's band is as wide at these
-as far from them. Below, calibration curves of three learners around the diagonal, and a histogram of ABML's ranks, high at both ends.
+The picture: above, what MAML and a Bayesian last layer say of a sinusoid that they know by two points; MAML's band is as wide
+at these as far from them. Below, calibration curves of three learners around the diagonal, and a histogram of ABML's ranks,
+high at both ends.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ held out by what factor the intervals must grow or shrink, so that a point of a 
 
     python examples/conformal.py        # half a minute on one core: prints a table, saves conformal.png
 
-The picture: left, the share of new countries' points inside against the share promised, which conformal intervals keep to and the
-learner's own do not; right, one country's known years with both intervals.
+The picture: left, the share of new countries' points inside against the share promised, which conformal intervals keep to and
+the learner's own do not; right, one country's known years with both intervals.
 """
 
 import torch

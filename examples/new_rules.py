@@ -8,8 +8,8 @@ posterior, by enumeration of all 14,400 rule books; one who sees nothing; and on
 
     python examples/new_rules.py        # half a minute or so on one core: prints a table, saves new_rules.png
 
-The picture: what each level of the game pays to five players; who draws from the neural process comes near the exact posterior and
-who knows the rules, and who plays by the mean stays near who sees nothing.
+The picture: what each level of the game pays to five players; who draws from the neural process comes near the exact posterior
+and who knows the rules, and who plays by the mean stays near who sees nothing.
 """
 
 import matplotlib.pyplot as plt

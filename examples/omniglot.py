@@ -8,8 +8,8 @@ characters that it was not shown, where all it can rightly say is that it does n
 
 It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
 
-The picture: a row of the fifteen drawings that it was shown; below, those it is surest of and those it doubts most, each beside the
-character that it takes them for, blue where that is right. Of characters that it was not shown it is sure of few.
+The picture: a row of the fifteen drawings that it was shown; below, those it is surest of and those it doubts most, each beside
+the character that it takes them for, blue where that is right. Of characters that it was not shown it is sure of few.
 """
 
 import numpy as np

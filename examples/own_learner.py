@@ -6,8 +6,8 @@ compared, calibrated, standardised, put into ensembles, saved and drawn as all o
 
     python examples/own_learner.py        # half a minute on one core: prints a table, saves own_learner.png
 
-The picture: bands of a function that is known by three points. Before meta-training the band is wide wherever there is no point;
-after it three points tell the whole sinusoid, and only noise is left.
+The picture: bands of a function that is known by three points. Before meta-training the band is wide wherever there is no
+point; after it three points tell the whole sinusoid, and only noise is left.
 """
 
 import torch

@@ -9,8 +9,8 @@ and in some crafts backwards. Two ways to learn from other crafts how to learn o
 
     python examples/policies.py        # half a minute on one core: prints a table, saves policies.png
 
-The picture: what an attempt pays in 64 new crafts, a dot each, and the mean: it rises from the policy before it adapts to that after,
-to the models after two and ten steps, which is near who knows the craft.
+The picture: what an attempt pays in 64 new crafts, a dot each, and the mean: it rises from the policy before it adapts to that
+after, to the models after two and ten steps, which is near who knows the craft.
 """
 
 import torch

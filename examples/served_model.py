@@ -6,8 +6,8 @@ the code that trained it, and answers: a table of known weighings and one of que
 
     python examples/served_model.py        # half a minute on one core: prints a report and answers, saves served_model.png
 
-The picture: three pigs that were held back, the three weighings that are known of each, and the forecast with its 90 % band; later
-weighings lie in it.
+The picture: three pigs that were held back, the three weighings that are known of each, and the forecast with its 90 % band;
+later weighings lie in it.
 """
 
 import tempfile

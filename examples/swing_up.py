@@ -6,8 +6,8 @@ them, beside the same plans without these steps, and those of one who knows the 
 
     python examples/swing_up.py        # two minutes or so on one core: prints a table, saves swing_up.png
 
-The picture: one pendulum at every eighth step, from left to right: with nothing known of it it stays below, after fifty steps it
-stands upright, as with its physics known.
+The picture: one pendulum at every eighth step, from left to right: with nothing known of it it stays below, after fifty steps
+it stands upright, as with its physics known.
 """
 
 from collections.abc import Callable

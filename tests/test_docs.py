@@ -45,8 +45,22 @@ def test_names_below_bayesmeta_exist() -> None:
 @each
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    dead = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    dead = [target for target in targets if "://" not in target and not (page.parent / source(target)).exists()]
     assert not dead
+
+
+def source(target: str) -> str:
+    """The file that a page is made from: of the gallery's pages an example, of the reference's a folder."""
+    target = re.sub(r"^gallery/index\.md$|^reference/(core|deciding)\.md$", "../docs", target)
+    target = re.sub(r"^gallery/(\w+)\.md$", r"../examples/\1.py", target)
+    return re.sub(r"^reference/(\w+)\.md$", r"../bayesmeta/\1", target)
+
+
+@each
+def test_pictures_are_described(page: Path) -> None:
+    """Or stand in a link beside words that say where it leads."""
+    text = re.sub(r"- \[!\[\]\([^)]*\) \*\*", "", page.read_text())
+    assert not re.findall(r"!\[\s*\]\(", text)
 
 
 def test_files_that_are_named_exist() -> None:
