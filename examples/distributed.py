@@ -5,7 +5,8 @@
 
 A program that was stopped goes on where it was, from the folder distributed_run. On GPUs write accelerator="cuda", devices=8.
 
-The picture: what the learner says of a sinusoid that it knows by three points; its band is narrow at these and wide between.
+The picture: what the learner says of a sinusoid that it knows by three points: the inner band holds 90 % of the functions that
+could be true, the outer one 90 % of what would be measured.
 """
 
 import sys

@@ -8,8 +8,8 @@ are given thirty pairs of a new language, and translate numbers that these did n
 
 With languages of your own: bm.tasks.pair_file("pairs.tsv"), three columns with tabs between.
 
-The picture: all numbers of a new language that its thirty pairs did not show, by how probable their translation is; right ones
-crowd near 1.
+The picture: how probable the translations of numbers are said to be that the thirty pairs did not show. None is above one in
+three, and few are right: a short training has taught what English numbers look like, and the learner knows that it knows no more.
 """
 
 import random

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +75,33 @@ def test_files_that_are_named_exist() -> None:
             if not (ROOT / name).exists():
                 dead.add(f"{path.relative_to(ROOT)}: {name}")
     assert not dead
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page, without what is marked as a fragment."""
+    found = re.findall(r"^(<!-- fragment[^\n]*\n)?```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [code for fragment, code in found if not fragment]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in ("deciding.md", "start.md") else ())
+        for page in PAGES
+        if page.parent.name == "docs" and blocks(page)
+    ],
+)
+def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, with two steps of training: that what is written fits together, not how good it is."""
+
+    def short(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: function(*args, **(options | {"steps": 2, "progress": False}))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bm, "fit", short(bm.fit))
+    monkeypatch.setattr(bm, "autofit", short(bm.autofit))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two steps are too few, and say so
+        names: dict[str, Any] = {}
+        for code in blocks(page):
+            exec(code, names)
