@@ -30,7 +30,7 @@ format: .venv/.installed  ## format the code and apply the linter's safe fixes
 	ruff format .
 
 docs: .venv/.documenting  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 gallery: .venv/.installed  ## run all examples and keep what they print and draw, for the documentation (25 minutes)
 	python docs/gallery.py

@@ -4,7 +4,7 @@
     python docs/gallery.py tuning intents     # these two
 
 An example is one flat file in examples/. The first sentence of its docstring is the page's title, the paragraph that begins with
-"The picture" says what is drawn, and it saves NAME.png where it runs. What is kept lies in docs/gallery/; pages are made anew
+"The picture:" says what is drawn, and it saves NAME.png where it runs. What is kept lies in docs/gallery/; pages are made anew
 with every build of the site, from the code as it is.
 """
 
@@ -35,6 +35,7 @@ SECTIONS = {
     "Deciding": ["swing_up", "policies", "new_rules"],
     "Your own, and larger": ["own_learner", "shared_encoder", "distributed"],
 }
+_PICTURE = "The picture: "
 _WRITING = Lock()
 
 
@@ -66,9 +67,19 @@ def example(name: str) -> Example:
     first, *paragraphs = docstring.split("\n\n")
     title, mark, lead = re.match(r"(.+?)([:?.])\s*(.*)$", " ".join(first.split())).groups()  # type: ignore[union-attr]
     title += mark if mark == "?" else ""
-    picture = [p for p in paragraphs if p.startswith("The picture")]
-    prose = "\n\n".join(p for p in paragraphs if not p.startswith("The picture"))
-    return Example(name, title, lead[:1].upper() + lead[1:], prose, " ".join(" ".join(picture).split()), code)
+    picture, prose = "", []
+    for paragraph in paragraphs:
+        if paragraph.startswith(_PICTURE):
+            picture = _capital(" ".join(paragraph.removeprefix(_PICTURE).split()))
+        elif paragraph.startswith("    "):
+            prose.append(f"```shell\n{textwrap.dedent(paragraph)}\n```")
+        else:
+            prose.append(paragraph)
+    return Example(name, title, _capital(lead), "\n\n".join(prose), picture, code)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def names() -> list[str]:
