@@ -19,9 +19,6 @@ from torch import nn
 
 import bayesmeta as bm
 
-warnings.filterwarnings("ignore", category=FutureWarning)  # ArviZ's own, about its next version
-import arviz  # noqa: E402
-
 STEPS, SEED = 1500, 0
 
 
@@ -35,6 +32,9 @@ def learners() -> dict[str, bm.Learner]:
 
 def main(steps: int = STEPS, path: str = "with_arviz.png") -> object:
     """Prints and returns ArviZ's comparison, a data frame."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ's own, about its next version
+        import arviz
     torch.manual_seed(SEED)
     everyone, train = learners(), bm.tasks.Sinusoids(noise=0.1, shots=(5, 20))
     for learner in everyone.values():
