@@ -6,9 +6,9 @@ divides the variance of a prediction: what the noise would leave if the function
     python examples/bands.py        # two minutes or so on one core: prints a table, saves bands.png
 
 The picture: a pane a learner, each with the two points, the 90 % band of what would be measured, the band of the function
-within it, and single functions; below each the two standard deviations. MAML has no doubt about the function; the others' grows
-between the points and beyond them, and that of the Gaussian process on learned features is the exact posterior's but for a
-hair.
+within it, and single functions; below each, noise and doubt as standard deviations. MAML calls all that it does not know noise,
+and so, nearly, do VERSA and the neural process. The doubt of ABML and DKT grows away from the points, and DKT's is nearly the
+exact posterior's.
 """
 
 import torch
