@@ -70,8 +70,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=url)
-        self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
+        self.open(url)
 
     def __enter__(self) -> Browser:
         return self
@@ -112,6 +111,12 @@ class Browser:
         if heard.get("method") == "Runtime.exceptionThrown":
             self.faults.append(str(heard["params"]["exceptionDetails"]))
         return heard
+
+    def open(self, url: str) -> None:
+        """Goes to a page, and waits until it is there."""
+        self.evaluate("window.left = true")
+        self.call("Page.navigate", url=url)
+        self.until("!window.left && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression gives; a promise is waited for."""

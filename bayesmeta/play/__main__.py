@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from bayesmeta.learner import Learner
-from bayesmeta.play.learners import RECIPES, axes_of, from_file, trained
+from bayesmeta.play.learners import RECIPES, axes_of, described, from_file, trained
 from bayesmeta.play.server import Playground
 from bayesmeta.training import History
 
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     problems = []
     for path in map(Path, given.files):
         try:
-            learners[_unused(path.stem, learners)] = path.name, from_file(path)
+            learner = from_file(path)
+            learners[_unused(path.stem, learners)] = described(learner), learner
         except (OSError, ValueError) as error:
             problems.append(str(error))
             _say(f"left out: {error}")

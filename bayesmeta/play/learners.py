@@ -12,19 +12,20 @@ from torch import Tensor, nn
 
 from bayesmeta.border import points
 from bayesmeta.distributions import kind, quantile
-from bayesmeta.encoders import Attention
+from bayesmeta.encoders import DeepSet
 from bayesmeta.files import load
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, HeteroscedasticGaussian
 from bayesmeta.methods import ABML, ANIL, DKT, MAML, ALPaCA, NeuralProcess
 from bayesmeta.networks import MLP
+from bayesmeta.objectives import ELBO
 from bayesmeta.randomness import seeded
 from bayesmeta.tasks import Sinusoids
 from bayesmeta.tasks.source import normal, uniform
 from bayesmeta.training import History, fit
 from bayesmeta.wrappers import OwnScale, Standardized
 
-__all__ = ["LEVEL", "RECIPES", "Recipe", "axes_of", "from_file", "hidden_task", "shown", "trained"]
+__all__ = ["LEVEL", "RECIPES", "Recipe", "axes_of", "described", "from_file", "hidden_task", "shown", "trained"]
 
 LEVEL = 0.9
 """How much of y a band holds."""
@@ -60,9 +61,9 @@ def _anil() -> Learner:
 
 
 def _neural_process() -> Learner:
-    encoder, latent = Attention(1, 1), 16
+    encoder, latent = DeepSet(1, 1), 16
     decoder = MLP(1 + encoder.size + latent, 2)
-    return NeuralProcess(encoder, decoder, HeteroscedasticGaussian(), latent=latent)
+    return NeuralProcess(encoder, decoder, HeteroscedasticGaussian(), latent=latent, objective=ELBO())
 
 
 RECIPES = (
@@ -76,7 +77,7 @@ RECIPES = (
     Recipe("ANIL", "gradient steps on the last layer", _anil, 1000),
     Recipe("MAML", "gradient steps on all weights", lambda: MAML(_network(), Gaussian(), steps=5, rate=0.02), 800),
     Recipe("ABML", "a Gaussian over all weights, by gradient steps", lambda: ABML(_network(), Gaussian()), 400),
-    Recipe("Neural process", "an encoder with attention, and a latent", _neural_process, 800, rate=0.003),
+    Recipe("Neural process", "an encoder, and a latent that is uncertain", _neural_process, 2000, rate=0.003),
 )
 
 
@@ -168,6 +169,11 @@ def shown(
 def _rounded(values: Tensor) -> list[float]:
     """To five digits, which a screen does not show."""
     return [float(f"{value:.5g}") for value in values.tolist()]
+
+
+def described(learner: Learner) -> str:
+    """The methods that a learner is made of, from the outermost in."""
+    return ", ".join(dict.fromkeys(type(part).__name__ for part in learner.modules() if isinstance(part, Learner)))
 
 
 def axes_of(learners: Sequence[Learner]) -> tuple[tuple[float, float], tuple[float, float]]:
