@@ -122,7 +122,7 @@ def from_file(path: str | Path) -> Learner:
             prediction = found(points([], []))([0.0])
         if kind(prediction) != "real":
             raise ValueError(f"predictions of {kind(prediction)}")
-        for known in ([], [(0.0, 0.0), (1.0, 1.0)]):
+        for known in ([], [(0.0, 0.5), (1.0, 0.5)]):  # what is above 0, or below 1, may be told to all
             shown(found, known, torch.linspace(0, 1, 5))
     except Exception as error:  # a learner of other data may fail anywhere
         raise ValueError(
@@ -137,9 +137,9 @@ def shown(
 ) -> dict[str, list[float] | list[list[float]]]:
     """What a panel shows of a task: lists of M numbers, the same for the same points.
 
-    ``low`` to ``high`` is the central interval of y that holds `LEVEL`; ``inner_low`` to ``inner_high``, mean ± z epistemic
-    standard deviations, the part that is doubt about the function, as in `bayesmeta.plots.bands`; ``draws`` are the means of
-    single functions.
+    ``low`` to ``high`` is the central interval of y that holds `LEVEL`. ``inner_low`` to ``inner_high`` is the part of it that is
+    doubt about the function: narrowed about the mean to the epistemic share of the standard deviation, which is the function's
+    own interval where all is normal. ``draws`` are the means of single functions.
 
     Args:
         learner: of one input and one real target.
@@ -154,11 +154,11 @@ def shown(
         posterior = learner(support)
         prediction = posterior(x)
         low, high = quantile(prediction, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-        z = torch.special.ndtri(torch.tensor(0.5 + LEVEL / 2)).item()
-        doubt = z * posterior.decompose(x, samples=64).epistemic.sqrt()
-        mean = prediction.mean
+        total, _, epistemic = posterior.decompose(x, samples=64)
+        mean, share = prediction.mean, (epistemic / total).sqrt().nan_to_num(0.0)
         draws = posterior.functions(_DRAWS)(x).mean
-    curves = {"mean": mean, "low": low, "high": high, "inner_low": mean - doubt, "inner_high": mean + doubt}
+    inner = {f"inner_{name}": mean + share * (end - mean) for name, end in (("low", low), ("high", high))}
+    curves = {"mean": mean, "low": low, "high": high, **inner}
     if broken := [name for name, curve in [*curves.items(), ("draws", draws)] if not curve.isfinite().all()]:
         raise ValueError(f"expected finite answers, got NaN or infinity in {broken[0]}")
     return {name: _rounded(curve.reshape(len(x))) for name, curve in curves.items()} | {

@@ -104,10 +104,21 @@ def saved(folder: Path, name: str, learner: bm.Learner, **options: bm.Points) ->
     return folder / f"{name}.bayesmeta"
 
 
+def test_the_dark_band_lies_within_the_light_one() -> None:
+    """Also of draws that are far from normal: two kinds of functions, far apart."""
+    learners = [bm.MAML(nn.Linear(1, 1), bm.likelihoods.Gaussian(0.1)) for _ in range(2)]
+    for learner, bias in zip(learners, (-9.0, 9.0), strict=True):
+        nn.init.constant_(learner.network.bias, bias)
+    found = shown(bm.Ensemble(learners), [], X)
+    low, inner, mean, top, high = (np.array(found[n]) for n in ("low", "inner_low", "mean", "inner_high", "high"))
+    assert ((low <= inner) & (inner < mean) & (mean < top) & (top <= high)).all()
+    assert (top - inner > 0.99 * (high - low)).all()  # all but the noise is doubt
+
+
 def test_a_file_answers_as_its_learner(tmp_path: Path) -> None:
-    learner = scaled()
     known = [(9.0, 48.0), (11.0, 52.0)]
-    assert shown(from_file(saved(tmp_path, "own", learner)), known, X) == shown(learner, known, X)
+    for learner in (scaled(), bm.Ensemble([scaled(), maml()]), bm.Warped(maml(), bm.warps.Log())):
+        assert shown(from_file(saved(tmp_path, "own", learner)), known, X) == shown(learner, known, X)
 
 
 def test_files_that_are_no_such_learners_say_why(tmp_path: Path) -> None:
