@@ -3,3 +3,7 @@
 Every learner answers at once, with its band, the part of it that is doubt about the function, functions drawn, and how often the
 band held the point that came next.
 """
+
+from bayesmeta.play.server import Playground
+
+__all__ = ["Playground"]

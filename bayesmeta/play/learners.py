@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from bayesmeta.border import points
 from bayesmeta.distributions import kind, quantile
-from bayesmeta.encoders import DeepSet
+from bayesmeta.encoders import Attention
 from bayesmeta.files import load
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, HeteroscedasticGaussian
-from bayesmeta.methods import ABML, ANIL, DKT, MAML, ALPaCA, NeuralProcess
+from bayesmeta.methods import ABML, ANIL, DKT, MAML, ALPaCA, ConditionalNeuralProcess
 from bayesmeta.networks import MLP
-from bayesmeta.objectives import ELBO
 from bayesmeta.randomness import seeded
 from bayesmeta.tasks import Sinusoids
 from bayesmeta.tasks.source import normal, uniform
@@ -61,9 +60,8 @@ def _anil() -> Learner:
 
 
 def _neural_process() -> Learner:
-    encoder, latent = DeepSet(1, 1), 16
-    decoder = MLP(1 + encoder.size + latent, 2)
-    return NeuralProcess(encoder, decoder, HeteroscedasticGaussian(), latent=latent, objective=ELBO())
+    encoder = Attention(1, 1)
+    return ConditionalNeuralProcess(encoder, MLP(1 + encoder.size, 2), HeteroscedasticGaussian())
 
 
 RECIPES = (
@@ -77,7 +75,7 @@ RECIPES = (
     Recipe("ANIL", "gradient steps on the last layer", _anil, 1000),
     Recipe("MAML", "gradient steps on all weights", lambda: MAML(_network(), Gaussian(), steps=5, rate=0.02), 800),
     Recipe("ABML", "a Gaussian over all weights, by gradient steps", lambda: ABML(_network(), Gaussian()), 400),
-    Recipe("Neural process", "an encoder, and a latent that is uncertain", _neural_process, 2000, rate=0.003),
+    Recipe("Neural process", "an encoder with attention: all doubt is in y", _neural_process, 1000, rate=0.003),
 )
 
 
