@@ -1,0 +1,129 @@
+"""What metrics add to the predictions that they judge.
+
+    python benchmarks/cost/evaluation.py             # two minutes of a quiet machine, on one core
+    python benchmarks/cost/evaluation.py MAML DKT    # those whose names begin so
+    python benchmarks/cost/evaluation.py --table     # prints what is there
+
+Untrained learners on an episode of 25 tasks of 10 + 15 points: sinusoids, or three classes of points in a plane. Predictions are
+what `evaluate` makes and checks before it asks a metric: the episode's check, adaptation, the answer, and its own check. Beside
+them the same with metrics: of numbers NLL, RMSE, 90 % coverage, CRPS and the quantile calibration error, of classes NLL, accuracy,
+ECE and the Brier score. The two take turns; medians of processor time. Intervals by the bootstrap come once, after all episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bayesmeta as bm
+from bayesmeta import metrics
+from bayesmeta.evaluation.evaluate import answers, reading
+from bayesmeta.evaluation.evaluate import statistics as judged
+from benchmarks.cost.speed_learners import LEARNERS
+from benchmarks.store import keep, load
+
+RESULTS = Path(__file__).parents[1] / "results" / "evaluation.json"
+TASKS, SHOTS, QUERIES, WIDTH, STEPS, DRAWS, ROUNDS, ROW = 25, 10, 15, 40, 5, 4, 41, 3
+OF_NUMBERS = [metrics.NLL(), metrics.RMSE(), metrics.Coverage(0.9), metrics.CRPS(), metrics.QuantileCalibrationError()]
+OF_CLASSES = [metrics.NLL(), metrics.Accuracy(), metrics.ECE(), metrics.Brier()]
+
+
+def points() -> bm.Episode:
+    """Three classes a task, each around a centre of its own."""
+    x, y = torch.randn(TASKS, SHOTS + QUERIES, 2), torch.arange(SHOTS + QUERIES).remainder(3).expand(TASKS, -1)
+    centres = 2 * torch.randn(TASKS, 3, 2)
+    x, mask = x + centres.gather(1, y[..., None].expand(x.shape)), torch.ones(y.shape, dtype=torch.bool)
+    parts = (bm.Points(x[:, part], y[:, part], mask[:, part]) for part in (slice(SHOTS), slice(SHOTS, None)))
+    return bm.Episode(*parts)
+
+
+def network() -> bm.networks.MLP:
+    return bm.networks.MLP(2, 3, hidden=(WIDTH, WIDTH))
+
+
+CLASSIFIERS: dict[str, Callable[[], bm.Learner]] = {
+    "MAML, three classes": lambda: bm.MAML(network(), bm.likelihoods.Categorical(), steps=STEPS),
+    "prototypical networks, three classes": lambda: bm.PrototypicalNetwork(network().features, classes=3),
+    "VERSA, three classes": lambda: bm.VERSA(
+        bm.encoders.ClassPooling(WIDTH, 3, features=network().features), 3, bm.likelihoods.Categorical()
+    ),
+}
+ON_SINUSOIDS = {  # and what they predict
+    "MAML": "normal",
+    "ALPaCA": "normal",
+    "DKT": "normal",
+    "conditional neural process": "normal",
+    "ABML": "mixture",
+    "PLATIPUS": "mixture",
+    "attentive neural process": "mixture",
+}
+
+
+def build(name: str) -> tuple[bm.Learner, bm.Episode, list[metrics.Metric]]:
+    torch.manual_seed(0)
+    if name in CLASSIFIERS:
+        return CLASSIFIERS[name](), points(), OF_CLASSES
+    return (
+        LEARNERS[name](WIDTH, STEPS, DRAWS),
+        bm.tasks.Sinusoids(batch=TASKS, shots=SHOTS, queries=QUERIES, noise=0.1)[0],
+        OF_NUMBERS,
+    )
+
+
+def predicted(learner: bm.Learner, episode: bm.Episode) -> None:
+    """All that `evaluate` does but for metrics."""
+    with reading(learner, [episode], episodes=1, seed=0) as read:
+        for _, each in read:
+            answers(learner, each)
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Milliseconds a call."""
+    began = time.process_time()
+    for _ in range(ROW):
+        function()
+    return 1e3 * (time.process_time() - began) / ROW
+
+
+def measure(name: str, rounds: int) -> dict[str, float]:
+    learner, episode, chosen = build(name)
+    ways: dict[str, Callable[[], Any]] = {
+        "predictions": lambda: predicted(learner, episode),
+        "with metrics": lambda: judged(learner, [episode], episodes=1, metrics=chosen),
+    }
+    found = judged(learner, [episode], episodes=1, metrics=chosen)
+    ways["intervals"] = lambda: metrics.estimates(*found)
+    turns = [{way: timed(function) for way, function in ways.items()} for _ in range(rounds + 1)][1:]
+    return {way: statistics.median(turn[way] for turn in turns) for way in ways}
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = ["| ms | predictions | with metrics | metrics add | intervals, once |", "|---|---|---|---|---|"]
+    for name in [name for name in (*ON_SINUSOIDS, *CLASSIFIERS) if name in results]:
+        plain, whole, once = (results[name][way] for way in ("predictions", "with metrics", "intervals"))
+        lines.append(f"| {name} | {plain:.2f} | {whole:.2f} | {100 * (whole / plain - 1):.0f} % | {once:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="how learners' names begin")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in [] if arguments.table else (*ON_SINUSOIDS, *CLASSIFIERS):
+        if name.startswith(tuple(arguments.names) or ""):
+            keep(arguments.results, name, measure(name, arguments.rounds))
+    print(table(load(arguments.results)))
+
+
+if __name__ == "__main__":
+    main()
