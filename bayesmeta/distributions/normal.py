@@ -85,11 +85,11 @@ def _half_apart(weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     With σ the least standard deviation, the Fourier transform of F (1 - F) at t falls as exp(-σ² t² / 4), so that a step of h
     errs by some h / π · exp(-π² σ² / h²) (Trefethen & Weideman 2014, https://doi.org/10.1137/130932132, section 5): of 0.8 σ by
     a ten millionth of the value, which is at least σ / √π. Where that asks for too many nodes, pairs of up to 128 components
-    are summed; more of them have `_NODES` nodes, which resolve what is no narrower than a two-hundredth of the whole.
+    are summed; more of them have 256 nodes, which resolve what is no narrower than a two-hundredth of the whole.
     """
     low = (loc - _FAR * scale).amin(-1, keepdim=True)
     wide = (loc + _FAR * scale).amax(-1, keepdim=True) - low
-    nodes, components = float((wide / scale.amin(-1, keepdim=True)).max()) / 0.8, weight.shape[-1]
+    nodes, components = (wide / scale.amin(-1, keepdim=True)).max().item() / 0.8, weight.shape[-1]
     if not nodes < 2 * components and components <= _PAIRS:  # nor where it is no number
         return _of_pairs(weight, loc, scale)
     count = int(nodes) + 2 if nodes < _NODES else _NODES

@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from bayesmeta.border import check_count, check_probability
 from bayesmeta.data import Points
-from bayesmeta.distributions import cdf, crps, has_classes, kind, marginals, quantile, sample, uniform
+from bayesmeta.distributions import crps, has_classes, kind, marginals, quantile, sample, uniform
+from bayesmeta.distributions.family import family
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
@@ -78,11 +79,12 @@ def ranks(distribution: Distribution, y: Tensor) -> Tensor:
 
 
 def _steps(distribution: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of less than y and that of at most y, which are one tensor but for counts."""
+    """The probability of less than y and that of at most y, which are one tensor but for counts; to 1e-7."""
     _check_numbers(distribution, y)
     single = marginals(distribution)
-    at_most = cdf(single, y)
-    return cdf(single, y - 1) if kind(single) == "counts" else at_most, at_most
+    cdf = family(single).below(single)
+    at_most = cdf(y)
+    return cdf(y - 1) if kind(single) == "counts" else at_most, at_most
 
 
 def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:
