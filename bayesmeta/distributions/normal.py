@@ -68,15 +68,15 @@ _PAIRS = 128
 _NODES = 256
 _FAR = 5.0
 """Standard deviations of a component beyond which F (1 - F) has less than 1e-7 of its integral."""
-_AT_ONCE = 2**17
+_AT_ONCE = 2**16
 """Numbers that are held at once."""
 
 
 def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """E|z| of a normal z."""
     ratio = mean / scale
-    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
+    signed = mean * torch.erf(math.sqrt(0.5) * ratio)
+    return torch.addcmul(signed, scale, torch.exp(-0.5 * ratio.square()), value=math.sqrt(2 / math.pi))
 
 
 def _half_apart(weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -89,16 +89,18 @@ def _half_apart(weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """
     low = (loc - _FAR * scale).amin(-1, keepdim=True)
     wide = (loc + _FAR * scale).amax(-1, keepdim=True) - low
-    nodes, components = (wide / scale.amin(-1, keepdim=True)).max().item() / 0.8, weight.shape[-1]
+    components, widths = weight.shape[-1], wide / scale.amin(-1, keepdim=True)
+    nodes = widths.max().item() / 0.8 if widths.numel() else 0.0
     if not nodes < 2 * components and components <= _PAIRS:  # nor where it is no number
         return _of_pairs(weight, loc, scale)
     count = int(nodes) + 2 if nodes < _NODES else _NODES
     steps = torch.arange(count, dtype=loc.dtype, device=loc.device)
-    step, from_low, root = wide / (count - 1), loc - low, scale * math.sqrt(2)
+    step, per = wide / (count - 1), math.sqrt(0.5) / scale
+    first = (low - loc) * per
     total = torch.zeros_like(low[..., 0])
     for some in steps.split(max(1, _AT_ONCE // max(1, loc.numel()))):
         place = step * some.reshape(-1, *[1] * loc.dim())
-        above = (weight * torch.erf((place - from_low) / root)).sum(-1)  # 2 F - 1
+        above = (weight * torch.erf(torch.addcmul(first, place, per))).sum(-1)  # 2 F - 1
         total = total + (1 - above.square()).sum(0)
     return total * step[..., 0] / 4
 

@@ -64,6 +64,11 @@ def test_gradients_of_nodes_are_those_of_pairs() -> None:
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
 
 
+def test_no_point_at_all() -> None:
+    none = torch.zeros(64, 0)
+    assert crps(mixture(Normal(none, none + 1)), none[0]).shape == (0,)
+
+
 def test_what_is_no_number_stays_none() -> None:
     log_weights, loc, scale, y = drawn(64, 0.5, 0.2)
     loc[3, 5] = torch.nan
