@@ -216,8 +216,8 @@ def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, again: Callab
 
     furthest = (found.abs() / spread.clamp(min=1e-300)).where(spread > 0, 0.0).max().item() * (1 + 1e-9)
     low = size(supposed(furthest if as_large(furthest) else _last(as_large, 0.0, furthest))).item()
-    again = size(found + noise)
-    high = value + (torch.quantile(again, 1 - _TAIL) - again.mean()).item()
+    noisy = size(found + noise)
+    high = value + (torch.quantile(noisy, 1 - _TAIL) - noisy.mean()).item()
     return Estimate(value, min(low, value), max(high, value))
 
 

@@ -56,8 +56,8 @@ class CRPS(Metric):
 
     The mean over the entries of y, in closed form for normals, Student's t (Jordan, Krüger & Lerch 2019,
     https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5, of
-    which the distance of two draws is a quadrature, to 1e-6). Of other mixtures, and of warped numbers, it is an integral, to some
-    1e-5 of itself. Of counts it is a sum from 0 on, which costs in proportion to the largest.
+    which the distance of two draws is a quadrature, to 1e-6). Of other mixtures, and of warped numbers, it is an integral, to
+    some 1e-5 of itself. Of counts it is a sum from 0 on, which costs in proportion to the largest.
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
