@@ -33,10 +33,11 @@ class StudentTFamily(Family):
         """Of each number of degrees of freedom one table, by cubic Hermite interpolation in the u of `_cdf`."""
         which, far, _, known, slope = _table(d.df)
         loc, wide, first = d.loc.double(), (d.scale * d.df.sqrt()).double(), which * (_STEPS + 1)
+        per = (_STEPS / far)[which]
 
         def ask(value: Tensor) -> Tensor:
             z = (value.double() - loc) / wide
-            place = (torch.asinh(z.abs()) / far[which] * _STEPS).clamp(max=_STEPS * (1 - 1e-12))
+            place = (torch.asinh(z.abs()) * per).clamp(max=_STEPS * (1 - 1e-12))
             j = place.long()
             s, at = place - j, first + j
             left, right = known.take(at), known.take(at + 1)
