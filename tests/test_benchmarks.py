@@ -44,6 +44,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.segmentation", "LEARNERS"),
         lambda: built("accuracy.detection", "LEARNERS", *detector()),
         lambda: built("cost.masks", "LEARNERS"),
+        lambda: built("cost.evaluation", "CLASSIFIERS"),
         lambda: built("accuracy.text_learners", "LEARNERS", SimpleNamespace(ways=5, labels=6), 300),
         lambda: built("accuracy.slots", "LEARNERS", 20),
         lambda: built("robustness.soak", "LEARNERS"),
