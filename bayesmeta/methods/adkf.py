@@ -97,7 +97,7 @@ class ADKF(Learner):
     def _own(self, fitted: Tensor) -> tuple[Params, Tensor]:
         """Each task's parameters of the kernel, by name, and its σ ``(B,)``."""
         like = adaptable(self.fitted)
-        values: Params = torch.func.vmap(lambda row: unravel(row, like))(fitted)
+        values = unravel(fitted, like)
         own = {name.removeprefix("kernel."): value for name, value in values.items() if name.startswith("kernel.")}
         likelihood: Any = self.fitted["likelihood"]
         return own, standard_deviation(values.get("likelihood.log_scale", likelihood.log_scale)).expand(len(fitted))
