@@ -5,7 +5,7 @@ from bayesmeta.gaussian_process.classifier import GPClassifier, check_classes, s
 from bayesmeta.gaussian_process.kernels import check_kernel, covariance, log_prior, priors
 from bayesmeta.gaussian_process.learner import KernelLearner
 from bayesmeta.gaussian_process.one_vs_rest import OneVsRest
-from bayesmeta.gaussian_process.process import GaussianProcess, cholesky
+from bayesmeta.gaussian_process.process import GaussianProcess, cholesky, noisy
 from bayesmeta.gaussian_process.starts import start_kernels
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "cholesky",
     "covariance",
     "log_prior",
+    "noisy",
     "priors",
     "signs",
     "start_kernels",

@@ -146,11 +146,13 @@ class PACOHNN(HyperPosteriorLearner):
             return torch.addcmul(mean[:, None, None], spread[:, None, None], standard).movedim(2, 1).flatten(0, 1)
 
         def score(standard: Tensor) -> Tensor:
-            """The gradient of log p(y | x, w) + log P(w) by w in units of the prior; what is known in closed form needs no graph."""
+            """The gradient of log p(y | x, w) + log P(w) in the units of `standard`: by autograd through the network alone."""
             with torch.enable_grad():
                 values = network.over_tasks(support.x, weights := networks(standard).requires_grad_())
                 check_event(values.shape[-1:], support.y.shape[2:])
-            misfit = (support.y - values.detach().unflatten(0, (count, -1))) * support.mask[..., None]  # (K, L, B, N, Y)
+            misfit = (support.y - values.detach().unflatten(0, (count, -1))) * support.mask[
+                ..., None
+            ]  # (K, L, B, N, Y)
             slope = misfit / noise.square().reshape(-1, 1, 1, 1, 1)
             (slope,) = torch.autograd.grad(values, weights, slope.flatten(0, 1).to(values))
             return slope.unflatten(0, (count, -1)).movedim(1, 2).mul_(spread[:, None, None]).sub_(standard)
