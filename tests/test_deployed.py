@@ -20,6 +20,9 @@ CLOSED: dict[str, Callable[[], bm.Learner]] = {
     "ALPaCA": lambda: bm.ALPaCA(MLP(1, 1, hidden=(8,)).features, nn.Linear(8, 1), bm.likelihoods.Gaussian()),
 }
 TRACED: dict[str, Callable[[], bm.Learner]] = CLOSED | {
+    "VERSA": lambda: bm.VERSA(  # random draws
+        bm.encoders.DeepSet(8, 1, 4, features=MLP(1, 1, hidden=(8,)).features), 1, bm.likelihoods.Gaussian()
+    ),
     "MAML": lambda: bm.MAML(MLP(1, 1, hidden=(8,)), bm.likelihoods.Gaussian(), steps=2),
 }
 
