@@ -24,8 +24,13 @@ def results(name: str) -> dict[str, Any]:
     return load(RESULTS / f"{name}.json")
 
 
+def together(*texts: str) -> str:
+    """Figures of a cell, which a browser does not part."""
+    return "\u00a0·\u00a0".join(texts)
+
+
 def cell(*values: float, digits: int = 3) -> str:
-    return " · ".join(f"{value:.{digits}f}" for value in values)
+    return together(*(f"{value:.{digits}f}" for value in values))
 
 
 def linked(text: str, section: str) -> str:
@@ -57,7 +62,7 @@ def tables() -> Cells:
         rivals, found = list(rivals), {}
         for name in names:
             wins = sum(value(runs[name, f], 0) <= min(value(runs[rival, f], 0) for rival in rivals) for f in FAMILIES)
-            found[name] = f"{wins} · {statistics.mean(value(runs[name, f], 1) for f in FAMILIES):.3f}"
+            found[name] = together(str(wins), cell(statistics.mean(value(runs[name, f], 1) for f in FAMILIES)))
         return found
 
     def of_seeds(runs: list[Any], which: int) -> float:
@@ -156,7 +161,7 @@ def characters() -> Cells:
     found = {}
     for name, run in rows.items():
         if raw := run.get("5-way 1-shot", {}).get("raw"):
-            found[name] = f"{100 * raw['Accuracy'][0]:.1f} · {cell(raw['NLL'][0], raw['ECE'][0])}"
+            found[name] = together(f"{100 * raw['Accuracy'][0]:.1f}", cell(raw["NLL"][0], raw["ECE"][0]))
     return found
 
 
