@@ -28,7 +28,7 @@ FOLDERS = [
         "automatic",
     ),
     *("baselines", "networks", "encoders", "distributions", "posteriors", "gaussian_process", "variational"),
-    *("files", "border", "functional"),
+    *("files", "border", "functional", "play"),
 ]
 
 

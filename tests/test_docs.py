@@ -14,7 +14,7 @@ import pytest
 import bayesmeta as bm
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = [
     p for folder in ("bayesmeta", "examples", "benchmarks", "tests") for p in sorted((ROOT / folder).rglob("*.py"))
 ]

@@ -145,5 +145,7 @@ def _trees(count: int, found: Tensor, target: Tensor, seed: int) -> Any:
         early_stopping=False,
         random_state=seed,
     )
-    with warnings.catch_warnings():  # its threads set and restore the process's filters at once, and may leave others behind
+    with (
+        warnings.catch_warnings()
+    ):  # its threads set and restore the process's filters at once, and may leave others behind
         return trees.fit(found.numpy(), target.numpy())

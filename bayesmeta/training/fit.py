@@ -146,7 +146,7 @@ def fit(
     settings = {"clip": clip, **fixed, "tasks": length, "compile": compile, "processes": processes.count}
     if optimizer is None:
         settings["steps"] = steps  # which another schedule may not depend on
-        optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3, fused=True)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     settings |= looks.settings() | describe(learner, optimizer, scheduler)
     processes.compare({**settings, **free, "checkpoint": bool(checkpoint), "the first episode": digest(first)})

@@ -70,6 +70,9 @@ class MetaGradient:
                 f"slices: expected a divisor of the {batch} tasks in an episode, got {self.slices}; "
                 "equal slices make gradients add up exactly"
             )
+        if self.slices == 1:
+            value, slopes = self.gradient(episode)
+            return value.cpu(), slopes
         pieces = [
             tree_map(lambda leaf, b=b: leaf[b : b + batch // self.slices], episode)
             for b in range(0, batch, batch // self.slices)

@@ -3,6 +3,7 @@
     python benchmarks/accuracy/efficiency.py                               # all of it
     python benchmarks/accuracy/efficiency.py --families milk --counts 12  # some entries; several calls may run at once
     python benchmarks/accuracy/efficiency.py --table                       # prints what is there, with --seeds 31 of that alone
+    python benchmarks/accuracy/efficiency.py --table --picture             # and draws docs/efficiency.png
 
 Three tenths of a family's tasks are held out for the test. Learners are given 3, 6, 12, 25, 50 and 100 of the others, each
 number's tasks among those of the next, as far as they reach, and are asked about the test tasks with 1, 3 and 5 known points, the
@@ -30,6 +31,7 @@ from benchmarks.accuracy.table_baselines import ALONE, TABLE_BASELINES
 from benchmarks.store import keep, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "efficiency.json"
+PICTURE = Path(__file__).parents[2] / "docs" / "efficiency.png"
 FAMILIES = (
     "gapminder",
     "milk",
@@ -83,10 +85,16 @@ def asked(predictor: Any, split: Split, known: int) -> dict[str, list[float]]:
 
 
 def curve(results: Runs, name: str, family: str, known: int, metric: Metric) -> list[float]:
-    """A figure by the number of training tasks, over all seeds; NaN where runs are missing or there are not so many tasks."""
+    """A figure by the number of training tasks, over all seeds; NaN where runs are missing or there are not so many tasks.
+
+    Infinite where it has no answer: mixed effects may have no fit.
+    """
     found = []
     for count in COUNTS:
         rows = [results.by_key.get(f"{name}; {family}; {count}; {seed}") for seed in results.seeds]
+        if any(isinstance(row, str) for row in rows):
+            found.append(float("inf"))
+            continue
         whole = all(isinstance(row, dict) and str(known) in row for row in rows)
         sums = sum(torch.tensor(row[str(known)][metric.name]) for row in rows) if whole else None  # type: ignore[index]
         found.append(float("nan") if sums is None else float(metric.reduce(sums)))
@@ -105,6 +113,36 @@ def lowest(curves: list[list[float]]) -> list[float]:
     return [min(values) if all(v == v for v in values) else float("nan") for values in zip(*curves, strict=True)]
 
 
+def compared(results: Runs, family: str, known: int) -> tuple[list[float], list[float], list[float]]:
+    """The NLL of autofit, of the best baseline from the same tasks, and of the best that looks at each task alone."""
+    shared = lowest([curve(results, n, family, known, NLL()) for n in TABLE_BASELINES if n not in ALONE])
+    alone = lowest([curve(results, n, family, known, NLL()) for n in ALONE])
+    return curve(results, "autofit", family, known, NLL()), shared, alone
+
+
+def draw(results: Runs, known: int = 3) -> None:
+    """A pane a family: how the NLL falls with the number of training tasks."""
+    from matplotlib import pyplot as plt
+
+    figure, panes = plt.subplots(2, 5, figsize=(11, 4.6), sharex=True)
+    styles = (("autofit", "#0072b2", "o-"), ("best baseline", "#d55e00", "s-"), ("each task alone", "#777777", ":"))
+    for family, pane in zip(FAMILIES, panes.flat, strict=True):
+        for (label, colour, style), values in zip(styles, compared(results, family, known), strict=True):
+            pane.plot(COUNTS, values, style, color=colour, label=label, markersize=4, linewidth=1.4)
+        pane.set_title(family, fontsize=10)
+        pane.set_xscale("log")
+        pane.set_xticks(COUNTS, [str(count) for count in COUNTS])
+        pane.minorticks_off()
+        pane.tick_params(labelsize=8)
+        for side in ("top", "right"):
+            pane.spines[side].set_visible(False)
+    figure.legend(*panes[0, 0].get_legend_handles_labels(), loc="lower right", ncols=3, frameon=False, fontsize=9)
+    figure.supxlabel("number of training tasks", fontsize=10)
+    figure.supylabel(f"NLL at {known} known points", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=120)
+
+
 def table(results: Runs) -> str:
     lines = [f"Seeds {', '.join(map(str, results.seeds))}"]
     for known in SHOTS:
@@ -116,9 +154,7 @@ def table(results: Runs) -> str:
             "|---" * (len(COUNTS) + 3) + "|",
         ]
         for family in FAMILIES:
-            mine = curve(results, "autofit", family, known, NLL())
-            shared = lowest([curve(results, n, family, known, NLL()) for n in TABLE_BASELINES if n not in ALONE])
-            alone = lowest([curve(results, n, family, known, NLL()) for n in ALONE])
+            mine, shared, alone = compared(results, family, known)
             if all(value != value for value in mine):
                 continue
             cells = [f"{a:.2f} / {b:.2f}" if a == a else "" for a, b in zip(mine, shared, strict=True)]
@@ -142,6 +178,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, choices=COUNTS, default=list(COUNTS))
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--picture", action="store_true", help="draw it too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     entries = [
@@ -161,7 +198,10 @@ def main() -> None:
             if result is not None:
                 keep(RESULTS, key, result)
                 print(key, result if isinstance(result, str) else f"{result['seconds']:.1f} s", flush=True)
-    print(table(Runs(load(RESULTS), arguments.seeds)))
+    results = Runs(load(RESULTS), arguments.seeds)
+    print(table(results))
+    if arguments.picture:
+        draw(results)
 
 
 if __name__ == "__main__":

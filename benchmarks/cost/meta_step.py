@@ -212,8 +212,8 @@ def product_rate() -> float:
 
 
 def fit_update(learner: bm.Learner, episode: bm.Episode, **settings: Any) -> Callable[[], None]:
-    """The update that ``fit(..., slices=, threads=, compile=)`` makes."""
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    """The update that ``fit(..., slices=, threads=, compile=)`` makes, with the optimiser that it makes."""
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3, fused=True)
     meta_gradient = MetaGradient(learner, list(learner.parameters()), **settings)
 
     def update() -> None:
