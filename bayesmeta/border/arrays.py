@@ -16,12 +16,15 @@ __all__ = ["as_inputs", "as_numbers", "as_tensor", "convert", "is_whole", "stack
 
 Array = np.ndarray[Any, Any]
 
-_HOURS = 'say which number counts, such as hours since the first: (t - t.min()) / np.timedelta64(1, "h")'
+_HOURS = (
+    'say which number counts, such as hours since the first: (t - t.min()) / np.timedelta64(1, "h"), with t.min() or the first of '
+    'each task, frame.groupby(task)[time].transform("min")'
+)
 _REMEDIES = {
     "a date": _HOURS,
     "a period": f"take a moment of each, t = t.dt.start_time, and {_HOURS}",
     "a duration": 'say in which unit, such as hours: t / np.timedelta64(1, "h")',
-    "text": "convert it (pd.to_numeric), or number its values if they are classes",
+    "text": "convert it (pd.to_numeric; pd.to_datetime if they are dates), or number its values if they are classes",
     "a category": "say what it counts: .cat.codes if it is a label, .astype(float) if it is an amount, and pd.get_dummies for "
     "an input that is neither",
     "complex": "pass real and imaginary parts as two features",

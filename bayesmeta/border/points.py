@@ -101,7 +101,7 @@ def assemble(
     if len(xs) != len(ys):
         raise ValueError(
             f"x and y: expected as many tasks in both, got {len(xs)} in x and {len(ys)} in y; "
-            "pass two lists of equal length, one array a task"
+            "pass two lists of equal length, one array a task; a single task of several inputs as one array, torch.tensor(x)"
         )
     if masks is not None:
         ys = _blanked(ys, masks)

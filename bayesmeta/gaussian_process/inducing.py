@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.answers import Functions, Joint
-from bayesmeta.data import Points
+from bayesmeta.data import Points, concatenate
 from bayesmeta.distributions import apart
 from bayesmeta.gaussian_process.kernels import check_inputs, covariance
 from bayesmeta.gaussian_process.process import cholesky
@@ -28,25 +28,36 @@ class InducingProcess(BayesianLinear):
     is the exact posterior; drawn functions have the doubt that is left as noise of each answer.
 
     The inputs u are chosen one by one, each where the variance that those before it leave is largest: a pivoted Cholesky
-    factorisation (Fine & Scheinberg 2001, https://www.jmlr.org/papers/v2/fine01a.html).
+    factorisation (Fine & Scheinberg 2001, https://www.jmlr.org/papers/v2/fine01a.html). An update keeps all points and chooses
+    among them anew, so that it is what all points at once would have taught.
 
     Args:
         kernel: a gpytorch kernel on inputs ``(B, N, D)``.
         noise: σ, a scalar tensor.
         support: the B tasks' points, ``*X = (D,)``.
-        count: m, at most N.
+        count: m; all points where there are no more.
     """
 
-    _of_tasks: ClassVar[tuple[str, ...]] = (*BayesianLinear._of_tasks, "chosen", "root")
+    _of_tasks: ClassVar[tuple[str, ...]] = (*BayesianLinear._of_tasks, "known", "chosen", "root")
 
     def __init__(self, kernel: Kernel, noise: Tensor, support: Points, count: int) -> None:
         check_inputs(support.x)
-        self.kernel = covariance(kernel)
-        x = support.x.double()
-        places = self._pivots(x.detach(), support.mask, count)
-        self.chosen = x.take_along_dim(places[..., None], 1)  # (B, m, D)
-        self.root = cholesky(self.kernel(self.chosen, self.chosen), type(kernel).__name__)
-        super().__init__(x.new_zeros(count, support.y.shape[2]), torch.eye(count).to(x), noise, support)
+        self.kernel, self.name, self.limit = covariance(kernel), type(kernel).__name__, count
+        self._know(support, noise)
+
+    def _know(self, known: Points, noise: Tensor) -> None:
+        x = known.x.double()
+        count = min(self.limit, x.shape[1])
+        places = self._pivots(x.detach(), known.mask, count)
+        self.known, self.chosen = known, x.take_along_dim(places[..., None], 1)  # (B, m, D)
+        self.root = cholesky(self.kernel(self.chosen, self.chosen), self.name)
+        super().__init__(x.new_zeros(count, known.y.shape[2]), torch.eye(count).to(x), noise, known)
+
+    def _updated(self, points: Points) -> InducingProcess:
+        # All points choose u anew: those of the first support would leave what comes elsewhere unlearned.
+        later = self._later()
+        later._know(concatenate(self.known, points), self.noise)
+        return later
 
     @torch.no_grad()
     def _pivots(self, x: Tensor, mask: Tensor, count: int) -> Tensor:

@@ -128,7 +128,7 @@ def predict_frame(
     learner: Learner,
     known: Any,
     asked: Any,
-    columns: Columns,
+    columns: Columns | None = None,
     *,
     levels: Sequence[float] = (0.05, 0.95),
     seed: int = 0,
@@ -141,7 +141,8 @@ def predict_frame(
         learner: trained on tasks of these columns.
         known: the rows that tasks are learned from, with x and y: pandas, polars, or a mapping of columns.
         asked: the rows to answer, with x; it needs no y.
-        columns: how rows become numbers: ``tasks.columns`` of the training tasks.
+        columns: how rows become numbers: ``tasks.columns`` of the training tasks; the learner's own if None, which that of
+            `autofit` of a table has.
         levels: which quantiles of numbers to give.
         seed: of the random draws of learners that have some.
 
@@ -164,6 +165,7 @@ def predict_frame(
         >>> list(found)[2:]
         ['height mean', 'height 5%', 'height 95%', 'height aleatoric', 'height epistemic']
     """
+    columns = getattr(learner, "columns", None) if columns is None else columns
     if not isinstance(learner, Learner) or not isinstance(columns, Columns):
         got = type(columns if isinstance(learner, Learner) else learner).__name__
         raise TypeError(

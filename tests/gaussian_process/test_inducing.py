@@ -101,19 +101,18 @@ def test_dkt_takes_them_for_larger_supports_only(support: Points) -> None:
     torch.testing.assert_close(few.loss(episode), exact.loss(episode))  # training knows all points
 
 
-def test_updates_are_exact_given_the_inducing_points_and_of_constant_size(support: Points) -> None:
-    first, second = (Points(*part) for part in zip(*(leaf.split(30, 1) for leaf in support), strict=True))
-    posterior = InducingProcess(KERNEL, NOISE, first, 12)
-    later = posterior.update(second)
-    phi = torch.cat([posterior._phi(first.x), posterior._phi(second.x)], 1) * support.mask[..., None]
-    precision = torch.eye(12, dtype=D) + phi.mT @ phi / NOISE**2
-    weights = torch.linalg.solve(precision, phi.mT @ support.y / NOISE**2)
-
-    def expected(x: Tensor) -> Tensor:
-        return posterior._phi(x) @ weights
-
-    torch.testing.assert_close(later(X).mean, expected(X))
-    assert later.mean.shape == posterior.mean.shape  # type: ignore[attr-defined]
+def test_an_update_is_what_all_points_at_once_teach(support: Points) -> None:
+    """Also where the later points lie elsewhere, and where the first are fewer than the inducing ones."""
+    for count, cut in ((12, 30), (12, 5)):
+        first, second = (
+            Points(*part) for part in zip(*(leaf.split([cut, 60 - cut], 1) for leaf in support), strict=True)
+        )
+        second = second._replace(x=second.x + 2.0)
+        later = InducingProcess(KERNEL, NOISE, first, count).update(second)
+        once = InducingProcess(KERNEL, NOISE, bm.concatenate(first, second), count)
+        torch.testing.assert_close(later(X + 2).mean, once(X + 2).mean)
+        torch.testing.assert_close(later(X + 2).stddev, once(X + 2).stddev)
+        assert later.expand(3)(X[:1].expand(6, 7, 2)).batch_shape == (6, 7)
 
 
 def test_what_is_wrong_is_named(support: Points) -> None:
