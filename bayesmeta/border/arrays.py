@@ -17,8 +17,8 @@ __all__ = ["as_inputs", "as_numbers", "as_tensor", "convert", "is_whole", "stack
 Array = np.ndarray[Any, Any]
 
 _HOURS = (
-    'say which number counts, such as hours since the first: (t - t.min()) / np.timedelta64(1, "h"), with t.min() or the first of '
-    'each task, frame.groupby(task)[time].transform("min")'
+    'say which number counts, such as hours since the first: (t - t.min()) / np.timedelta64(1, "h"), with t.min()'
+    ' or the first of each task, frame.groupby(task)[time].transform("min")'
 )
 _REMEDIES = {
     "a date": _HOURS,

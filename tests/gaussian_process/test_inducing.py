@@ -6,7 +6,7 @@ import pytest
 import torch
 from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.means import ConstantMean
-from torch import Tensor, nn
+from torch import nn
 
 import bayesmeta as bm
 from bayesmeta import Points
