@@ -42,6 +42,6 @@ data = bm.evaluation.to_arviz(learners["MAML"], tasks[100], draws=20)
 drawn = data.posterior["f"]
 assert drawn.dims in {("chain", "draw", "task", "point"), ("chain", "draw", "observation")}
 assert drawn.sizes["draw"] == 20
-assert bm.plots.bands(learners["MAML"](support), torch.linspace(-5, 5, 20)).lines
+assert bm.plots.bands(learners["MAML"](support), query.x).lines
 used = ", ".join(f"{name} {version(name)}" for name in ("torch", "gpytorch", "pyro-ppl", "arviz", "numpy"))
 print(f"passed in {time.perf_counter() - began:.0f} s: Python {platform.python_version()}, {used}")
