@@ -4,7 +4,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # modules are compiled on first import: installing takes half the time
 
-.PHONY: help demo test slow check format docs clean
+.PHONY: help demo test slow check format docs gallery clean
 
 help:  ## print this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,7 +30,10 @@ format: .venv/.installed  ## format the code and apply the linter's safe fixes
 	ruff format .
 
 docs: .venv/.documenting  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+gallery: .venv/.installed  ## run all examples and keep what they print and draw, for the documentation (25 minutes)
+	python docs/gallery.py
 
 clean:  ## remove what the other targets made
 	rm -rf .venv site dist .*_cache .hypothesis

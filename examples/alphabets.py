@@ -8,6 +8,10 @@ on what is new, as one would without anything better.
     python examples/alphabets.py        # about five minutes on one core: prints a table, saves alphabets.png
 
 It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
+
+The picture: accuracy and NLL about all alphabets so far, where class Gaussians fall slowly and gradient steps at once; below,
+what is still known of each alphabet after each further one, a square a learner, of which that of gradient steps is dark but for
+its diagonal.
 """
 
 import numpy as np

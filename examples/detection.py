@@ -7,6 +7,9 @@ find the one that a task's pictures mark. Then it is given five pictures on whic
 
 It reads the folders coil20_pose and camvid in $BAYESMETA_DATA. With pictures of your own: bm.tasks.coco("parts.json", "pictures",
 size=(64, 64)), and bm.tasks.DetectionTasks.
+
+The picture: four collages with the true boxes dashed, and those that are found, each with its score and a band in which its
+edges lie with 90 %.
 """
 
 import torch

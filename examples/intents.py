@@ -4,13 +4,16 @@ Class Gaussians learn, on the embeddings of a frozen network, how far apart mess
 49 intents of CLINC150. Then they are told five that they have never met, by five messages each, and read what comes in: of these
 intents, or out of scope.
 
-    python examples/intents.py        # seconds on one core: prints some messages, and a table
+    python examples/intents.py        # seconds on one core: prints some messages and a table, saves intents.png
 
 It reads the folders clinc150 and text_embeddings in $BAYESMETA_DATA. With messages of your own, embed them by any frozen encoder,
 and give `bm.tasks.ClassTasks(embeddings, labels, ...)` the numbers: of each text a row.
+
+The picture: how many messages have which probability of being none of the five; those that are of one crowd at 0, others at 1.
 """
 
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 
 import bayesmeta as bm
@@ -20,6 +23,7 @@ NEW = ["freeze_account", "flight_status", "lost_luggage", "book_hotel", "pay_bil
 SHOTS = 5
 STEPS = 200
 SEED = 0
+COLOURS = bm.plots.axes.COLOURS[:2]
 
 
 def trained(intents: bm.tasks.LabelledTexts, known: list[str], steps: int) -> bm.Learner:
@@ -70,6 +74,14 @@ def main(steps: int = STEPS) -> dict[str, bm.metrics.Estimate]:
     print()
     for name, value in found.items():
         print(f"{name:18s} {value}")
+    none = prediction.probs[0, :, 5].detach()
+    figure, pane = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    pane.hist(
+        [none[y < 5], none[y == 5]], bins=20, range=(0, 1), label=["one of the five", "none of these"], color=COLOURS
+    )
+    pane.set(xlabel="probability of none of these", ylabel="messages", yscale="log")
+    pane.legend(frameon=False, title="it is")
+    figure.savefig("intents.png", dpi=110)
     return found
 
 

@@ -7,6 +7,9 @@ characters that it was not shown, where all it can rightly say is that it does n
     python examples/omniglot.py        # about five minutes on two cores: prints a table, saves omniglot.png
 
 It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
+
+The picture: a row of the fifteen drawings that it was shown; below, those it is surest of and those it doubts most, each beside
+the character that it takes them for, blue where that is right. Some that it was not shown look like one that it was.
 """
 
 import numpy as np
@@ -43,6 +46,7 @@ def picture(
 ) -> Figure:
     """The drawings it was shown; then the five that it was surest of and the five that it doubted most, of both kinds."""
     known = torch.arange(len(query)) < len(y)
+    support, query = support.numpy(), query.numpy()
     rows = [("one drawing of each character", None)]
     for kind, name in ((known, "characters it was shown"), (~known, "characters it was not shown")):
         places = kind.nonzero()[:, 0]

@@ -7,10 +7,14 @@ and in some crafts backwards. Two ways to learn from other crafts how to learn o
   which a single step of policy gradient, on twenty attempts with the new craft, leads to one that pays most.
 - A Bayesian last layer of how crafts move (`ALPaCA`), told of some steps at random, and plans under it (`Planner`).
 
-    python examples/policies.py        # half a minute on one core: prints a table
+    python examples/policies.py        # half a minute on one core: prints a table, saves policies.png
+
+The picture: what an attempt pays in 64 new crafts, a dot each, and the mean: it rises from the policy before it adapts to that
+after, to the models after two and ten steps, which is near who knows the craft.
 """
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import bayesmeta as bm
@@ -161,6 +165,13 @@ def main(updates: int = UPDATES, steps: int = STEPS, worlds: int = WORLDS) -> di
     for name, paid in found.items():
         half = 1.96 * paid.std() / worlds**0.5
         print(f"{name:30s}{paid.mean():8.2f} [{paid.mean() - half:.2f}, {paid.mean() + half:.2f}]")
+    figure, pane = plt.subplots(figsize=(7, 3), layout="constrained")
+    for height, paid in enumerate(reversed(found.values())):
+        pane.scatter(paid, height + 0.3 * torch.rand(worlds) - 0.15, s=8, color="#56b4e9", linewidths=0)
+        pane.plot(paid.mean(), height, "|", color="#d55e00", markersize=22, markeredgewidth=3)
+    pane.set_yticks(range(len(found)), reversed(found))
+    pane.set(xlabel="what an attempt pays", xscale="symlog", xlim=(None, 0))
+    figure.savefig("policies.png", dpi=110)
     return found
 
 

@@ -7,6 +7,8 @@ asked about other frames.
     python examples/segmentation.py        # a minute or two on one core: prints a table, saves segmentation.png
 
 It reads the folder camvid in $BAYESMETA_DATA. With pictures of your own: bm.tasks.mask_folder("cells", size=(96, 128)).
+
+The picture: frames of the new drive, the trees that somebody marked, the probability of a tree at each pixel, and the doubt.
 """
 
 import torch

@@ -1,12 +1,15 @@
 """One task encoder, two learners: what a neural process has learned of sinusoids, VERSA need not learn again.
 
-    python examples/shared_encoder.py      # some two minutes on two cores: prints a table
+    python examples/shared_encoder.py      # some two minutes on two cores: prints a table, saves shared_encoder.png
 
 Both read a task's points with the same deep set on the same features. We train the neural process, then VERSA on top of its
 encoder for a few steps, beside a VERSA that starts from nothing; and last both together, on the sum of their losses.
+
+The picture: the NLL of each learner with its 95 % interval; VERSA on the process's encoder lies far below VERSA alone.
 """
 
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 
 import bayesmeta as bm
@@ -75,6 +78,13 @@ def main() -> dict[str, dict[str, bm.metrics.Estimate]]:
     add("VERSA, after both together", second)
 
     print(bm.metrics.summary(rows))
+    figure, pane = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    for height, row in enumerate(reversed(rows.values())):
+        pane.plot([row["NLL"].low, row["NLL"].high], [height, height], color="#0072b2", linewidth=2)
+        pane.plot(row["NLL"].value, height, "o", color="#0072b2")
+    pane.set_yticks(range(len(rows)), reversed(rows))
+    pane.set(xlabel="NLL, nats")
+    figure.savefig("shared_encoder.png", dpi=110)
     return rows
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +46,7 @@ def detector() -> tuple[nn.Module, nn.Module, bm.likelihoods.Boxes]:
         lambda: built("accuracy.segmentation", "LEARNERS"),
         lambda: built("accuracy.detection", "LEARNERS", *detector()),
         lambda: built("cost.masks", "LEARNERS"),
+        lambda: built("cost.evaluation", "CLASSIFIERS"),
         lambda: built("accuracy.text_learners", "LEARNERS", SimpleNamespace(ways=5, labels=6), 300),
         lambda: built("accuracy.slots", "LEARNERS", 20),
         lambda: built("robustness.soak", "LEARNERS"),
@@ -82,3 +85,28 @@ def test_the_gap_closed_is_of_paired_worlds() -> None:
     found = tables.closed(results, "pendulum", "ALPaCA", "50")
     assert found[1] == "0.800 [0.800, 0.800]"
     assert found[0].startswith("-3.000 [-4.000, -2.000")
+
+
+def one_table() -> Any:
+    with warnings.catch_warnings():  # libraries of the baselines set filters while they are imported
+        return importlib.import_module("benchmarks.one_table")
+
+
+def test_the_table_of_all_learners_is_of_the_kept_results() -> None:
+    """As `python benchmarks/one_table.py` writes it; every link in it leads to a heading."""
+    program = one_table()
+    begin, end = program.MARKS
+    written = program.PAGE.read_text().split(begin)[1].split(end)[0].strip()
+    assert written == program.table()
+    for link in re.findall(r"\]\(([\w.-]*#[\w-]+)\)", written):
+        file, _, anchor = link.partition("#")
+        headings = re.findall(r"(?m)^#+ (.*)$", (program.PAGE.parent / (file or program.PAGE.name)).read_text())
+        assert anchor in {re.sub(r"[^\w]+", "-", re.sub(r"[?,:.]", "", heading)).lower() for heading in headings}, link
+
+
+def test_every_method_has_a_row_in_the_table_of_all_learners() -> None:
+    rows = set(re.findall(r"\w+", " ".join(one_table().LEARNERS)))
+    methods = {
+        name for name, value in vars(bm.methods).items() if isinstance(value, type) and issubclass(value, bm.Learner)
+    }
+    assert methods <= rows

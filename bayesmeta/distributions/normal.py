@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.distributions import Normal
 from torch import Tensor
@@ -61,42 +60,55 @@ class NormalFamily(Family):
             needed = int((weight.cumsum(-1) < 1 - 1e-9).sum(-1).max()) + 1
             weight, order = weight[..., :needed], order[..., :needed]
             loc, scale = loc.gather(-1, order), scale.gather(-1, order)
-            if needed > _PAIRS:
-                return _integrated(weight, loc, scale, y)
-        error = (weight * _absolute(y[..., None] - loc, scale)).sum(-1)
-        half = (weight.square() * scale).sum(-1) / math.sqrt(
-            math.pi
-        )  # of ½ E|Y - Y'|, those of a component with itself
-        for k in range(1, weight.shape[-1]):  # and each other pair once, a row at a time: 64 draws have 2,016 of them
-            pairs = _absolute(loc[..., :k] - loc[..., k : k + 1], torch.hypot(scale[..., :k], scale[..., k : k + 1]))
-            half = half + weight[..., k] * (weight[..., :k] * pairs).sum(-1)
-        return error - half
+        return (weight * _absolute(y[..., None] - loc, scale)).sum(-1) - _half_apart(weight, loc, scale)
 
 
 _PAIRS = 128
-"""Components of a mixture up to which their pairs are summed."""
+"""Components of a mixture up to which their pairs may be summed."""
+_NODES = 256
+_FAR = 5.0
+"""Standard deviations of a component beyond which F (1 - F) has less than 1e-7 of its integral."""
+_AT_ONCE = 2**16
+"""Numbers that are held at once."""
 
 
 def _absolute(mean: Tensor, scale: Tensor) -> Tensor:
     """E|z| of a normal z."""
     ratio = mean / scale
-    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
-    return 2 * scale * density + mean * torch.erf(ratio / math.sqrt(2))
+    signed = mean * torch.erf(math.sqrt(0.5) * ratio)
+    return torch.addcmul(signed, scale, torch.exp(-0.5 * ratio.square()), value=math.sqrt(2 / math.pi))
 
 
-def _integrated(weight: Tensor, loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
-    """∫ (F(z) - [z ≥ y])² dz on both sides of y, by 100 Gauss-Legendre nodes each, out to 6 standard deviations.
+def _half_apart(weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """½ E|Y - Y'| = ∫ F (1 - F) of two draws of a mixture ``(..., K)``, by evenly spaced nodes, or pair by pair.
 
-    They resolve components no narrower than a hundredth of the whole.
+    With σ the least standard deviation, the Fourier transform of F (1 - F) at t falls as exp(-σ² t² / 4), so that a step of h
+    errs by some h / π · exp(-π² σ² / h²) (Trefethen & Weideman 2014, https://doi.org/10.1137/130932132, section 5): of 0.8 σ by
+    a ten millionth of the value, which is at least σ / √π. Where that asks for too many nodes, pairs of up to 128 components
+    are summed; more of them have 256 nodes, which resolve what is no narrower than a two-hundredth of the whole.
     """
-    nodes, masses = np.polynomial.legendre.leggauss(100)
-    mean = (weight * loc).sum(-1)
-    reach = 6 * (weight * (scale.square() + (loc - mean[..., None]).square())).sum(-1).sqrt()
-    score = torch.zeros_like(y)
-    for end, left in ((torch.minimum(mean - reach, y), True), (torch.maximum(mean + reach, y), False)):
-        half = (y - end) / 2
-        for node, mass in zip(nodes, masses, strict=True):
-            z = (y + end) / 2 + half * node
-            below = (weight * torch.special.ndtr((z[..., None] - loc) / scale)).sum(-1)
-            score = score + mass * half.abs() * (below if left else 1 - below).square()
-    return score
+    low = (loc - _FAR * scale).amin(-1, keepdim=True)
+    wide = (loc + _FAR * scale).amax(-1, keepdim=True) - low
+    components, widths = weight.shape[-1], wide / scale.amin(-1, keepdim=True)
+    nodes = widths.max().item() / 0.8 if widths.numel() else 0.0
+    if not nodes < 2 * components and components <= _PAIRS:  # nor where it is no number
+        return _of_pairs(weight, loc, scale)
+    count = int(nodes) + 2 if nodes < _NODES else _NODES
+    steps = torch.arange(count, dtype=loc.dtype, device=loc.device)
+    step, per = wide / (count - 1), math.sqrt(0.5) / scale
+    first = (low - loc) * per
+    total = torch.zeros_like(low[..., 0])
+    for some in steps.split(max(1, _AT_ONCE // max(1, loc.numel()))):
+        place = step * some.reshape(-1, *[1] * loc.dim())
+        above = (weight * torch.erf(torch.addcmul(first, place, per))).sum(-1)  # 2 F - 1
+        total = total + (1 - above.square()).sum(0)
+    return total * step[..., 0] / 4
+
+
+def _of_pairs(weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """The same, each pair once, a row at a time: 64 draws have 2,016 of them."""
+    half = (weight.square() * scale).sum(-1) / math.sqrt(math.pi)  # those of a component with itself
+    for k in range(1, weight.shape[-1]):
+        pairs = _absolute(loc[..., :k] - loc[..., k : k + 1], torch.hypot(scale[..., :k], scale[..., k : k + 1]))
+        half = half + weight[..., k] * (weight[..., :k] * pairs).sum(-1)
+    return half

@@ -33,10 +33,11 @@ class StudentTFamily(Family):
         """Of each number of degrees of freedom one table, by cubic Hermite interpolation in the u of `_cdf`."""
         which, far, _, known, slope = _table(d.df)
         loc, wide, first = d.loc.double(), (d.scale * d.df.sqrt()).double(), which * (_STEPS + 1)
+        per = (_STEPS / far)[which]
 
         def ask(value: Tensor) -> Tensor:
             z = (value.double() - loc) / wide
-            place = (torch.asinh(z.abs()) / far[which] * _STEPS).clamp(max=_STEPS * (1 - 1e-12))
+            place = (torch.asinh(z.abs()) * per).clamp(max=_STEPS * (1 - 1e-12))
             j = place.long()
             s, at = place - j, first + j
             left, right = known.take(at), known.take(at + 1)
@@ -105,7 +106,7 @@ class StudentTFamily(Family):
 
 
 _STEPS = 256
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
+_RULES = {nodes: np.polynomial.legendre.leggauss(nodes) for nodes in (8, 64, 128)}
 
 
 def _cdf(df: Tensor, t: Tensor) -> Tensor:
@@ -126,10 +127,15 @@ def _cdf(df: Tensor, t: Tensor) -> Tensor:
 
 
 def _area(degrees: Tensor, start: Tensor, far: Tensor) -> Tensor:
-    """The integral of cosh^(-df) u from `start` to `far`."""
-    nodes, weights = (torch.as_tensor(a, device=far.device) for a in (_NODES, _WEIGHTS))
-    u = start[..., None] + (far - start)[..., None] * (nodes + 1) / 2
-    return (weights * torch.exp(-degrees[..., None] * _log_cosh(u))).sum(-1) * (far - start)
+    """Twice the integral of cosh^(-df) u from `start` to `far`, where little is left."""
+    return _integral(degrees, start, far, 64 if (degrees >= 1).all() else 128)  # heavy tails reach far
+
+
+def _integral(degrees: Tensor, start: Tensor, end: Tensor, nodes: int) -> Tensor:
+    """Twice the integral of cosh^(-df) u, by Gauss-Legendre nodes."""
+    places, weights = (torch.as_tensor(a, device=end.device) for a in _RULES[nodes])
+    u = start[..., None] + (end - start)[..., None] * (places + 1) / 2
+    return (weights * torch.exp(-degrees[..., None] * _log_cosh(u))).sum(-1) * (end - start)
 
 
 def _table(df: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -142,10 +148,10 @@ def _table(df: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     degrees, which = df.double().unique(return_inverse=True)
     far = _reach(25 / degrees)
     u = far[:, None] * torch.linspace(0, 1, _STEPS + 1, dtype=torch.float64, device=far.device)
-    wide = degrees.sqrt()[:, None]
-    density = torch.distributions.StudentT(degrees[:, None], validate_args=False).log_prob(wide * torch.sinh(u))
-    slope = (density + _log_cosh(u)).exp() * wide * far[:, None] / _STEPS
-    return which, far, wide * torch.sinh(u), _cdf(degrees[:, None], wide * torch.sinh(u)), slope
+    parts = _integral(degrees[:, None], u[:, :-1], u[:, 1:], 8).cumsum(-1)
+    known = torch.cat([torch.zeros_like(far)[:, None], parts / parts[:, -1:]], 1) / 2 + 0.5
+    slope = torch.exp(-degrees[:, None] * _log_cosh(u)) / parts[:, -1:] * far[:, None] / _STEPS
+    return which, far, degrees.sqrt()[:, None] * torch.sinh(u), known, slope
 
 
 def _reach(decay: Tensor) -> Tensor:
@@ -154,6 +160,6 @@ def _reach(decay: Tensor) -> Tensor:
 
 
 def _log_cosh(u: Tensor) -> Tensor:
-    small = u.abs().clamp(max=1.0)  # where a difference of logarithms would cancel
-    exact = torch.log1p(2 * torch.sinh(small / 2).square())
-    return torch.where(u.abs() < 1, exact, u.abs() + torch.log1p(torch.exp(-2 * u.abs())) - math.log(2))
+    far = u.abs()
+    held = far.clamp(max=700.0)  # beyond it the square is infinite, and the logarithm a line
+    return torch.log1p(2 * torch.sinh(held / 2).square()) + (far - held)

@@ -127,9 +127,9 @@ def statistics(
 
 def check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction: Distribution, where: str) -> None:
     """Raises a ValueError where a metric has no number for a task: one such would make the whole figure NaN."""
-    bad = row.flatten(1).isnan().any(1)
+    bad = row.isnan()
     if bad.any():
-        name, task = getattr(learner, "__qualname__", type(learner).__name__), int(bad.int().argmax())
+        name, task = getattr(learner, "__qualname__", type(learner).__name__), int(bad.nonzero()[0, 0])
         why = (
             "it gives standard deviations of 0, for which there is no density; let it give a smallest one, or judge it by RMSE"
             if _without_spread(prediction)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FrameType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 from weakref import ref
 
@@ -32,13 +32,14 @@ class Copier:
     Args:
         root: the module whose structure is copied.
         weights: tensors by the names of its parameters and buffers, in whose place they are in the copy.
+        instead: types of layers, and those that their copies have.
 
     Raises:
         KeyError: a name is none of the module's, or one under which a tied tensor is not known first.
     """
 
-    def __init__(self, root: nn.Module, weights: Params) -> None:
-        self.weights = dict(weights)
+    def __init__(self, root: nn.Module, weights: Params, instead: Mapping[type, type] = MappingProxyType({})) -> None:
+        self.weights, self.instead = dict(weights), instead
         self.made: dict[int, Any] = {}
         """By the id of what the original has: what the copy has in its place."""
         self.kinds: set[type] = set()
@@ -56,7 +57,7 @@ class Copier:
             return found
         kind = type(module)
         self.kinds.add(kind)
-        made: nn.Module = object.__new__(kind)
+        made: nn.Module = object.__new__(self.instead.get(kind, kind))
         self.made[id(module)] = made
         state, given = vars(made), vars(module)
         state.update(given)

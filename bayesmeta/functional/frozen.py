@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from bayesmeta.functional.copying import Copier
 from bayesmeta.functional.mapping import Strategy, each_by_itself, map_tasks
@@ -16,6 +17,15 @@ from bayesmeta.functional.plain import plainly
 from bayesmeta.functional.vectors import Params, check_size, ravel, unravel
 
 __all__ = ["Frozen", "adaptable", "call", "redrawn"]
+
+
+class _Linear(nn.Linear):
+    """A linear layer with weights of its own for each of K tasks, ``(K, O, I)``, for inputs ``(K, M, I)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.bias is None:
+            return input @ self.weight.mT
+        return torch.baddbmm(self.bias[..., None, :], input, self.weight.mT.expand(len(input), -1, -1))
 
 
 def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
@@ -113,8 +123,24 @@ class Frozen:
                 return self.map(lambda draw: self(x, weights=draw), weights)
             return self(x, weights=weights)
 
+        if self._layer_by_layer(x, draws):
+            return self._together(x, weights)
         result = self.map(of_task, weights.movedim(-2, 0) if isinstance(weights, Tensor) else weights, x)
         return result.movedim(1, 0) if draws else result
+
+    def _layer_by_layer(self, x: Any, draws: bool) -> bool:
+        """Whether weights that differ make one product of matrices a layer, in half the time that vmap takes for a small one."""
+        if torch.compiler.is_compiling() or self.strategy == "loop" or not (draws or len(tree_leaves(x)[0]) > 1):
+            return False
+        return isinstance(x, Tensor) and x.dim() == 3 and each_by_itself(self.module, own=True)
+
+    def _together(self, x: Tensor, weights: Params | Tensor) -> Tensor:
+        lead = weights.shape[:-1] if isinstance(weights, Tensor) else x.shape[:1]
+        if isinstance(weights, Tensor):
+            weights = unravel(weights.flatten(0, -2), self.weights)
+        copier = Copier(self.module, {**self.state, **weights}, {nn.Linear: _Linear})
+        values: Tensor = copier.root(x.expand(*lead, *x.shape[1:]).flatten(0, len(lead) - 1))
+        return values.unflatten(0, lead)
 
 
 def redrawn(network: nn.Module, count: int) -> Tensor:

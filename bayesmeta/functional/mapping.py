@@ -71,15 +71,25 @@ def map_tasks(function: Callable[..., Any], *batched: Any, network: nn.Module, s
 
 
 _OF_THE_LAST_DIMENSION = {
-    *(nn.Identity, nn.Sequential, nn.Linear, nn.LayerNorm),
+    *(nn.Identity, nn.Sequential, nn.Linear),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign),
 }
-"""Layers that take any leading dimensions, and treat all that stand there alike."""
+"""Layers that take any leading dimensions, and treat all that stand there alike, as `nn.LayerNorm` does where all share its
+weights; a class may say so of itself, by an attribute `each_by_itself`."""
 
 
-def each_by_itself(network: nn.Module) -> bool:
-    """Whether a network of shared weights takes all tasks at once as they are, which spares it what mapping costs."""
-    return all(type(module) in _OF_THE_LAST_DIMENSION for module in network.modules())
+def each_by_itself(network: nn.Module, own: bool = False) -> bool:
+    """Whether a network takes all tasks at once as they are, which spares it what mapping costs.
+
+    Args:
+        network: the network.
+        own: with weights of its own for each task, in linear layers alone, and not weights that all share.
+    """
+    inside = list(network.modules())
+    if any(module._forward_hooks or module._forward_pre_hooks for module in inside):  # which may mix what they see
+        return False
+    kinds = {type(module) for module in inside} - ({nn.LayerNorm} if not own else set())
+    return all(kind in _OF_THE_LAST_DIMENSION or vars(kind).get("each_by_itself", False) for kind in kinds)
 
 
 _RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention)

@@ -69,8 +69,9 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     """
     count = particles.shape[-2]
     centred = particles - particles.detach().mean(-2, keepdim=True)  # products of large numbers round differences away
-    norm = centred.square().sum(-1)
-    distance = (norm[..., None] + norm[..., None, :] - 2 * centred @ centred.mT).clamp(min=0)  # (..., K, K)
+    products = centred @ centred.mT  # (..., K, K)
+    norm = products.diagonal(dim1=-2, dim2=-1)
+    distance = (norm[..., None] + norm[..., None, :] - 2 * products).clamp(min=0)
     others = distance.detach().flatten(-2).sort(-1).values[..., count:]  # without the K zeros of each with itself
     median = others[..., others.shape[-1] // 2] if count > 1 else torch.ones_like(distance[..., 0, 0])
     bandwidth = median / (math.log(count) or 1.0)
@@ -78,4 +79,4 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     bandwidth = bandwidth[..., None, None]
     kernel = torch.exp(-distance / bandwidth)
     laplacian = kernel.sum(-1).diag_embed() - kernel  # Σ_j ∇_j k(θ_j, θ_i) is 2 / bandwidth times its product with θ
-    return (kernel / count) @ scores + 2 / (bandwidth * count) * (laplacian @ centred)
+    return (kernel / count) @ scores + (2 / (bandwidth * count) * laplacian) @ centred

@@ -19,15 +19,15 @@ def ravel(params: Params) -> Tensor:
 
 
 def unravel(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
-    """The inverse of `ravel`: a vector ``(P,)`` in the names and shapes of `like`.
+    """The inverse of `ravel`: a vector ``(P,)`` in the names and shapes of `like`, or vectors ``(..., P)``, whose lead stays.
 
     Raises:
         ValueError: the vector has not as many entries.
     """
     sizes = [value.numel() for value in like.values()]
     check_size(sum(sizes), vector.shape[-1])
-    pieces = vector.split(sizes)
-    return {name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
+    pieces, lead = vector.split(sizes, -1), vector.shape[:-1]
+    return {name: piece.reshape(lead + value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
 
 
 def check_size(found: int, expected: int) -> None:

@@ -22,7 +22,7 @@ from bayesmeta.gaussian_process.kernels import check_inputs, covariance, trend
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import standard_normal
 
-__all__ = ["GaussianProcess", "JointNormal", "cholesky"]
+__all__ = ["GaussianProcess", "JointNormal", "cholesky", "noisy"]
 
 _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Relative to the mean of the diagonal; each is tried only where the one before fails."""
@@ -53,6 +53,13 @@ def cholesky(matrix: Tensor, name: str) -> Tensor:
         f"(condition number {(values[-1] / values[0].abs()).item():.1e}) in task {task}; raise the noise, "
         "remove duplicate inputs, or look for NaN in the kernel's inputs and parameters"
     )
+
+
+def noisy(covariance: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """K + σ² I ``(B, N, N)``, of K and σ ``(B, 1, 1)``, with rows of the identity where nothing is observed."""
+    observed = mask[:, :, None] & mask[:, None, :]
+    identity = torch.eye(mask.shape[1], dtype=covariance.dtype, device=covariance.device)
+    return torch.where(observed, covariance + noise**2 * identity, identity)
 
 
 class JointNormal(MultivariateNormal):
@@ -97,10 +104,7 @@ class GaussianProcess(Posterior):
         return self._kernel(first, second, diag, self.parameters)
 
     def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
-        """K + σ² I ``(B, N, N)``, with rows of the identity where nothing is observed."""
-        observed = mask[:, :, None] & mask[:, None, :]
-        identity = torch.eye(mask.shape[1], dtype=x.dtype, device=x.device)
-        return torch.where(observed, self.kernel(x, x) + self.noise**2 * identity, identity)
+        return noisy(self.kernel(x, x), self.noise, mask)
 
     def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor) -> None:
         self.x, self.y, self.mask, self.cholesky = x, y, mask, factor

@@ -24,6 +24,7 @@ __all__ = [
     "check_one_label",
     "check_support",
     "check_targets",
+    "log_likelihood",
     "mean_error",
     "nll",
     "said",
@@ -93,10 +94,15 @@ def nll(distribution: Distribution, given: Points) -> Tensor:
         distribution: predictions, batch ``(B, M)``, event ``*Y``.
         given: the points predicted, M of them.
     """
+    return -log_likelihood(distribution, given).sum(1) / observed(given).sum(1).clamp(min=1)
+
+
+def log_likelihood(distribution: Distribution, given: Points) -> Tensor:
+    """log p of what is observed of each point's target, ``(B, M)``, 0 where nothing is; arguments as in `nll`."""
     if has_labels(distribution):
         check_labels(given.y)
     check_event(distribution.event_shape, given.y.shape[2:])
-    return -log_prob(distribution, given.y, given.mask).sum(1) / observed(given).sum(1).clamp(min=1)
+    return log_prob(distribution, given.y, given.mask)
 
 
 def check_likelihood(likelihood: Likelihood) -> None:

@@ -26,7 +26,7 @@ from bayesmeta.answers import refuse_update
 from bayesmeta.border import check_count, check_positive, readable
 from bayesmeta.data import Points
 from bayesmeta.functional import Frozen, Params, adaptable, ravel, unravel
-from bayesmeta.gaussian_process import GaussianProcess, check_kernel, log_prior
+from bayesmeta.gaussian_process import GaussianProcess, check_kernel, cholesky, covariance, log_prior, noisy
 from bayesmeta.learner import Learner
 from bayesmeta.likelihoods import Gaussian, check_gaussian, standard_deviation
 from bayesmeta.networks import check_network
@@ -84,7 +84,8 @@ class ADKF(Learner):
 
     def forward(self, support: Points) -> Posterior:
         embedded = self._embedded(support)
-        process = self._process(embedded, self._fit(embedded))
+        own, noise = _own(self.fitted, self._fit(embedded))
+        process = GaussianProcess(self._kernel, None, noise, embedded, own)
         return Transformed(process, support, Frozen(self.features, self.strategy).over_tasks, further=_refuse)
 
     def _embedded(self, support: Points) -> Points:
@@ -94,73 +95,114 @@ class ADKF(Learner):
     def _kernel(self) -> Any:
         return self.fitted["kernel"]
 
-    def _own(self, fitted: Tensor) -> tuple[Params, Tensor]:
-        """Each task's parameters of the kernel, by name, and its σ ``(B,)``."""
-        like = adaptable(self.fitted)
-        values: Params = torch.func.vmap(lambda row: unravel(row, like))(fitted)
-        own = {name.removeprefix("kernel."): value for name, value in values.items() if name.startswith("kernel.")}
-        likelihood: Any = self.fitted["likelihood"]
-        return own, standard_deviation(values.get("likelihood.log_scale", likelihood.log_scale)).expand(len(fitted))
-
-    def _process(self, embedded: Points, fitted: Tensor) -> GaussianProcess:
-        own, noise = self._own(fitted)
-        return GaussianProcess(self._kernel, None, noise, embedded, own)
-
-    def _objective(self, embedded: Points, fitted: Tensor, start: Tensor) -> Tensor:
-        """L of each task, ``(B,)``."""
-        evidence = self._process(embedded, fitted).log_marginal_likelihood()
-        density = evidence.to(fitted) + log_prior(self._kernel, self._own(fitted)[0]).to(fitted)
-        return (fitted - start).square().sum(1) / (2 * self.deviation**2) - density
-
     def _fit(self, embedded: Points) -> Tensor:
         start = ravel(adaptable(self.fitted)).double()
-        fixed = embedded._replace(x=embedded.x.detach())
+        embedded = embedded._replace(x=embedded.x.double(), y=embedded.y.double())  # near a minimum digits decide
+        fixed = _Objective(self.fitted, embedded._replace(x=embedded.x.detach()), start.detach(), self.deviation)
         fitted = start.detach().expand(len(embedded.mask), -1)
         for _ in range(self.steps):
-            before, fitted = fitted, self._newton(fixed, fitted, start.detach())
-            if readable(fitted) and torch.allclose(fitted, before, rtol=0, atol=1e-9):
+            before, fitted = fitted, _newton(fixed, fitted)
+            if readable(fitted) and torch.allclose(
+                fitted, before, rtol=0, atol=1e-5
+            ):  # the next would move by the square
                 break
         if not torch.is_grad_enabled():
             return fitted
         # One more step, of which only the slope is differentiated: it moves nothing at the minimum, and its derivative
         # is the implicit function theorem's.
-        slope, hessian = self._derivatives(embedded, fitted, start, create_graph=True)
-        return fitted - _solve(hessian.detach(), slope - slope.detach())
+        at = fitted.detach().requires_grad_()
+        value = _Objective(self.fitted, embedded, start, self.deviation)(at).sum()
+        (slope,) = torch.autograd.grad(value, at, create_graph=True)
+        return fitted - _solve(fixed.derivatives(fitted)[1], slope - slope.detach())
 
-    def _newton(self, embedded: Points, fitted: Tensor, start: Tensor) -> Tensor:
-        """The best of the steps with more or less damping, and of none."""
-        slope, hessian = self._derivatives(embedded, fitted, start)
-        damping = torch.tensor(_DAMPING, dtype=fitted.dtype, device=fitted.device)[:, None, None, None]
-        unit = torch.eye(fitted.shape[1], dtype=fitted.dtype, device=fitted.device) / self.deviation**2
-        steps = _solve(hessian + damping * unit, slope).clamp(-2 * self.deviation, 2 * self.deviation)
-        candidates = torch.cat([fitted - steps, fitted[None]])  # (C, B, P), asked as so many tasks
-        count = len(candidates)
-        with torch.no_grad():
-            values = self._objective(_copies(embedded, count), candidates.flatten(0, 1), start).unflatten(
-                0, (count, -1)
-            )
-        rounding = 1e-9 * torch.arange(count, device=values.device)  # near the minimum the full step converges
-        best = (values.nan_to_num(nan=torch.inf) + rounding[:, None]).argmin(0)
-        return candidates[best, torch.arange(len(best), device=best.device)]
 
-    def _derivatives(
-        self, embedded: Points, fitted: Tensor, start: Tensor, create_graph: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Slope ``(B, P)`` and Hessian ``(B, P, P)`` of L in φ: of a copy of the tasks for each row, so that all come at once."""
+class _Objective:
+    """L of B tasks, but for a constant, and its first two derivatives in φ.
+
+    Args:
+        module: the kernel and the likelihood.
+        embedded: the tasks' supports, of features, float64.
+        start: φ₀ ``(P,)``.
+        deviation: τ.
+    """
+
+    def __init__(self, module: nn.ModuleDict, embedded: Points, start: Tensor, deviation: float) -> None:
+        self.module, self.embedded, self.start, self.deviation = module, embedded, start, deviation
+        self.y = embedded.y * embedded.mask[..., None]
+        self.kernel = covariance(module["kernel"])
+
+    def _cholesky(self, matrix: Tensor) -> Tensor:
+        return cholesky(matrix, type(self.module["kernel"]).__name__)
+
+    def _covariance(self, fitted: Tensor) -> tuple[Tensor, Tensor]:
+        """C = K + σ² I ``(K B, N, N)`` and log p(φ) at φ ``(K B, P)``, the tasks K times in turn."""
+        own, noise = _own(self.module, fitted)
+        x = _repeated(self.embedded.x, len(fitted))
+        mask = _repeated(self.embedded.mask, len(fitted))
+        between = noisy(self.kernel(x, x, False, own), noise.double()[:, None, None], mask)
+        return between, log_prior(self.module["kernel"], own)
+
+    def __call__(self, fitted: Tensor) -> Tensor:
+        """L ``(K B,)`` at φ ``(K B, P)``, the tasks K times in turn."""
+        between, density = self._covariance(fitted)
+        root, y = self._cholesky(between), _repeated(self.y, len(fitted))
+        misfit = 0.5 * torch.linalg.solve_triangular(root, y, upper=False).square().sum((1, 2))
+        volume = y.shape[2] * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        return misfit + volume - density + (fitted - self.start).square().sum(1) / (2 * self.deviation**2)
+
+    def derivatives(self, fitted: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope ``(B, P)`` and Hessian ``(B, P, P)`` at φ ``(B, P)``, of which autograd sees C alone.
+
+        With C = R Rᵀ, α = C⁻¹ y and V = (C⁻¹ - α αᵀ) / 2, of one target, the slope of -log p(y) is ⟨V, ∂ᵢC⟩ (Rasmussen & Williams
+        2006, eq. 5.9), and its Hessian ⟨V, ∂ᵢ∂ⱼC⟩ + (R⁻¹ ∂ᵢC α)·(R⁻¹ ∂ⱼC α) - ⟨R⁻¹ ∂ᵢC R⁻ᵀ, R⁻¹ ∂ⱼC R⁻ᵀ⟩ / 2. The tasks come in
+        a copy for each i: ⟨V, ∂ᵢC⟩ has the derivative ∂ᵢC in V and ⟨V, ∂ᵢ∂ⱼC⟩ in φ, all at once.
+        """
         tasks, size = fitted.shape
+        targets = self.y.shape[2]
         with torch.enable_grad():
             at = fitted.detach().repeat(size, 1).requires_grad_()
-            value = self._objective(_copies(embedded, size), at, start).sum()
+            between, density = self._covariance(at)
+            root = self._cholesky(between[:tasks].detach())
+            alpha = torch.cholesky_solve(self.y, root)
+            weight = 0.5 * (targets * torch.cholesky_inverse(root) - alpha @ alpha.mT)
+            weight = weight.repeat(size, 1, 1).requires_grad_()
+            value = (weight * between).sum() - density.sum()
             (slope,) = torch.autograd.grad(value, at, create_graph=True)
             picked = slope.unflatten(0, (size, tasks)).diagonal(dim1=0, dim2=2).sum()  # of the i-th copy the i-th
-            (rows,) = torch.autograd.grad(picked, at, retain_graph=create_graph)
-        slope = slope[:tasks]
-        return slope if create_graph else slope.detach(), rows.unflatten(0, (size, tasks)).movedim(0, 1)
+            first, second = torch.autograd.grad(picked, (weight, at))
+        half = torch.linalg.solve_triangular(root, first.unflatten(0, (size, tasks)), upper=False)  # (P, B, N, N)
+        pulls = (half @ alpha).flatten(2).movedim(0, 1)  # (B, P, N Y)
+        whole = torch.linalg.solve_triangular(root, half.mT, upper=False).flatten(2).movedim(0, 1)
+        hessian = second.unflatten(0, (size, tasks)).movedim(0, 1) + pulls @ pulls.mT - targets / 2 * whole @ whole.mT
+        away = (fitted - self.start) / self.deviation**2
+        return slope[:tasks].detach() + away, hessian + torch.eye(size).to(hessian) / self.deviation**2
 
 
-def _copies(points: Points, count: int) -> Points:
-    """The same tasks so many times, one copy after the other."""
-    return Points(*(part.repeat(count, *[1] * (part.dim() - 1)) for part in points))
+def _newton(objective: _Objective, fitted: Tensor) -> Tensor:
+    """The best of the steps with more or less damping, and of none."""
+    slope, hessian = objective.derivatives(fitted)
+    damping = torch.tensor(_DAMPING, dtype=fitted.dtype, device=fitted.device)[:, None, None, None]
+    unit = torch.eye(fitted.shape[1], dtype=fitted.dtype, device=fitted.device) / objective.deviation**2
+    steps = _solve(hessian + damping * unit, slope).clamp(-2 * objective.deviation, 2 * objective.deviation)
+    candidates = torch.cat([fitted - steps, fitted[None]])  # (C, B, P), asked as so many tasks
+    with torch.no_grad():
+        values = objective(candidates.flatten(0, 1)).unflatten(0, (len(candidates), -1))
+    rounding = 1e-9 * torch.arange(len(candidates), device=values.device)  # near the minimum the full step converges
+    best = (values.nan_to_num(nan=torch.inf) + rounding[:, None]).argmin(0)
+    return candidates[best, torch.arange(len(best), device=best.device)]
+
+
+def _own(module: nn.ModuleDict, fitted: Tensor) -> tuple[Params, Tensor]:
+    """Each task's parameters of the kernel, by name, and its σ ``(B,)``."""
+    values = unravel(fitted, adaptable(module))
+    own = {name.removeprefix("kernel."): value for name, value in values.items() if name.startswith("kernel.")}
+    likelihood: Any = module["likelihood"]
+    return own, standard_deviation(values.get("likelihood.log_scale", likelihood.log_scale)).expand(len(fitted))
+
+
+def _repeated(part: Tensor, count: int) -> Tensor:
+    """What B tasks have, until there are so many: one copy of all after the other."""
+    return part.repeat(count // len(part), *[1] * (part.dim() - 1))
 
 
 def _refuse(points: Points) -> Points:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bayesmeta.border import check_count
 from bayesmeta.data import Episode, Points, concatenate
 from bayesmeta.functional import Frozen
-from bayesmeta.gaussian_process import GaussianProcess, KernelLearner, OneVsRest, check_classes, signs
+from bayesmeta.gaussian_process import GaussianProcess, InducingProcess, KernelLearner, OneVsRest, check_classes, signs
 from bayesmeta.likelihoods import Gaussian, check_gaussian
 from bayesmeta.networks import check_network
 from bayesmeta.objectives import ELBO, Objective, Predictive
@@ -90,9 +90,13 @@ class DKT(_DeepKernel):
         likelihood: the noise of the targets, a `Gaussian` with one σ.
         mean: a gpytorch mean on features, or None for zero.
         objective: what training descends, an `ELBO`, here the marginal likelihood, or `Predictive`.
+        inducing: m, for supports of more points than that: predictions know them by way of m of them (`InducingProcess`), in time
+            and memory linear in their number, and say so where that leaves doubt. All are used if None. An attribute, which may
+            be set after training.
 
     Raises:
-        ValueError: the likelihood is not a Gaussian with one σ, or the features keep running statistics.
+        ValueError: the likelihood is not a Gaussian with one σ, the features keep running statistics, or there is a mean beside
+            `inducing`.
 
     Example:
         >>> learner = DKT(MLP(1, 1).features, RBFKernel(), Gaussian())
@@ -108,14 +112,33 @@ class DKT(_DeepKernel):
         *,
         mean: Mean | None = None,
         objective: Objective = ELBO(),
+        inducing: int | None = None,
     ) -> None:
         super().__init__(features, kernel, likelihood, mean, objective)
+        self.inducing = inducing
+        self._is_large(0)
 
     def _targets(self, given: Points) -> Tensor:
         return given.y
 
     def forward(self, support: Points) -> Posterior:
-        return on_features(self._process(support), support, Frozen(self.features, self.strategy))
+        features = Frozen(self.features, self.strategy)
+        if not self._is_large(support.mask.shape[1]):
+            return on_features(self._process(support), support, features)
+        embedded = support._replace(x=features.over_tasks(support.x))
+        inner = InducingProcess(self.kernel, self.likelihood.scale, embedded, self.inducing)  # type: ignore[arg-type]
+        return on_features(inner, support, features)
+
+    def _is_large(self, count: int) -> bool:
+        """Whether a support of so many points is known by way of a few."""
+        if self.inducing is None:
+            return False
+        check_count("inducing", self.inducing)
+        if self.mean is not None:
+            raise ValueError(
+                f"mean: expected None beside inducing points, got {type(self.mean).__name__}; Standardized centres targets"
+            )
+        return count > self.inducing
 
 
 @final

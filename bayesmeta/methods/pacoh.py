@@ -120,7 +120,7 @@ class _Processes(Posterior):
         self.count = len(theta)
         self.networks = {name: Frozen(parts[name], learner.strategy) for name in ("features", "mean") if name in parts}
         tasks, like = len(support.mask), adaptable(parts)
-        values = torch.func.vmap(lambda row: unravel(row, like))(theta)
+        values = unravel(theta, like)
         self.weights = {name: _below(name, values) for name in self.networks}
         kernel: Any = parts["kernel"]
         own = {name: value.repeat_interleave(tasks, 0) for name, value in _below("kernel", values).items()}

@@ -143,21 +143,27 @@ class PACOHNN(HyperPosteriorLearner):
 
         def networks(standard: Tensor) -> Tensor:
             """Weights ``(K L, B, P)`` from those in units of the prior ``(K, B, L, P)``."""
-            return (mean[:, None, None] + spread[:, None, None] * standard).movedim(2, 1).flatten(0, 1)
+            return torch.addcmul(mean[:, None, None], spread[:, None, None], standard).movedim(2, 1).flatten(0, 1)
+
+        def score(standard: Tensor) -> Tensor:
+            """The gradient of log p(y | x, w) + log P(w) in the units of `standard`: by autograd through the network alone."""
+            with torch.enable_grad():
+                values = network.over_tasks(support.x, weights := networks(standard).requires_grad_())
+                check_event(values.shape[-1:], support.y.shape[2:])
+            misfit = (support.y - values.detach().unflatten(0, (count, -1))) * support.mask[
+                ..., None
+            ]  # (K, L, B, N, Y)
+            slope = misfit / noise.square().reshape(-1, 1, 1, 1, 1)
+            (slope,) = torch.autograd.grad(values, weights, slope.flatten(0, 1).to(values))
+            return slope.unflatten(0, (count, -1)).movedim(1, 2).mul_(spread[:, None, None]).sub_(standard)
 
         shared = standard_normal(count, 1, self.weights, mean.shape[1], like=mean)
-        standard = shared.expand(-1, tasks, -1, -1).clone().requires_grad_()
-        optimizer = torch.optim.Adam([standard], self.rate)
+        standard = shared.expand(-1, tasks, -1, -1).clone()
+        optimizer = torch.optim.Adam([standard], self.rate, fused=True, maximize=True)
         for _ in range(self.steps):
-            with torch.enable_grad():
-                values = network.over_tasks(support.x, networks(standard))
-                values = values.unflatten(0, (count, self.weights))
-                log_density = self._log_likelihood(values, noise, support).sum() - 0.5 * standard.square().sum()
-            (score,) = torch.autograd.grad(log_density, standard)
-            direction = stein_direction(standard.detach().flatten(0, 1), score.flatten(0, 1))
-            standard.grad = -direction.view_as(standard).to(standard)  # another type under autocast
+            standard.grad = stein_direction(standard, score(standard)).to(standard)  # another type under autocast
             optimizer.step()
-        learned = networks(standard.detach()).movedim(1, 0)
+        learned = networks(standard).movedim(1, 0)
 
         def predictions(known: tuple[Tensor, Tensor], x: Any) -> Distribution:
             learned, noise = known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -35,10 +35,21 @@ def estimates(
         resamples: how often the T tasks are drawn anew, with replacement.
         seed: of the resampling.
     """
-    return {
-        metric.name: bootstrap(metric, row, shared, resamples=resamples, seed=seed)
-        for metric, row in zip(metrics, rows, strict=True)
-    }
+    found = [_rows(row, "rows", metric, shared) for metric, row in zip(metrics, rows, strict=True)]
+
+    @cache
+    def drawn(draws: int) -> tuple[Tensor, ...]:  # once for all metrics
+        sums = resampled(torch.cat(found, 1), draws=draws, resamples=resamples, seed=seed)
+        return sums.split([row.shape[1] for row in found], 1)
+
+    def estimate(at: int) -> Estimate:
+        metric, row = metrics[at], found[at]
+        if metric.gaps(row.sum(0)) is not None:
+            return _distance(metric, row, shared, lambda draws: drawn(draws)[at])
+        parts = _interval(metric.reduce, row, shared, lambda draws: drawn(draws)[at])
+        return Estimate(*(part.item() for part in parts))
+
+    return {metric.name: estimate(at) for at, metric in enumerate(metrics)}
 
 
 def bootstrap(
@@ -66,11 +77,8 @@ def bootstrap(
         >>> bootstrap(NLL(), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
         Estimate(value=1.0, low=1.0, high=1.0)
     """
-    rows = _rows(rows, "rows", metric, shared)
-    if metric.gaps(rows.sum(0)) is None:
-        found = interval(metric.reduce, rows, shared, resamples=resamples, seed=seed)
-        return Estimate(*(part.item() for part in found))
-    return _distance(metric, rows, shared, resamples, seed)
+    (found,) = estimates([metric], [rows], shared, resamples=resamples, seed=seed).values()
+    return found
 
 
 def difference(metric: Metric, rows: Tensor, others: Tensor, shared: Tensor | None = None) -> Estimate:
@@ -148,12 +156,20 @@ def interval(
         shared, resamples, seed: as in `bootstrap`.
     """
     rows = rows.double().cpu()
+    return _interval(reduce, rows, shared, lambda n: resampled(rows, draws=n, resamples=resamples, seed=seed))
+
+
+def _interval(
+    reduce: Callable[[Tensor], Tensor], rows: Tensor, shared: Tensor | None, again: Callable[[int], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`interval`, from a function that gives sums over so many tasks drawn anew, ``(resamples, K)``."""
     value = reduce(rows.sum(0))
     influence = _influence(reduce, rows)
     worth, reach = _worth(influence, shared)
     if worth < 2:
         return value, torch.full_like(value, math.nan), torch.full_like(value, math.nan)
-    drawn = reduce(resampled(rows, draws=worth, resamples=resamples, seed=seed)).reshape(resamples, -1)
+    drawn = reduce(again(worth))
+    drawn, least = drawn.reshape(len(drawn), -1), 1 / len(drawn)
     cube, square = influence.pow(3).sum(0), influence.square().sum(0)
     skew = (cube / (6 * square.pow(1.5)) * math.sqrt(len(rows) / worth)).nan_to_num()
     ends = []
@@ -163,7 +179,7 @@ def interval(
             ends.append(torch.full((2,), math.nan, dtype=torch.float64))
             continue
         below = (column < figure).double().mean() + (column == figure).double().mean() / 2
-        shift = torch.special.ndtri(below.clamp(1 / resamples, 1 - 1 / resamples))
+        shift = torch.special.ndtri(below.clamp(least, 1 - least))
         moved = shift + torch.tensor([-reach, reach], dtype=torch.float64)
         levels = torch.special.ndtr(shift + moved / (1 - acceleration * moved).clamp(min=1e-2))
         low, high = torch.quantile(column, levels)
@@ -172,7 +188,7 @@ def interval(
     return value, low.reshape(value.shape), high.reshape(value.shape)
 
 
-def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, resamples: int, seed: int) -> Estimate:
+def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, again: Callable[[int], Tensor]) -> Estimate:
     """The interval of a norm of gaps, which noise makes larger.
 
     Resamples tell the noise of the gaps, but as distances they lie around something that is too large already. So the lower end
@@ -187,7 +203,7 @@ def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, resamples: in
     worth, reach = _worth(_influence(metric.gaps, rows), shared)
     if worth < 2 or math.isnan(value):
         return Estimate(value, math.nan, math.nan)
-    drawn = metric.gaps(resampled(rows, draws=worth, resamples=resamples, seed=seed))
+    drawn = metric.gaps(again(worth))
     assert drawn is not None
     noise = (drawn - found)[~drawn.isnan().any(-1)] * (reach / _NORMAL)
     spread = noise.std(0)
@@ -200,8 +216,8 @@ def _distance(metric: Metric, rows: Tensor, shared: Tensor | None, resamples: in
 
     furthest = (found.abs() / spread.clamp(min=1e-300)).where(spread > 0, 0.0).max().item() * (1 + 1e-9)
     low = size(supposed(furthest if as_large(furthest) else _last(as_large, 0.0, furthest))).item()
-    again = size(found + noise)
-    high = value + (torch.quantile(again, 1 - _TAIL) - again.mean()).item()
+    noisy = size(found + noise)
+    high = value + (torch.quantile(noisy, 1 - _TAIL) - noisy.mean()).item()
     return Estimate(value, min(low, value), max(high, value))
 
 
@@ -275,7 +291,7 @@ def resampled(rows: Tensor, *, draws: int | None = None, resamples: int = 1000, 
     draws = draws or tasks
     used = rows.any(0).nonzero()[:, 0]  # most fine bins are empty
     generator = torch.Generator().manual_seed(seed)
-    at_once, sums = max(1, 4_000_000 // tasks), []
+    at_once, sums = max(1, 2**18 // tasks), []  # as large blocks of memory are slow to come by
     once = torch.ones((), dtype=torch.float64)
     for first in range(0, resamples, at_once):
         drawn = torch.randint(tasks, (min(at_once, resamples - first), draws), generator=generator)

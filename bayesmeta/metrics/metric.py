@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.data import Points, observed
-from bayesmeta.likelihoods import nll
+from bayesmeta.likelihoods import log_likelihood
 
 __all__ = ["NLL", "Estimate", "Metric", "summary"]
 
@@ -82,9 +82,14 @@ class Metric(ABC):
 
 def total(values: Tensor, mask: Tensor) -> Tensor:
     """The sum of values ``(B, M)`` where observed, beside their number: ``(B, 2)``, in float64."""
-    return torch.stack(
-        [values.double().masked_fill(~mask, 0.0).sum(1), mask.sum(1).double()], 1
-    )  # 0 times infinity is NaN
+    seen = torch.where(mask, values, 0.0)  # 0 times infinity is NaN
+    return torch.stack([part.sum(1, dtype=torch.float64) for part in (seen, mask)], 1)
+
+
+def surprise(distribution: Distribution, given: Points) -> Tensor:
+    """Sums of -log p and of what is observed of targets, ``(B, 2)``, in float64."""
+    parts = (-log_likelihood(distribution, given), observed(given))
+    return torch.stack([part.sum(1, dtype=torch.float64) for part in parts], 1)
 
 
 def mean(sums: Tensor) -> Tensor:
@@ -100,8 +105,7 @@ class NLL(Metric):
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        count = observed(given).sum(1)
-        return torch.stack([nll(distribution, given).double() * count, count.double()], 1)
+        return surprise(distribution, given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums)

@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from bayesmeta.border import check_count, check_probability
 from bayesmeta.data import Points
-from bayesmeta.distributions import cdf, crps, has_classes, kind, marginals, quantile, sample, uniform
+from bayesmeta.distributions import crps, has_classes, kind, marginals, quantile, sample, uniform
+from bayesmeta.distributions.family import family
 from bayesmeta.likelihoods import check_event
 from bayesmeta.metrics.metric import Metric, mean, total
 
@@ -54,9 +55,9 @@ class CRPS(Metric):
     """The continuous ranked probability score, in y's unit: the mean absolute error of a distribution; lower is better.
 
     The mean over the entries of y, in closed form for normals, Student's t (Jordan, Krüger & Lerch 2019,
-    https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5). Of
-    other mixtures, and of warped numbers, it is an integral, to some 1e-5 of itself. Of counts it is a sum from 0 on, which costs
-    in proportion to the largest.
+    https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5, of
+    which the distance of two draws is a quadrature, to 1e-6). Of other mixtures, and of warped numbers, it is an integral, to
+    some 1e-5 of itself. Of counts it is a sum from 0 on, which costs in proportion to the largest.
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
@@ -78,11 +79,12 @@ def ranks(distribution: Distribution, y: Tensor) -> Tensor:
 
 
 def _steps(distribution: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of less than y and that of at most y, which are one tensor but for counts."""
+    """The probability of less than y and that of at most y, which are one tensor but for counts; to 1e-7."""
     _check_numbers(distribution, y)
     single = marginals(distribution)
-    at_most = cdf(single, y)
-    return cdf(single, y - 1) if kind(single) == "counts" else at_most, at_most
+    cdf = family(single).below(single)
+    at_most = cdf(y)
+    return cdf(y - 1) if kind(single) == "counts" else at_most, at_most
 
 
 def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:

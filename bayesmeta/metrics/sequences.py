@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesmeta.border import check_count
-from bayesmeta.data import Points, observed
+from bayesmeta.data import Points
 from bayesmeta.distributions import class_probabilities, has_labels
-from bayesmeta.likelihoods import nll
 from bayesmeta.metrics.classification import bin_parts, binned
-from bayesmeta.metrics.metric import Metric, mean, total
+from bayesmeta.metrics.metric import Metric, mean, surprise, total
 
 __all__ = ["ExactMatch", "Perplexity", "SequenceECE", "SpanF1", "TokenF1"]
 
@@ -41,8 +40,7 @@ class Perplexity(Metric):
     """exp of the NLL per label: among how many labels, all alike, one would have to guess."""
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
-        count = observed(given).sum(1)
-        return torch.stack([nll(distribution, given).double() * count, count.double()], 1)
+        return surprise(distribution, given)
 
     def reduce(self, sums: Tensor) -> Tensor:
         return mean(sums).exp()

@@ -29,6 +29,9 @@ class MLP(Recorded):
         torch.Size([5, 1])
     """
 
+    each_by_itself = True
+    """It takes any leading dimensions, and treats all that stand there alike (subclasses say it anew)."""
+
     def __init__(
         self,
         inputs: int,

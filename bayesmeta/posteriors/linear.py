@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Normal
@@ -34,7 +34,7 @@ class BayesianLinear(Posterior):
         support: the B tasks' features, ``(B, N, P)``, or P - 1 of them, beside which a one stands for the bias; ``*Y = (Y,)``.
     """
 
-    _of_tasks = ("precision", "evidence", "energy", "count", "cholesky", "mean")
+    _of_tasks: ClassVar[tuple[str, ...]] = ("precision", "evidence", "energy", "count", "cholesky", "mean")
 
     def __init__(self, mean: Tensor, covariance: Tensor, noise: Tensor, support: Points) -> None:
         super().__init__(support)
@@ -76,18 +76,18 @@ class BayesianLinear(Posterior):
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
         phi = self._phi(x)
-        scale = (self._spread(phi) + self.noise**2).sqrt()
+        scale = (self._spread(phi, x) + self.noise**2).sqrt()
         return self._normal(phi @ self.mean, scale)
 
     def _mean(self, x: Any) -> Tensor:
         return _linear(x, self.mean.mT.to(x)).mT.to(self.support.y.dtype)  # without the spread, which costs most
 
-    def _spread(self, phi: Tensor) -> Tensor:
-        """The variance of the function at features ``(B, M, P)``: ``(B, M, 1)``."""
+    def _spread(self, phi: Tensor, x: Tensor) -> Tensor:
+        """The variance of the function at x, of P features phi ``(B, M, P)``: ``(B, M, 1)``."""
         return torch.linalg.solve_triangular(self.cholesky, phi.mT, upper=False).square().sum(1)[..., None]
 
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
-        epistemic = self._spread(self._phi(x)).to(self.support.y.dtype)
+        epistemic = self._spread(self._phi(x), x).to(self.support.y.dtype)
         epistemic = epistemic.expand(*epistemic.shape[:2], *self.mean.shape[2:])
         return (self.noise**2).to(epistemic).expand_as(epistemic), epistemic
 

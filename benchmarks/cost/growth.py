@@ -1,13 +1,15 @@
 """How cost grows with a stream: time, the time of one update, and bytes of what is known, over 100 to 100,000 points.
 
     python benchmarks/cost/growth.py            # about two minutes of one core
+    python benchmarks/cost/growth.py --updates 1000000 "class Gaussians, GeMCL"  # a point at a time; four minutes a learner
     python benchmarks/cost/growth.py --table    # prints what is there
 
 Exact learners of constant size are told ten points at a time, on features that are ready: 64 numbers a point, ten classes or one
 real target. The exponent e of a cost that grows as points^e is the slope of a line through the logarithms: 1 for a whole stream,
 0 for one update and for what is known. Times are the process's CPU time. Gap: how far the mean, or the log-probabilities, at 50
 queries are from those of the learner that was told 10,000 points at once, the largest difference, after their parts came in
-another order, in float64 and float32. Finished rows are kept in results/growth.json.
+another order, in float64 and float32. With --updates it is that after so many updates by one point each, in their order, in
+float32. Finished rows are kept in results/growth.json.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ LEARNERS: dict[str, tuple[Callable[[], bm.Learner], bool]] = {  # and whether ta
 }
 
 
-def stream(length: int, labels: bool, dtype: torch.dtype) -> list[bm.Points]:
-    """Points of one task in parts of `AT_ONCE`."""
+def stream(length: int, labels: bool, dtype: torch.dtype, at_once: int = AT_ONCE) -> list[bm.Points]:
+    """Points of one task in parts."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(CLASSES, (1, length), generator=generator)
     centres = torch.randn(CLASSES, FEATURES, generator=generator, dtype=torch.float64)
@@ -63,7 +65,7 @@ def stream(length: int, labels: bool, dtype: torch.dtype) -> list[bm.Points]:
     x = (centres[y] / 8 + noise[..., 1:]).to(dtype)
     target = y if labels else x[..., :1] + 0.1 * noise[..., :1].to(dtype)
     mask = torch.ones(1, length, dtype=torch.bool)
-    return [bm.Points(*part) for part in zip(*(leaf.split(AT_ONCE, 1) for leaf in (x, target, mask)), strict=True)]
+    return [bm.Points(*part) for part in zip(*(leaf.split(at_once, 1) for leaf in (x, target, mask)), strict=True)]
 
 
 def tensors(held: Any, seen: set[int]) -> Iterator[Tensor]:
@@ -152,6 +154,21 @@ def measured(name: str) -> dict[str, Any]:
     }
 
 
+def long(name: str, updates: int) -> dict[str, Any]:
+    make, labels = LEARNERS[name]
+    torch.manual_seed(0)
+    learner, parts = make(), stream(updates, labels, torch.float32, at_once=1)
+    x = torch.randn(1, 50, FEATURES, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        posterior, seconds = told(learner, parts)
+        whole = learner(bm.data.concatenate(*parts))
+        gap = (answers(posterior, x) - answers(whole, x)).abs().max().item()
+        sizes = [size(learner(parts[0]).update(parts[1])), size(posterior)]
+    tenth = len(seconds) // 10 + 1
+    times = [statistics.median(seconds[:tenth]), statistics.median(seconds[-tenth:])]
+    return {"seconds of an update, at first and at last": times, "bytes": sizes, "gap": gap}
+
+
 def table(results: dict[str, Any]) -> str:
     lines = [
         "| | exponent of a stream | of an update | of the bytes | an update | bytes | gap in float64 | in float32 |",
@@ -168,9 +185,17 @@ def table(results: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="with --updates: learners; all if none")
     parser.add_argument("--table", action="store_true", help="print the rows that are there")
+    parser.add_argument("--updates", type=int, help="streams of so many points, one at a time")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if given.updates:
+        for name in given.names or LEARNERS:
+            if (key := f"{name}; {given.updates} updates") not in load(RESULTS):
+                keep(RESULTS, key, long(name, given.updates))
+            print(key, load(RESULTS)[key])
+        return
     for name in () if given.table else LEARNERS:
         if name not in load(RESULTS):
             keep(RESULTS, name, measured(name))

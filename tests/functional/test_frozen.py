@@ -459,3 +459,35 @@ def test_adaptable_weights_by_name() -> None:
     network = bm.networks.MLP(1, 1, hidden=(2,))
     network.features[0].bias.requires_grad_(False)
     assert list(adaptable(network)) == ["features.0.weight", "head.weight", "head.bias"]
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "MLP": lambda: bm.networks.MLP(2, 3, hidden=(5, 4)),
+    "without biases": lambda: nn.Sequential(nn.Linear(2, 4, bias=False), nn.Tanh(), nn.Linear(4, 3, bias=False)),
+    "a frozen layer": lambda: nn.Sequential(nn.Linear(2, 4).requires_grad_(False), nn.GELU(), nn.Linear(4, 3)),
+    "a frozen bias": lambda: bm.networks.MLP(2, 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("lead", [(3,), (4, 1), (4, 3)])
+def test_weights_that_differ_are_a_product_a_layer_as_one_by_one(name: str, lead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network, x = LAYERS[name]().double(), torch.randn(lead[-1], 7, 2, dtype=torch.float64)
+    if name == "a frozen bias":
+        network.get_parameter("head.bias").requires_grad_(False)
+    size = sum(value.numel() for value in adaptable(network).values())
+    weights = torch.randn(*lead, size, dtype=torch.float64).requires_grad_()
+    found, expected = (Frozen(network, strategy).over_tasks(x, weights) for strategy in ("auto", "loop"))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(values.square().sum(), weights)[0] for values in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_a_hook_sees_one_task_at_a_time() -> None:
+    network = bm.networks.MLP(2, 3)
+    seen: list[int] = []
+    network.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dim()))
+    Frozen(network).over_tasks(torch.randn(3, 7, 2))
+    Frozen(network).over_tasks(torch.randn(3, 7, 2), torch.randn(3, sum(p.numel() for p in network.parameters())))
+    assert set(seen) == {2}

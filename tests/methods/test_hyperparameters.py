@@ -17,6 +17,7 @@ from torch import nn
 import bayesmeta as bm
 from bayesmeta import Episode
 from bayesmeta.gaussian_process import log_prior
+from bayesmeta.methods.adkf import _own
 
 D = torch.float64
 
@@ -138,7 +139,7 @@ def test_each_tasks_fit_of_adkf_has_the_prior(episode: Episode) -> None:
         made = RBFKernel(lengthscale_prior=LogNormalPrior(1.0, 0.001) if priors else None)
         learner = bm.ADKF(nn.Identity(), made, bm.likelihoods.Gaussian(0.3), steps=20, deviation=10.0).double()
         fitted = learner.infer(episode.support).detach()
-        found.append(torch.nn.functional.softplus(learner._own(fitted)[0]["raw_lengthscale"]).flatten().log())
+        found.append(torch.nn.functional.softplus(_own(learner.fitted, fitted)[0]["raw_lengthscale"]).flatten().log())
     assert (found[0] - 1).abs().min() > 0.05
     torch.testing.assert_close(found[1], torch.ones(3, dtype=D), atol=0.01, rtol=0)
 

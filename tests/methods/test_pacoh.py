@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
+from gpytorch.priors import GammaPrior
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ import bayesmeta as bm
 from bayesmeta import Episode
 from bayesmeta.functional import adaptable, call, ravel, unravel
 from bayesmeta.gaussian_process import GaussianProcess
+from bayesmeta.methods.adkf import _Objective
 from bayesmeta.variational import HyperPosterior
 
 TASKS, POINTS = 4, 7
@@ -239,6 +241,21 @@ def test_each_task_fits_its_kernel_to_a_minimum(episode: Episode) -> None:
         (slope,) = torch.autograd.grad(value, at)
         assert slope.norm() < 1e-6
         assert value < objective(start, task)
+
+
+def test_the_kernels_slope_and_hessian_are_those_of_automatic_differentiation(episode: Episode) -> None:
+    learner, support = adkf(), episode.support
+    learner.fitted["kernel"].base_kernel.register_prior("prior", GammaPrior(2.0, 3.0), "lengthscale")  # type: ignore[operator, union-attr]
+    support.mask[1, 1:] = False
+    two = support._replace(x=learner.features(support.x).detach(), y=torch.cat([support.y, support.y.cos()], 2))
+    start = ravel(adaptable(learner.fitted)).detach()
+    at = start + torch.randn(TASKS, len(start)).double()
+    slope, hessian = _Objective(learner.fitted, two, start, 0.7).derivatives(at)
+    for task in range(TASKS):
+        alone = _Objective(learner.fitted, bm.Points(*(part[task : task + 1] for part in two)), start, 0.7)
+        value = lambda values, alone=alone: alone(values[None]).sum()  # noqa: E731
+        torch.testing.assert_close(slope[task], torch.autograd.functional.jacobian(value, at[task]))
+        torch.testing.assert_close(hessian[task], torch.autograd.functional.hessian(value, at[task]))
 
 
 def test_a_narrow_deviation_is_a_shared_kernel(episode: Episode) -> None:
