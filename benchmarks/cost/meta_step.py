@@ -163,7 +163,7 @@ def main() -> None:
     if arguments.network == "conv4":
         updates["bayesmeta, 2 threads"] = fit_update(copy.deepcopy(learner), episode, slices=8, threads=2)
     for name, (module, loss) in entries.items():
-        updates[name] = make_update(loss, torch.optim.Adam(module.parameters(), lr=1e-3))
+        updates[name] = make_update(loss, torch.optim.Adam(module.parameters(), lr=1e-3, fused=True))
     times: dict[str, list[float]] = {name: [] for name in updates}
     for name, update in updates.items():
         start = time.perf_counter()
