@@ -83,7 +83,7 @@ from bayesmeta.wrappers import (
     Warped,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ABML",

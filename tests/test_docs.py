@@ -105,3 +105,8 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         names: dict[str, Any] = {}
         for code in blocks(page):
             exec(code, names)
+
+
+def test_the_version_is_said_alike() -> None:
+    assert f"\nversion: {bm.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{bm.__version__}}}" in (ROOT / "docs/citation.md").read_text()
