@@ -63,7 +63,10 @@ class CompiledGradient:
         self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
         wanted = {id(parameter) for parameter in parameters}
         self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
-        self.graph = _compile(self._slopes_and_value, options={"fallback_random": True, **_passes()})
+        from bayesmeta.functional.products import Turned  # seconds to import
+
+        passes = {"fallback_random": True, "post_grad_custom_pre_pass": Turned()}
+        self.graph = _compile(self._slopes_and_value, options=passes)
         self.chosen = self._whole
         self.used: set[int] | None = None
 
@@ -130,14 +133,6 @@ def _compile(function: Callable[..., Any], **settings: Any) -> Callable[..., Any
     compiled = torch.compile(function, fullgraph=True, dynamic=False, **settings)
     Distribution.set_default_validate_args(validates)  # the compiler switches it off, for the whole process
     return compiled
-
-
-def _passes() -> dict[str, object]:
-    try:
-        from bayesmeta.functional.products import Turned
-    except ImportError:  # a torch whose compiler takes no passes of this form
-        return {}
-    return {"post_grad_custom_pre_pass": Turned()}
 
 
 def _check_names(module: nn.Module, learner: str) -> None:
