@@ -63,15 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         playground = Playground(given.port, x=tuple(given.x or x), y=tuple(given.y or y), hidden=not given.files)
     except (OSError, OverflowError) as error:
         parser.exit(
-            1, f"--port: expected a free port, got {given.port} ({error}); choose another, such as --port 8766\n"
+            1,
+            f"--port: expected a free port, got {given.port} ({error}); choose another, such as --port 8766, "
+            "or --port 0 for any that is free\n",
         )
     playground.learners.update(learners)
     playground.problems += problems
     playground.training = "" if given.files else "Training begins."
-    _say(f"the playground is at {playground.url} (Ctrl-C ends it)")
     serving = threading.Thread(target=playground.serve_forever, daemon=True)
     serving.start()
     try:
+        _say(f"the playground is at {playground.url} (Ctrl-C ends it)")
         if not given.files:
             _train(playground, given.effort)
         serving.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from gpytorch.kernels import LinearKernel, ScaleKernel
 from torch import Tensor, nn
 
 from bayesmeta.border import points
+from bayesmeta.data import Points
 from bayesmeta.distributions import kind, quantile
 from bayesmeta.encoders import Attention
 from bayesmeta.files import load
@@ -22,7 +24,7 @@ from bayesmeta.randomness import seeded
 from bayesmeta.tasks import Sinusoids
 from bayesmeta.tasks.source import normal, uniform
 from bayesmeta.training import History, fit
-from bayesmeta.wrappers import OwnScale, Standardized
+from bayesmeta.wrappers import OwnScale, Standardized, Warped
 
 __all__ = ["LEVEL", "RECIPES", "Recipe", "axes_of", "described", "from_file", "hidden_task", "shown", "trained"]
 
@@ -110,10 +112,13 @@ def from_file(path: str | Path) -> Learner:
     Raises:
         OSError, ValueError: there is no such file, it is damaged, or no learner of one input and one real target.
     """
-    found = load(path)
+    try:
+        found = load(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file") from error
     if not isinstance(found, Learner):
         raise ValueError(
-            f"{path}: expected a learner, got a {type(found).__name__}; save it without a support, save(learner, path)"
+            f"{path}: expected a learner, got {type(found).__name__}; save it without a support, save(learner, path)"
         )
     try:
         with torch.no_grad():
@@ -124,10 +129,20 @@ def from_file(path: str | Path) -> Learner:
             shown(found, known, torch.linspace(0, 1, 5))
     except Exception as error:  # a learner of other data may fail anywhere
         raise ValueError(
-            f"{path}: expected a learner of one input and one real target, got a {type(found).__name__} that cannot be asked "
-            f"so ({error}); save one that was trained on such tasks"
+            f"{path}: expected a learner of one input and one real target, got {type(found).__name__} that cannot be asked "
+            f"so ({_inputs(found) or error}); save one that was trained on such tasks"
         ) from error
     return found
+
+
+def _inputs(learner: Learner) -> str:
+    """How many inputs a learner takes that does not take one, in words; empty where that is not what is wrong."""
+    for count in range(1, 33):
+        x = torch.zeros(1, 1, count)
+        with suppress(Exception), torch.no_grad():
+            learner(Points(x, torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool)))(x)
+            return f"it takes {count} inputs" if count > 1 else ""
+    return ""
 
 
 def shown(
@@ -175,14 +190,26 @@ def described(learner: Learner) -> str:
 
 
 def axes_of(learners: Sequence[Learner]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Where to look at learners: at the data that a `Standardized` one was scaled by, else at the sinusoids."""
+    """Where to look at learners: at the data that a `Standardized` one was scaled by, else at the sinusoids.
+
+    Inputs that are spread evenly fill the axis of x: they reach √3 standard deviations. On a warped scale that of y is where 95 %
+    of a normal's are, as ends further out would be those of a few cases.
+    """
     for learner in learners:
+        warped = [part for part in learner.modules() if isinstance(part, Warped)]
+        warps = {inner: part.warp for part in warped for inner in part.modules()}
         for part in learner.modules():
             if isinstance(part, Standardized):
-                scales = [(part.x_loc, 2 * part.x_scale), (part.y_loc, 3 * part.y_scale)]
-                (x, y) = ((loc.item() - reach.item(), loc.item() + reach.item()) for loc, reach in scales)
-                return x, y
+                warp = warps.get(part)
+                x = part.x_loc + part.x_scale * part.x_scale.new_tensor([-1, 1]) * 3**0.5
+                y = part.y_loc + part.y_scale * part.y_scale.new_tensor([-1, 1]) * (2 if warp else 3)
+                return _ends(x), _ends(warp.inverse(y) if warp else y)
     return (-5.0, 5.0), (-6.0, 6.0)
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    low, high = values.tolist()
+    return low, high
 
 
 def hidden_task(seed: int, x: Tensor, count: int = 30) -> dict[str, Any]:

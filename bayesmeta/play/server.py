@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -46,8 +47,8 @@ class Playground(ThreadingHTTPServer):
       `bayesmeta.play.learners.shown` gives, or ``{"error": line}``.
     - ``GET /task?seed=3`` is a hidden function, where there is a family to draw one from.
 
-    Other requests are answered by a 4xx status and a line, as are those whose Host is not this machine: a page elsewhere may have
-    let its own name point here (DNS rebinding).
+    Other requests are answered by a 4xx status and a line, as are those of pages elsewhere (Origin), and those whose Host is not
+    this machine: a page may have let its own name point here (DNS rebinding).
 
     Args:
         port: to listen at; 0 for any that is free.
@@ -58,7 +59,8 @@ class Playground(ThreadingHTTPServer):
         OSError: the port is in use, or not to be had.
     """
 
-    daemon_threads = True
+    daemon_threads = False
+    """Closing waits for them: a thread that has used torch must not outlive Python, which it would abort."""
 
     def __init__(
         self,
@@ -76,7 +78,12 @@ class Playground(ThreadingHTTPServer):
         """What is going on, in words; empty when all learners are there."""
         self.problems: list[str] = []
         """What went wrong, a line each."""
-        self._asked = threading.Lock()
+        self._asked, self._ended = threading.Lock(), False
+
+    def server_close(self) -> None:
+        """Stops listening, and waits for the answer that is being made; those that wait for their turn are refused."""
+        self._ended = True
+        super().server_close()
 
     @property
     def url(self) -> str:
@@ -106,6 +113,8 @@ class Playground(ThreadingHTTPServer):
         """Every learner's answer to a task's points."""
         x, found = self.grid(), dict[str, Any]()
         with self._asked:
+            if self._ended:
+                raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the playground has ended")
             for name, (_, learner) in list(self.learners.items()):
                 try:
                     found[name] = shown(learner, known, x)
@@ -119,16 +128,20 @@ class Playground(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Playground
     server_version, sys_version = "bayesmeta", ""
-    timeout = 10
+    timeout = 2
     """Seconds that a client may be silent."""
+
+    def handle(self) -> None:
+        """Answers, or stops without a word where the client has hung up."""
+        with suppress(ConnectionError):
+            super().handle()
 
     def _respond(self) -> None:
         status, kind = HTTPStatus.OK, "application/json"
         length = self.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() and len(length) < 10 else -1
-        body = self.rfile.read(
-            min(max(size, 0), 50 * MOST_BYTES)
-        )  # all of it, or its sender hears of a broken connection
+        size = int(length[:10]) if length.isdecimal() else -1  # ten digits are too many already
+        # All of it, or its sender hears of a broken connection; but what never ends, or never comes, is not waited for.
+        body = self.rfile.read(size) if 0 < size <= 50 * MOST_BYTES else b""
         try:
             answer = self._routed(size, body)
         except _Refused as refusal:
@@ -148,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         """The answer to a request."""
         if not _is_local(host := self.headers.get("Host", "")):
             raise _Refused(HTTPStatus.FORBIDDEN, f"Host: expected 127.0.0.1 or localhost, got {host!r}")
+        if (origin := self.headers.get("Origin", f"http://{host}")) != f"http://{host}":
+            raise _Refused(HTTPStatus.FORBIDDEN, f"Origin: expected http://{host}, got {origin!r}")
         path, _, query = self.path.partition("?")
         methods = {"/": "GET", "/state": "GET", "/predict": "POST"} | ({"/task": "GET"} if self.server.hidden else {})
         if path not in methods:
@@ -164,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length: expected the number of bytes that follow")
         if size > MOST_BYTES:
             raise _Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body: expected at most {MOST_BYTES} bytes, got {size}"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"body: too large, expected at most {MOST_BYTES} bytes, got {size}",
             )
         return _json(self.server.predict(_points(body)))
 

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -96,7 +98,27 @@ def scaled() -> bm.Learner:
 
 def test_axes_are_those_of_the_data() -> None:
     assert axes_of([maml()]) == ((-5.0, 5.0), (-6.0, 6.0))
-    assert axes_of([maml(), scaled()]) == ((6.0, 14.0), (35.0, 65.0))
+    x, y = axes_of([maml(), scaled()])
+    assert x == pytest.approx((10 - 2 * 3**0.5, 10 + 2 * 3**0.5))
+    assert y == (35.0, 65.0)
+
+
+def test_axes_of_evenly_spread_inputs_end_where_they_do() -> None:
+    days = torch.linspace(0, 30, 1000)
+    tasks = bm.tasks.tasks_from_arrays(days, days.square(), torch.arange(1000) % 10, shots=3)
+    x, _ = axes_of([bm.Standardized.from_tasks(maml(), tasks)])
+    assert x == pytest.approx((0, 30), abs=1.0)
+
+
+@pytest.mark.parametrize("around", [lambda learner: learner, lambda learner: bm.Ensemble([learner, scaled()])])
+def test_the_axis_of_a_logarithmic_learner_is_in_the_users_units(around: Callable[[bm.Learner], bm.Learner]) -> None:
+    """Of incomes whose logarithm is normal, it holds all but those of the outer 5 %."""
+    within = bm.Standardized(maml(), x_loc=10.0, x_scale=2.0, y_loc=4.0, y_scale=1.2)
+    _, (low, high) = axes_of([around(bm.Warped(within, bm.warps.Log()))])
+    assert (low, high) == pytest.approx((np.exp(4 - 2.4), np.exp(4 + 2.4)))
+    incomes = np.exp(4 + 1.2 * np.random.default_rng(0).standard_normal(20_000))
+    assert 0.94 < ((low < incomes) & (incomes < high)).mean() < 0.97
+    assert axes_of([bm.Ensemble([scaled(), bm.Warped(within, bm.warps.Log())])])[1] == (35.0, 65.0)
 
 
 def saved(folder: Path, name: str, learner: bm.Learner, **options: bm.Points) -> Path:
@@ -130,14 +152,14 @@ def test_files_that_are_no_such_learners_say_why(tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-20])
     one = "of one input and one real target"
     for path, line in {
-        tmp_path / "none": "none",
+        tmp_path / "none": "none: no such file",
         tmp_path: re.escape(str(tmp_path)),
         damaged: "damaged",
-        posterior: "expected a learner, got a ",
+        posterior: "expected a learner, got PointEstimate",
         saved(tmp_path, "classes", classes): one,
         saved(tmp_path, "yes", yes_or_no): f"{one}.*classes",
-        saved(tmp_path, "inputs", inputs): one,
-        saved(tmp_path, "targets", targets): one,
+        saved(tmp_path, "inputs", inputs): f"{one}, got MAML that .*it takes 2 inputs",
+        saved(tmp_path, "targets", targets): f"{one}.*event shape",
     }.items():
         with pytest.raises((OSError, ValueError), match=line):
             from_file(path)
@@ -157,13 +179,36 @@ def test_the_command_leaves_out_a_broken_file_and_goes_on(tmp_path: Path) -> Non
                 break
         with urlopen(f"{found[0]}state", timeout=20) as answer:
             state = json.loads(answer.read())
+        address = ("127.0.0.1", int(found[0].rpartition(":")[2].strip("/")))
+        asking = [socket.create_connection(address) for _ in range(20)]
+        for connection in asking:
+            connection.sendall(
+                b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 22\r\n\r\n{"points": [[10, 50]]}'
+            )
+        assert asking[0].recv(1)  # the others are waiting
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+        for connection in asking:
+            connection.close()
+        assert process.stderr.read() == "ended\n"
     assert state["learners"] == {"good": "Standardized, MAML", "good (2)": "Standardized, MAML"}
-    assert (state["x"], state["hidden"]) == ([6, 14], False)
+    assert (state["y"], state["hidden"]) == ([35, 65], False)
     assert "broken.bayesmeta" in state["problems"][0]
     assert any(line.startswith("left out: ") and "broken.bayesmeta" in line for line in lines)
     assert not state["training"]
+
+
+def test_ctrl_c_at_the_first_line_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "http" in line:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayesmeta.play.__main__._say", say)
+    main([str(saved(tmp_path, "good", scaled())), "--port", "0"])
+    assert lines[1:] == ["ended"]
 
 
 def test_commands_that_cannot_be_fulfilled_end_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +216,7 @@ def test_commands_that_cannot_be_fulfilled_end_with_a_line(tmp_path: Path, capsy
         port = other.server_address[1]
         for arguments, line in {
             ("--port", str(port)): f"--port: expected a free port, got {port}",
+            ("--port", f"{port}", "--effort", "2"): "or --port 0 for any that is free",
             ("--port", "70000"): "--port: expected a free port, got 70000",
             ("--x", "1", "1"): "--x: expected a low and a higher end",
             ("--y", "0", "inf"): "--y: expected a low and a higher end",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -119,7 +120,7 @@ POINT = b'{"points": [[%s, 0]]}'
             400,
             "at most 100, got 101",
         ),
-        ("POST", "/predict", b" " * (MOST_BYTES + 1), 413, "at most 20000 bytes"),
+        ("POST", "/predict", b" " * (MOST_BYTES + 1), 413, "too large, expected at most 20000 bytes, got 20001"),
         ("POST", "/predict?x=1", b"{", 400, "expected JSON"),
         ("GET", "/predict", None, 405, "expected POST, got GET"),
         ("POST", "/", b"{}", 405, "expected GET, got POST"),
@@ -144,12 +145,35 @@ def test_bad_requests_get_a_line(
     assert predict(playground, KNOWN)["learners"]  # it goes on
 
 
-@pytest.mark.parametrize("length", ["-1", "ten", "", "²", "9" * 30])
+@pytest.mark.parametrize("length", ["-1", "ten", "", "²"])
 def test_a_body_of_unknown_length_is_refused(playground: Playground, length: str) -> None:
     with socket.create_connection(playground.server_address) as connection:
         request = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(request.encode("latin-1", "replace"))
         assert b" 411 " in connection.recv(1000).split(b"\r\n")[0]
+
+
+def test_a_body_that_never_ends_is_refused_at_once(playground: Playground) -> None:
+    with socket.create_connection(playground.server_address, timeout=1) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000))
+        assert b" 413 " in connection.recv(1000).split(b"\r\n")[0]
+
+
+def test_a_client_that_hangs_up_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with running({"MAML": maml()}) as playground:
+        connection = socket.create_connection(playground.server_address)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        connection.close()
+        assert predict(playground, KNOWN)["learners"]
+    assert capfd.readouterr().err == ""
+
+
+def test_those_who_wait_when_it_ends_are_refused() -> None:
+    with running({"MAML": maml()}) as playground:
+        pass
+    with pytest.raises(Exception, match="the playground has ended"):
+        playground.predict([])
 
 
 def test_a_client_that_stops_halfway_is_left(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +199,13 @@ def test_a_client_that_stops_halfway_is_left(playground: Playground, monkeypatch
 )
 def test_only_this_machine_is_a_host(playground: Playground, host: str, status: int) -> None:
     assert ask(playground, "GET", "/state", Host=host)[0] == status
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "https://localhost:8765"])
+def test_pages_elsewhere_are_refused(playground: Playground, origin: str) -> None:
+    body = json.dumps({"points": KNOWN}).encode()
+    assert ask(playground, "POST", "/predict", body, Host="localhost:8765", Origin=origin)[0] == 403
+    assert ask(playground, "POST", "/predict", body, Host="localhost:8765", Origin="http://localhost:8765")[0] == 200
 
 
 def test_it_listens_on_the_loopback_interface_alone(playground: Playground) -> None:
