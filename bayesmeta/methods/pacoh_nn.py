@@ -161,7 +161,10 @@ class PACOHNN(HyperPosteriorLearner):
         standard = shared.expand(-1, tasks, -1, -1).clone()
         optimizer = torch.optim.Adam([standard], self.rate, fused=True, maximize=True)
         for _ in range(self.steps):
-            standard.grad = stein_direction(standard, score(standard)).to(standard)  # another type under autocast
+            direction = stein_direction(standard, score(standard))
+            standard.grad = direction.to(
+                standard
+            ).contiguous()  # of another type under autocast; as Adam's kernel reads it
             optimizer.step()
         learned = networks(standard).movedim(1, 0)
 

@@ -18,7 +18,7 @@ from bayesmeta.functional import chosen_strategy
 from bayesmeta.functional.compilation import CompiledGradient, Context, Gradient, gradient
 from bayesmeta.learner import Learner
 
-__all__ = ["MetaGradient", "explain_strategy"]
+__all__ = ["MetaGradient", "assign", "explain_strategy"]
 
 _Gradient: TypeAlias = Callable[[Episode], tuple[Tensor, Gradient]]
 
@@ -99,6 +99,18 @@ class MetaGradient:
         if self.pool:
             self.pool.shutdown()
             torch.set_num_threads(self.intra_op)  # some of the libraries beneath keep one number for all threads
+
+
+def assign(gradient: Gradient, parameters: Sequence[Tensor]) -> None:
+    """Sets `.grad` of each parameter, in the layout of its memory.
+
+    Fused optimisers of torch read the memory of a gradient in the order of the parameter's, whatever its strides: those of a
+    convolution, which may differ, would move the wrong weights.
+    """
+    for parameter, slope in zip(parameters, gradient, strict=True):
+        if slope is not None and slope.stride() != parameter.stride():
+            slope = torch.empty_like(parameter, dtype=slope.dtype).copy_(slope)
+        parameter.grad = slope
 
 
 class _Part(nn.Module):

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bayesmeta.data import Episode, move
 from bayesmeta.learner import Learner
 from bayesmeta.training.checks import check_episode, explain, explain_data
-from bayesmeta.training.gradient import MetaGradient
+from bayesmeta.training.gradient import MetaGradient, assign
 from bayesmeta.training.interruption import Interruption
 from bayesmeta.training.processes import Processes
 from bayesmeta.training.validation import lowest
@@ -92,8 +92,7 @@ class Update:
         trained = self.meta_gradient.parameters
         loss, gradient, self.history.interrupted = self.processes.mean(loss, gradient, bool(self.interruption), trained)
         self.interruption.breakable = False
-        for parameter, slope in zip(trained, gradient, strict=True):
-            parameter.grad = slope
+        assign(gradient, trained)
         everything = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(everything, self.clip if self.clip is not None else float("inf")).item()
         if not (torch.isfinite(loss) and norm < float("inf")):

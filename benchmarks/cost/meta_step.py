@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bayesmeta as bm
-from bayesmeta.training.gradient import MetaGradient
+from bayesmeta.training.gradient import MetaGradient, assign
 from benchmarks.store import keep
 
 RESULTS = Path(__file__).parents[1] / "results" / "ratios.json"
@@ -217,8 +217,7 @@ def fit_update(learner: bm.Learner, episode: bm.Episode, **settings: Any) -> Cal
     meta_gradient = MetaGradient(learner, list(learner.parameters()), **settings)
 
     def update() -> None:
-        for parameter, gradient in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):
-            parameter.grad = gradient
+        assign(meta_gradient(episode)[1], meta_gradient.parameters)
         optimizer.step()
 
     return update

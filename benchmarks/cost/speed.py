@@ -26,7 +26,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import bayesmeta as bm
-from bayesmeta.training.gradient import MetaGradient
+from bayesmeta.training.gradient import MetaGradient, assign
 from benchmarks.accuracy.omniglot_learners import Build, Run, network
 from benchmarks.cost.speed_learners import CHOLESKY, DRAWS, GROWTH, LEARNERS, ON_CONV4, SHOTS, STEPS, TASKS, WIDTH
 from benchmarks.cost.speed_tables import write
@@ -58,12 +58,11 @@ def product() -> float:
 
 def update(learner: bm.Learner, episode: bm.Episode, slices: int = 1, **settings: Any) -> Callable[[], None]:
     """The update that `fit` makes."""
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4, fused=True)
     meta_gradient = MetaGradient(learner, list(learner.parameters()), slices, threads=1, **settings)
 
     def step() -> None:
-        for parameter, slope in zip(meta_gradient.parameters, meta_gradient(episode)[1], strict=True):
-            parameter.grad = slope
+        assign(meta_gradient(episode)[1], meta_gradient.parameters)
         optimizer.step()
 
     return step

@@ -323,3 +323,26 @@ def test_fit_says_how_tasks_are_mapped(
         tasks = [Episode(part, part)]
     bm.fit(inner, tasks, steps=1)  # type: ignore[arg-type]
     assert line in capsys.readouterr().err
+
+
+class Transposed(nn.Linear):
+    """Whose weight has a gradient of other strides than its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.einsum("oi,...i->...o", self.weight, input) + self.bias
+
+
+def test_fused_optimisers_move_the_right_weights_whatever_the_layout_of_a_gradient() -> None:
+    """They read the memory of a gradient in the order of the parameter's: runs must be those of the plain optimiser."""
+    runs = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        features = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), Transposed(8, 4), nn.Tanh())
+        learner = bm.ALPaCA(features, nn.Linear(4, 1), bm.likelihoods.Gaussian())
+        weight = features[2].weight
+        slope = torch.autograd.grad(features(torch.ones(3, 1)).sum(), weight)[0]
+        assert slope.stride() != weight.stride()
+        optimizer = torch.optim.Adam(learner.parameters(), lr=0.1, fused=fused)
+        bm.fit(learner, bm.tasks.Sinusoids(batch=4), steps=3, optimizer=optimizer, progress=False)
+        runs.append(learner.state_dict())
+    torch.testing.assert_close(runs[1], runs[0])
