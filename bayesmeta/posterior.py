@@ -171,8 +171,7 @@ class Posterior(ABC):
         - Exact in any order and division, and of a size that does not grow: `ALPaCA`, `PrototypicalNetwork`, `GeMCL`, and neural
           processes and `VERSA` with an encoder that pools (`DeepSet`, `ClassPooling`).
         - Exact in any order too, of a size that grows with the points, by a block of the Cholesky factor: Gaussian processes with
-          Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`). With `DKT(inducing=m)` all points choose the m anew, at the cost of a
-          new posterior.
+          Gaussian noise (`DKT`, `DKTClassifier`, `PACOH`), with `DKT(inducing=m)` by a new choice of the m points.
         - Exact in the order in which points come, in multiples of the learner's `points`, of a size that does not grow: ordered
           passes of gradient steps (`OML`, `LaMAML`, `MER`, `ExperienceReplay`).
         - The posterior becomes the prior: `ABML`, `VCL`, `OnlineLaplace`. Sequential, and of constant size but for a coreset.

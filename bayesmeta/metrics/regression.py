@@ -56,8 +56,7 @@ class CRPS(Metric):
 
     The mean over the entries of y, in closed form for normals, Student's t (Jordan, Krüger & Lerch 2019,
     https://arxiv.org/abs/1709.04743) and mixtures of normals (Grimit et al. 2006, https://doi.org/10.1256/qj.05.235, eq. 5, of
-    which the distance of two draws is a quadrature, to 1e-6). Of other mixtures, and of warped numbers, it is an integral, to
-    some 1e-5 of itself. Of counts it is a sum from 0 on, which costs in proportion to the largest.
+    which the distance of two draws is summed at nodes, to 1e-6). Of others it is an integral, to 1e-5; of counts a sum from 0 on.
     """
 
     def statistic(self, distribution: Distribution, given: Points) -> Tensor:
@@ -82,8 +81,7 @@ def _steps(distribution: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
     """The probability of less than y and that of at most y, which are one tensor but for counts; to 1e-7."""
     _check_numbers(distribution, y)
     single = marginals(distribution)
-    cdf = family(single).below(single)
-    at_most = cdf(y)
+    at_most = (cdf := family(single).below(single))(y)
     return cdf(y - 1) if kind(single) == "counts" else at_most, at_most
 
 
