@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bayesmeta.learner import Learner
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _say("ended")
     finally:
-        playground.shutdown()
+        with suppress(KeyboardInterrupt):  # it is ending already
+            playground.shutdown()
         playground.server_close()
 
 

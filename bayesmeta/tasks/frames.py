@@ -155,7 +155,8 @@ def predict_frame(
         ValueError: a column is missing or not numeric, a level is not between 0 and 1, or what `points` raises.
 
     Warns:
-        UserWarning: no asked task is known; or after training on forecasts rows are asked that lie before known ones.
+        UserWarning: no asked task is known; after training on forecasts rows are asked that lie before known ones; or a column
+            of asked is named as an answer, which replaces it.
 
     Example:
         >>> learner = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())
@@ -266,6 +267,12 @@ def _answers(posterior: Posterior, x: Any, columns: Columns, levels: Sequence[fl
 
 def _with(frame: Any, columns: dict[str, Any]) -> Any:
     """The frame with further columns."""
+    if replaced := [name for name in columns if name in names_of(frame)]:
+        warnings.warn(
+            f"asked: expected no column named as an answer, got {replaced[0]!r} (and {len(replaced) - 1} more), which "
+            "is replaced; rename it to keep both",
+            stacklevel=3,
+        )
     if hasattr(frame, "assign"):
         return frame.assign(**columns)
     if hasattr(frame, "with_columns"):

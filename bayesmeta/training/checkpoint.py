@@ -66,7 +66,12 @@ class Checkpoint:
         self.settings = dict(settings)
         self.moved: set[str] = set()
         self.first = first
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"checkpoint: expected a folder, got {folder}, which is a file or in one; name a folder"
+            ) from error
         check_target(self.path, "checkpoint")
 
     def alone(self) -> AbstractContextManager[None]:

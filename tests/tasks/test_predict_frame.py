@@ -106,3 +106,10 @@ def test_the_learner_is_left_in_its_mode() -> None:
 def test_frames_that_do_not_fit(known: Any, asked: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bm.predict_frame(learner(), known, asked, columns(), **options)
+
+
+def test_a_column_named_as_an_answer_is_replaced_with_a_warning() -> None:
+    asked = ASKED.assign(**{"y mean": 0.0})
+    with pytest.warns(UserWarning, match="asked: expected no column named as an answer, got 'y mean'"):
+        found = bm.predict_frame(learner(), KNOWN, asked, columns())
+    assert found["y mean"].equals(bm.predict_frame(learner(), KNOWN, ASKED, columns())["y mean"])

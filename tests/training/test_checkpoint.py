@@ -339,6 +339,14 @@ class TestFolder:
             bm.fit(learner, bm.tasks.Sinusoids(batch=4), steps=2, progress=False, checkpoint=tmp_path)
         assert same(learner, build())
 
+    @pytest.mark.parametrize("folder", ["a", "a/b"])
+    def test_a_file_where_the_folder_would_be_is_refused_before_training(self, tmp_path: Path, folder: str) -> None:
+        (tmp_path / "a").touch()
+        learner = build()
+        with pytest.raises(ValueError, match=r"checkpoint: expected a folder, got .*a"):
+            bm.fit(learner, bm.tasks.Sinusoids(batch=4), steps=2, progress=False, checkpoint=tmp_path / folder)
+        assert same(learner, build())
+
 
 def test_weights_that_an_update_broke_never_replace_a_checkpoint(tmp_path: Path) -> None:
     """They may show only in the next step's loss, after the last good weights are overwritten."""
