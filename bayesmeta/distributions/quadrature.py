@@ -15,7 +15,7 @@ from bayesmeta.warps import Warp
 
 __all__ = ["LEVELS", "integrated_crps", "moments_by"]
 
-_NODES, _MASSES = np.polynomial.legendre.leggauss(128)
+_RULES = {nodes: np.polynomial.legendre.leggauss(nodes) for nodes in (48, 128)}
 _FEW_NODES, _FEW_MASSES = np.polynomial.legendre.leggauss(6)
 _AT_ONCE = 2**18
 """Numbers that are held at once."""
@@ -26,24 +26,29 @@ _PANELS = 128
 
 
 def moments_by(
-    warp: Warp, ends: Sequence[Tensor], place: Callable[[Tensor], Tensor], log_density: Callable[[Tensor], Tensor]
+    warp: Warp,
+    ends: Sequence[Tensor],
+    place: Callable[[Tensor], Tensor],
+    log_density: Callable[[Tensor], Tensor],
+    nodes: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variance of ``warp.inverse(place(u))``, by 128 Gauss-Legendre nodes between each two ends.
+    """Mean and variance of ``warp.inverse(place(u))``, by Gauss-Legendre quadrature between each two ends.
 
     Args:
         warp: of the numbers.
         ends: of panels, float64 ``(...)``, in order; the density's mass lies between the first and the last.
         place: from u, with leading dimensions, to the warped scale.
         log_density: of u, but for a constant.
+        nodes: between two ends, 48 or 128.
     """
-    nodes, masses = (torch.as_tensor(a, device=ends[0].device) for a in (_NODES, _MASSES))
+    places, masses = (torch.as_tensor(a, device=ends[0].device) for a in _RULES[nodes])
     shape = (-1, *[1] * ends[0].dim())
     centre = warp.inverse(place(torch.zeros_like(ends[0])))
     centre = torch.where(centre.isfinite(), centre, 0.0)
     total, first, second = (torch.zeros_like(centre) for _ in range(3))
     several = max(1, _AT_ONCE // max(1, centre.numel()))
     for start, end in pairwise(ends):
-        for some, mass in zip(nodes.split(several), masses.split(several), strict=True):
+        for some, mass in zip(places.split(several), masses.split(several), strict=True):
             u = (start + end) / 2 + (end - start) / 2 * some.reshape(shape)
             weight = mass.reshape(shape) * (end - start) / 2 * log_density(u).exp()
             off = warp.inverse(place(u)) - centre

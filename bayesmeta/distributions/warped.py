@@ -49,13 +49,14 @@ class Unwarped(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._moments()[0]
+        return self.moments()[0]
 
     @property
     def variance(self) -> Tensor:
-        return self._moments()[1]
+        return self.moments()[1]
 
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance, for the price of one of them."""
         mean, variance = family(self.base).moments(self.base, self.warp)
         like = getattr(leaf := family(self.base).leaf(self.base), family(leaf).parameters[0])
         return mean.to(like), variance.to(like)

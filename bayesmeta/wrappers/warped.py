@@ -118,8 +118,10 @@ class _Unwarping(Transformed):
     def _decompose(self, x: Any, samples: int) -> tuple[Tensor, Tensor]:
         """By draws, which show no infinity: where the variance has none, neither do its parts."""
         endless = self._predictive(x).variance.isinf()
-        aleatoric, epistemic = (part.masked_fill(endless, torch.inf) for part in Posterior._decompose(self, x, samples))
-        return aleatoric, epistemic
+        drawn: Any = self._functions(samples)(x, False)
+        means, variances = drawn.moments()
+        aleatoric, epistemic = variances.mean(0), means.var(0, correction=0)
+        return aleatoric.masked_fill(endless, torch.inf), epistemic.masked_fill(endless, torch.inf)
 
     def _joint(self, x: Any) -> Joint:
         refuse_gaussian(self, "joint", "posterior", "draw from it, posterior.functions(S)")
