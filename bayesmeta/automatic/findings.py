@@ -18,7 +18,7 @@ __all__ = ["findings", "of_data"]
 
 _FEW = 10
 """Tasks, below which the report warns."""
-_RARE = 0.01
+_RARE = 0.05
 """Of all targets, below which those that are not above 0 may be errors."""
 _ALIKE = 0.02
 """Nats a point, below which two learners are as good as one another."""

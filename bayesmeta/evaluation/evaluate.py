@@ -155,13 +155,17 @@ def reading(
     Within it a learner is in evaluation mode, no gradients are kept, and random numbers come from the seed.
 
     Raises:
-        ValueError: there are not so many episodes, or one is broken.
+        ValueError: there are not so many episodes, one is broken, or tasks and learner are of tables whose columns differ.
     """
     check_episodes(tasks)
     whole = isinstance(episodes, Integral) and not isinstance(episodes, bool)
     if not whole or not 1 <= episodes <= len(tasks):  # type: ignore[arg-type]
         raise ValueError(f"episodes: expected 1 to {len(tasks)} (the source's length), got {episodes!r}")  # type: ignore[arg-type]
     module = learner if isinstance(learner, nn.Module) else None
+    mine: Any = getattr(learner, "columns", None)
+    theirs = getattr(tasks, "columns", None)
+    if hasattr(mine, "check_same") and theirs is not None:  # both of a table
+        mine.check_same(theirs)
 
     def each() -> Iterator[tuple[int, Episode]]:
         for index in tqdm(range(episodes), disable=not progress, unit="episode"):

@@ -30,10 +30,10 @@ def plain(value: Any) -> Level | None:
     return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
-def _distinct(column: Any, name: Any) -> dict[Any, None]:
-    """The values of a column, each once, as the keys of a dictionary."""
+def _distinct(values: Array, name: Any) -> dict[Any, None]:
+    """The values of a column of objects, each once, as the keys of a dictionary: a NaN is the same key as itself alone."""
     try:
-        return dict.fromkeys(np.asarray(column, dtype=object))
+        return dict.fromkeys(values)
     except TypeError as error:
         raise ValueError(
             f"{name}: expected categories, texts or numbers, got others ({error}); make texts of them"
@@ -42,7 +42,7 @@ def _distinct(column: Any, name: Any) -> dict[Any, None]:
 
 def categories(column: Any, name: Any) -> tuple[Level, ...]:
     """The categories that a column of a name shows, in the order of the type, or else sorted."""
-    values = map(plain, _distinct(column, name))
+    values = map(plain, _distinct(np.asarray(column, dtype=object), name))
     shown = dict.fromkeys(value for value in values if value is not None)
     declared = getattr(getattr(column, "cat", None), "categories", None)
     if declared is not None and not callable(declared):
@@ -61,7 +61,7 @@ def read(column: Any, name: Any, levels: Sequence[Level] | None, names: str) -> 
     if levels is not None:
         codes: dict[Level | None, int] = {level: code for code, level in enumerate(levels)}
         values = np.asarray(column, dtype=object)
-        known = {value: -2 if missing(value) else codes.get(plain(value), -1) for value in _distinct(column, name)}
+        known = {value: -2 if missing(value) else codes.get(plain(value), -1) for value in _distinct(values, name)}
         found = np.array([known[value] for value in values], dtype=np.int64)
         return found == -2, found.clip(min=-1)
     try:

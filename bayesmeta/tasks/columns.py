@@ -158,7 +158,7 @@ class Columns(Setting):
                 remedy = (
                     "none was missing in training, so nothing was learned of it: fill them in"
                     if self.missing
-                    else "fill them in, drop those rows, or say missing=True: the mean stands in, beside a column that says where"
+                    else "fill them in, drop those rows, or train with missing=True: a mean stands in, beside a column for it"
                 )
                 raise ValueError(f"{name}: expected a value in every row, got {count(gaps)} missing; {remedy}")
             if levels is not None:
@@ -191,11 +191,22 @@ class Columns(Setting):
                 raise ValueError(f"{name}: expected one of the classes {list(known)}, got {label!r}; add it to classes")
             if gaps.any() and not self.missing:
                 raise ValueError(
-                    f"{name}: expected a target in every row, got {count(gaps)} missing; drop those rows, or say missing=True: "
-                    "a row then counts for the targets that it has"
+                    f"{name}: expected a target in every row, got {count(gaps)} missing; drop those rows, or train with "
+                    "missing=True: a row then counts for the targets that it has"
                 )
         values = stack([np.where(gaps, 0, values) if gaps.any() else values for gaps, values in found], "y")
         return values, ~np.stack([gaps for gaps, _ in found], 1)
+
+    def check_same(self, others: Columns) -> None:
+        """Raises a ValueError where other columns become other numbers: what was learned of these would be asked of those."""
+        for role in ("x", "levels", "y", "classes", "features"):
+            mine, theirs = getattr(self, role), getattr(others, role)
+            if mine != theirs:
+                what = "x (and what may be missing)" if role == "features" else role
+                raise ValueError(
+                    f"tasks: expected columns that become numbers as in training, {what}={mine!r}, got {theirs!r}; make them by "
+                    "learner.columns.tasks(frame, shots=...)"
+                )
 
     def names(self, frame: Any) -> Array:
         """The rows' tasks, ``(rows,)`` of the column's values, or of tuples where several columns name a task."""

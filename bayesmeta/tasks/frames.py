@@ -155,8 +155,8 @@ def predict_frame(
         ValueError: a column is missing or not numeric, a level is not between 0 and 1, or what `points` raises.
 
     Warns:
-        UserWarning: no asked task is known; after training on forecasts rows are asked that lie before known ones; or a column
-            of asked is named as an answer, which replaces it.
+        UserWarning: no asked task is known, or one is known by nearly the same name; after training on forecasts rows are asked
+            that lie before known ones; or a column of asked is named as an answer, which replaces it.
 
     Example:
         >>> learner = ALPaCA(nn.Identity(), nn.Linear(1, 1), Gaussian())
@@ -189,10 +189,17 @@ def predict_frame(
     names = list(wanted)
     if not names:
         raise ValueError("asked: expected at least one row, got none; check how the rows were selected")
-    if any(rows.values()) and not any(rows.get(name) for name in names):
+    there_too = {_form(name): name for name, mine in rows.items() if mine}
+    if there_too and not any(rows.get(name) for name in names):
         warnings.warn(
             f"task: expected some tasks of asked in known too, got none: asked has {names[0]!r}, known {next(iter(rows))!r}; all "
             "are answered by what tasks have in common. If they are the same tasks, bring the columns to one type",
+            stacklevel=2,
+        )
+    elif near := [name for name in names if not rows.get(name) and _form(name) in there_too]:
+        warnings.warn(
+            f"task: expected tasks of asked to be written as in known, got {near[0]!r} beside {there_too[_form(near[0])]!r} (and "
+            f"{len(near) - 1} more): as others, they are answered by what tasks have in common; bring the columns to one form",
             stacklevel=2,
         )
     timed = columns.order is not None and all(columns.order in names_of(frame) for frame in (known, asked))
@@ -225,6 +232,11 @@ def predict_frame(
                     for task, at in enumerate(places):
                         kept[torch.tensor(at)] = column[task, : len(at)]
     return _with(asked, {name: column.numpy() for name, column in answers.items()})
+
+
+def _form(name: Any) -> str:
+    """What names of a task have in common that are written in other ways: 5, 5.0 and "5", "Ann" and "ann "."""
+    return str(name).strip().casefold().removesuffix(".0")
 
 
 _TOGETHER, _ROWS = 256, 4096

@@ -1,6 +1,7 @@
 """Tables that are not what they seem: wrong numbers in silence are the worst, then errors that do not say what to do."""
 
 import datetime
+import warnings
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,18 @@ def test_tasks_under_names_of_another_type_are_told() -> None:
     source, learner = tasks(frame()), line()
     with pytest.warns(UserWarning, match="task: expected some tasks of asked in known too, .*asked has '0', known 0"):
         bm.predict_frame(learner, frame(), frame(id=frame().id.astype(str)), source.columns)
+
+
+@pytest.mark.parametrize("written", ["0", 0.5, "0 "])
+def test_one_task_that_is_written_in_another_way_is_told(written: Any) -> None:
+    """The others are found, so that its answers of no support are easily overlooked; a new task is none of these."""
+    source, learner = tasks(frame()), line()
+    asked = frame(id=[written if name == 0 else name for name in frame().id])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bm.predict_frame(learner, frame(), asked, source.columns)
+    said = [str(warning.message) for warning in caught]
+    assert [f"got {written!r} beside 0 (and 0 more)" in text for text in said] == ([] if written == 0.5 else [True])
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_times_of_several_zones_are_compared_as_moments() -> None:
     [
         ({}, {"missing": False}, r"kind: expected a value in every row, got 1 row \(the first is row 2\) missing"),
         ({"dose": [1.0, np.inf, 3.0, np.inf, 5.0, 6.0]}, {}, r"dose: expected finite numbers, got 2 rows \(the first is row 1\)"),
-        ({"dose": [1.0, NAN, 3.0, 4.0, 5.0, 6.0]}, {"missing": False, **SITE, "x": "dose"}, "missing; .* say missing=True"),
+        ({"dose": [1.0, NAN, 3.0, 4.0, 5.0, 6.0]}, {"missing": False, **SITE, "x": "dose"}, "train with missing=True"),
         ({"y": [1.0, NAN, 3.0, 4.0, 5.0, NAN]}, {"missing": False, **SITE}, "y: expected a target in every row, got 2 rows"),
         ({"y": [1.0, np.inf, 3.0, 4.0, 5.0, 6.0]}, {}, r"y: expected finite numbers, got 1 row"),
         ({}, {"categorical": ()}, r"kind: .*categorical=\['kind'\]"),
@@ -254,6 +254,34 @@ def test_a_gap_where_training_had_none_is_refused_at_prediction() -> None:
         ValueError, match=r"site: expected a value in every row, got 6 rows .* none was missing in training"
     ):
         columns.inputs(FRAME.assign(site=NAN))
+
+
+def test_a_column_of_missing_categories_is_missing_however_it_is_typed() -> None:
+    """Each NaN that is taken from a column of numbers is another object, and equal to none."""
+    columns = Columns.from_frame(FRAME, **ALL | {"x": "kind"})
+    for gaps in (NAN, None):
+        assert columns.inputs(FRAME.assign(kind=gaps)).tolist() == [[0, 0, 0, 1]] * 6
+
+
+def test_tasks_whose_columns_become_other_numbers_are_not_judged() -> None:
+    """Their shapes agree: what was learned of one column would be asked of another."""
+    frame = pd.DataFrame({"id": [0, 0, 0, 1, 1, 1], "a": range(6), "b": list("xyxyxy"), "y": range(6)})
+    given: dict[str, Any] = {"task": "id", "x": ["a", "b"], "y": "y", "categorical": "b"}
+    learner = bm.ALPaCA(nn.Identity(), nn.Linear(3, 1), bm.likelihoods.Gaussian())
+    learner.columns = Columns.from_frame(frame, **given)
+    bm.evaluate(
+        learner, bm.tasks_from_frame(frame.assign(y=frame.y[::-1].to_numpy(), a=1.0), **given, shots=1), episodes=1
+    )
+    for other, options in (
+        (frame.assign(b=list("xzxzxz")), {}),
+        (frame, {"x": ["b", "a"]}),
+        (frame.rename(columns={"a": "c"}), {"x": ["c", "b"]}),
+    ):
+        tasks = bm.tasks_from_frame(other, **given | options, shots=1)
+        with pytest.raises(
+            ValueError, match=r"tasks: expected columns that become numbers as in training.*columns\.tasks\("
+        ):
+            bm.evaluate(learner, tasks, episodes=1)
 
 
 def test_tables_that_teach_nothing_are_warned_of() -> None:
