@@ -6,8 +6,8 @@ some data sets. On new ones it gets ten evaluations, of which the first three ar
 
     python examples/tuning.py        # a quarter of a minute on one core: prints a table, saves tuning.png
 
-With the folder hpo_svm in $BAYESMETA_DATA (288 settings on 50 data sets, Wistuba et al. 2015) it reads that; without, it makes
-up 50 data sets whose best settings lie near each other. Needs the extra bo.
+With the folder `hpo_svm` in `$BAYESMETA_DATA` (288 settings on 50 data sets, Wistuba et al. 2015) it reads that; without, it
+makes up 50 data sets whose best settings lie near each other. Needs the extra `bo`.
 
 The picture: how far the best setting so far is below the best of all, by the number of evaluations: other data sets' lesson
 falls fastest.

@@ -53,9 +53,9 @@ def test_a_page_shows_code_output_and_picture(name: str) -> None:
 def test_a_page_says_which_packs_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BAYESMETA_DATA", str(tmp_path))
     (tmp_path / "camvid").mkdir()
-    assert "could not have been made anew: coil20_pose was not there" in gallery.page("detection")
+    assert "could not have been made anew: no coil20_pose there" in gallery.page("detection")
     monkeypatch.delenv("BAYESMETA_DATA")
-    assert "coil20_pose, camvid was not there" in gallery.page("detection")
+    assert "no coil20_pose and no camvid there" in gallery.page("detection")
     assert "anew" not in gallery.page("bands").split("## What it prints")[1]
 
 
