@@ -1,4 +1,4 @@
-"""What Markdown does not say of a page, as a hook of mkdocs: which blocks are sessions of Python, and that a picture can be enlarged."""
+"""What Markdown does not say of a page, as a hook of mkdocs: which blocks are sessions, and that a picture can be enlarged."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ the other: 10 drawings of each of their 659 characters, told once and never agai
 drawings of all characters so far, among all of them. Beside it stands a learner on the same features that takes gradient steps
 on what is new, as one would without anything better.
 
-    python examples/alphabets.py        # two minutes or more on one core: prints a table, saves alphabets.png
+    python examples/alphabets.py  # two minutes or more on one core: prints a table, saves alphabets.png
 
 It reads Omniglot from the folder `omniglot` in `$BAYESMETA_DATA`; `bm.tasks.Omniglot(download=True)` fetches it for you.
 

@@ -4,7 +4,7 @@ MAML learns from 26 intents of a bank's customers (Banking77) how to tell five n
 that it was not trained on it is right more often than it says. `Calibrated` finds the temperature with the best NLL on other
 intents, and that is all: which answer is the likeliest never changes, only how likely it is said to be.
 
-    python examples/calibration.py        # a quarter of a minute on one core: prints a table, saves calibration.png
+    python examples/calibration.py  # a quarter of a minute on one core: prints a table, saves calibration.png
 
 It reads the folders `banking77` and `text_embeddings` in `$BAYESMETA_DATA`.
 

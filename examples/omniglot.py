@@ -4,7 +4,7 @@ A Gaussian-process classifier with learned features is meta-trained on alphabets
 drawing of each character of Tengwar's first fifteen, and asked about other people's drawings of them; and about drawings of
 characters that it was not shown, where all it can rightly say is that it does not know.
 
-    python examples/omniglot.py        # three minutes or more on one core: prints a table, saves omniglot.png
+    python examples/omniglot.py  # three minutes or more on one core: prints a table, saves omniglot.png
 
 It reads Omniglot from the folder `omniglot` in `$BAYESMETA_DATA`; `bm.tasks.Omniglot(download=True)` fetches it for you.
 

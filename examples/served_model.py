@@ -4,7 +4,7 @@ Body weights of 72 pigs, a row a weighing. `autofit` tries lines, smooth functio
 held out weigh them, and reports what they showed. The learner is saved. Another process loads it, without the table and without
 the code that trained it, and answers: a table of known weighings and one of questions go in, means and intervals come out.
 
-    python examples/served_model.py        # a quarter of a minute on one core: prints a report and answers, saves served_model.png
+    python examples/served_model.py  # a quarter of a minute on one core: prints a report and answers, saves served_model.png
 
 The picture: three pigs that were held back, the three weighings that are known of each, and the forecast with its 90 % band;
 later weighings lie in it.

@@ -4,7 +4,7 @@ Made-up languages name numbers by words of their own and put tens before or afte
 small transformer learns on twenty of them how to adapt to a new one, by first-order MAML, two times with other weights. Then both
 are given thirty pairs of a new language, and translate numbers that these did not show.
 
-    python examples/translation.py        # half a minute on one core: prints translations and a table, saves translation.png
+    python examples/translation.py  # half a minute on one core: prints translations and a table, saves translation.png
 
 With languages of your own: `bm.tasks.pair_file("pairs.tsv")`, three columns with tabs between.
 

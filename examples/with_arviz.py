@@ -4,7 +4,7 @@ Two learners of sinusoids, and the exact posterior, are told twenty points of a 
 draws of the function at the points and their log likelihoods. So its summaries, plots and leave-one-out densities work as they
 do for any model. Leave-one-out reweights draws as those of an exact posterior: do not trust it for learners of the MAML family.
 
-    python examples/with_arviz.py        # a quarter of a minute on one core: prints two tables, saves with_arviz.png
+    python examples/with_arviz.py  # a quarter of a minute on one core: prints two tables, saves with_arviz.png
 
 The picture: leave-one-out densities with their standard errors, the exact posterior's first, and a Gaussian process on learned
 features close behind.

@@ -46,7 +46,11 @@ def table(results: dict[str, Any]) -> str:
             )
     lines.append("")
     axes = list(GROWTH)[:-1]
-    lines += ["### How costs grow\n", f"| exponents: time, memory | {' | '.join(axes)} |", "|---" * (1 + len(axes)) + "|"]
+    lines += [
+        "### How costs grow\n",
+        f"| exponents: time, memory | {' | '.join(axes)} |",
+        "|---" * (1 + len(axes)) + "|",
+    ]
     for name in LEARNERS:
         cells = [both(GROWTH[axis][0], row) if (row := results.get(f"{axis}: {name}")) else "" for axis in axes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -66,7 +70,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     for name, row in under(results, "slices: ").items():
         lines.append(f"| {name} | {' | '.join(f'{value:.0f}' for value in row['ms'] + row['MiB'])} |")
-    lines += ["\n### What compiling gains\n", "| MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
+    lines += ["\n### What compiling gains\n"]
+    lines += ["| MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
     lines.append("|---" * 6 + "|")
     for name, row in under(results, "compiled: ").items():
         how = "one graph" if row["whole"] else "parts"
