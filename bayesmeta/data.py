@@ -27,7 +27,7 @@ class Points(NamedTuple):
         mask: ``(B, N)`` bool, true where a point is observed; or ``(B, N, *Y)``, true where an entry of its target is. What is
             not observed is zero in y, and in x where it is a whole point.
 
-    N is at least 1: an empty support is one masked row. Build it with :func:`points`, which also checks it.
+    N is at least 1: an empty support is one masked row. Build it with ``points``, which also checks it.
     """
 
     x: Any

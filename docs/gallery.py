@@ -36,6 +36,8 @@ SECTIONS = {
     "Your own, and larger": ["own_learner", "shared_encoder", "distributed"],
 }
 _PICTURE = "The picture: "
+_WIDE = "---\nhide: [toc]\n---"
+"""Code needs the room of a table of contents that has two lines."""
 _WRITING = Lock()
 
 
@@ -55,7 +57,7 @@ class Example(NamedTuple):
     @property
     def packs(self) -> list[str]:
         """The folders in $BAYESMETA_DATA that it reads."""
-        named = re.search(r"folders? ([\w, ]+) in \$BAYESMETA_DATA", self.prose)
+        named = re.search(r"folders? ([\w`, ]+) in `\$BAYESMETA_DATA`", self.prose)
         return re.findall(r"\w+", named[1].replace(" and ", " ")) if named else []
 
 
@@ -72,7 +74,8 @@ def example(name: str) -> Example:
         if paragraph.startswith(_PICTURE):
             picture = _capital(" ".join(paragraph.removeprefix(_PICTURE).split()))
         elif paragraph.startswith("    "):
-            prose.append(f"```shell\n{textwrap.dedent(paragraph)}\n```")
+            commands = re.sub(r"^(.+?) +(# .+)$", r"\2\n\1", textwrap.dedent(paragraph), flags=re.MULTILINE)
+            prose.append(f"```shell\n{commands}\n```")
         else:
             prose.append(paragraph)
     return Example(name, title, _capital(lead), "\n\n".join(prose), picture, code)
@@ -120,7 +123,7 @@ def run(name: str) -> str:
 def page(name: str) -> str:
     """Title, prose, picture, code and what it printed, as Markdown."""
     this, was = example(name), kept().get(name)
-    parts = [f"# {this.title}", this.lead, this.prose]
+    parts = [_WIDE, f"# {this.title}", this.lead, this.prose]
     if was:
         parts += [f"![{this.picture}]({name}.png)", f"*{this.picture}*"]
     parts += ["## The code", f'```python title="examples/{name}.py"\n{this.code.rstrip()}\n```']
@@ -137,13 +140,14 @@ def origin(this: Example, was: dict[str, Any]) -> str:
     there = Path(os.environ.get("BAYESMETA_DATA", ""))
     missing = [pack for pack in this.packs if "BAYESMETA_DATA" not in os.environ or not (there / pack).exists()]
     if missing:
-        said += f" Where this page was built they could not have been made anew: {', '.join(missing)} was not there."
+        said += f" Where this page was built they could not have been made anew: no {' and no '.join(missing)} there."
     return f"<small>{said}</small>"
 
 
 def index() -> str:
     """Thumbnails, section by section."""
     parts = [
+        _WIDE,
         "# Gallery",
         "Each is one flat file in `examples/`, with its settings at the top: copy one that is near what you want, and change it.",
     ]

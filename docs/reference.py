@@ -46,7 +46,8 @@ def pages() -> dict[str, str]:
             for name in dict.fromkeys(named)
             if name.startswith(f"bayesmeta.{folder}.") and (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists()
         ]
-        everything[folder] = "\n\n".join([f"# {folder}", ast.get_docstring(tree) or "", *modules])
+        title = folder.replace("_", " ").capitalize()
+        everything[folder] = "\n\n".join([f"# {title}", ast.get_docstring(tree) or "", *modules])
     return everything
 
 

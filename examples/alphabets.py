@@ -5,9 +5,9 @@ the other: 10 drawings of each of their 659 characters, told once and never agai
 drawings of all characters so far, among all of them. Beside it stands a learner on the same features that takes gradient steps
 on what is new, as one would without anything better.
 
-    python examples/alphabets.py        # about five minutes on one core: prints a table, saves alphabets.png
+    python examples/alphabets.py  # two minutes or more on one core: prints a table, saves alphabets.png
 
-It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
+It reads Omniglot from the folder `omniglot` in `$BAYESMETA_DATA`; `bm.tasks.Omniglot(download=True)` fetches it for you.
 
 The picture: accuracy and NLL about all alphabets so far, where class Gaussians fall slowly and gradient steps at once; below,
 what is still known of each alphabet after each further one, a square a learner, of which that of gradient steps is dark but for

@@ -3,7 +3,7 @@
 All are meta-trained on the same noisy sinusoids, of other heights and phases, and then told two points of a new one. `decompose`
 divides the variance of a prediction: what the noise would leave if the function were known, and what is doubt about the function.
 
-    python examples/bands.py        # two minutes or so on one core: prints a table, saves bands.png
+    python examples/bands.py  # three minutes or so on one core: prints a table, saves bands.png
 
 The picture: a pane a learner, each with the two points, the 90 % band of what would be measured, the band of the function
 within it, and single functions; below each, noise and doubt as standard deviations. MAML calls all that it does not know noise,

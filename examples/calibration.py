@@ -1,12 +1,12 @@
-"""Calibration before and after: a classifier that is surer than it says, and one number that mends it.
+"""Calibration before and after: a classifier that is better than it says, and one number that mends it.
 
 MAML learns from 26 intents of a bank's customers (Banking77) how to tell five new ones apart by five messages each. On intents
 that it was not trained on it is right more often than it says. `Calibrated` finds the temperature with the best NLL on other
 intents, and that is all: which answer is the likeliest never changes, only how likely it is said to be.
 
-    python examples/calibration.py        # half a minute on one core: prints a table, saves calibration.png
+    python examples/calibration.py  # a quarter of a minute on one core: prints a table, saves calibration.png
 
-It reads the folders banking77 and text_embeddings in $BAYESMETA_DATA.
+It reads the folders `banking77` and `text_embeddings` in `$BAYESMETA_DATA`.
 
 The picture: accuracy against confidence; before, the curve runs far above the diagonal, which is too little confidence, and
 after along it. Below, the share of answers at each confidence.

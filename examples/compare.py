@@ -1,6 +1,6 @@
 """Which learner can be trusted? MAML, ABML, a Bayesian last layer and an ensemble on noisy sinusoids, on one page.
 
-    python examples/compare.py     # about three minutes on two cores; writes compare.html and compare.png
+    python examples/compare.py  # about four minutes on one core: writes compare.html and compare.png
 
 Each is meta-trained on tasks of five points and then asked about new ones of which it knows two: fewer than it is used to,
 which is where trust is lost. Beside them stands the exact Bayes answer, which no learner can beat. ABML is shown as it is,

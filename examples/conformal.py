@@ -4,7 +4,7 @@ Life expectancy of 142 countries, a country a task, of which three years are kno
 countries has the wrong shape: most countries are smoother than that, and some had wars. `Conformal` asks countries that were
 held out by what factor the intervals must grow or shrink, so that a point of a new country is inside as often as promised.
 
-    python examples/conformal.py        # half a minute on one core: prints a table, saves conformal.png
+    python examples/conformal.py  # ten seconds or so on one core: prints a table, saves conformal.png
 
 The picture: left, the share of new countries' points inside against the share promised, which conformal intervals keep to and
 the learner's own do not; right, one country's known years with both intervals.

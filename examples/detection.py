@@ -3,10 +3,10 @@
 Collages of COIL-20's objects on streets. A detector is trained to find anything among fourteen objects, and then meta-trained to
 find the one that a task's pictures mark. Then it is given five pictures on which a new object is marked, and asked about others.
 
-    python examples/detection.py        # a minute on one core: prints a table, saves detection.png
+    python examples/detection.py  # half a minute or more on one core: prints a table, saves detection.png
 
-It reads the folders coil20_pose and camvid in $BAYESMETA_DATA. With pictures of your own: bm.tasks.coco("parts.json", "pictures",
-size=(64, 64)), and bm.tasks.DetectionTasks.
+It reads the folders `coil20_pose` and `camvid` in `$BAYESMETA_DATA`. With pictures of your own:
+`bm.tasks.coco("parts.json", "pictures", size=(64, 64))`, and `bm.tasks.DetectionTasks`.
 
 The picture: four collages with the true boxes dashed, and those that are found, each with its score and a band in which its
 edges lie with 90 %.

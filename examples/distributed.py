@@ -1,9 +1,9 @@
 """Meta-training on two processes, which is one argument: each takes half of every episode's tasks.
 
-    python examples/distributed.py                                   # half a minute: two processes on this machine
-    torchrun --nproc-per-node 2 examples/distributed.py              # the same, started by torchrun; saves distributed.png
+    python examples/distributed.py  # half a minute: two processes on this machine
+    torchrun --nproc-per-node 2 examples/distributed.py  # the same, started by torchrun; saves distributed.png
 
-A program that was stopped goes on where it was, from the folder distributed_run. On GPUs write accelerator="cuda", devices=8.
+A program that was stopped goes on where it was, from the folder `distributed_run`. On GPUs write `accelerator="cuda", devices=8`.
 
 The picture: what the learner says of a sinusoid that it knows by three points: the inner band holds 90 % of the functions that
 could be true, the outer one 90 % of what would be measured.

@@ -4,7 +4,7 @@ Each pig is a task. We meta-train on some pigs, then meet others of which we kno
 Beside the meta-learners stand what one would use otherwise: a Gaussian process per pig, which knows nothing of the
 other pigs, and a regression pooled over all pigs, which knows nothing of this one.
 
-    python examples/growth_curves.py        # a few minutes on two cores: prints a table, saves growth_curves.png
+    python examples/growth_curves.py  # a few minutes on one core: prints a table, saves growth_curves.png
 
 The picture: the weights of three pigs by week, each known by three weighings, with 90 % bands of three learners. Nearly all
 weighings that were asked for lie in them; ALPaCA's bands widen away from those that are known.

@@ -4,10 +4,10 @@ Class Gaussians learn, on the embeddings of a frozen network, how far apart mess
 49 intents of CLINC150. Then they are told five that they have never met, by five messages each, and read what comes in: of these
 intents, or out of scope.
 
-    python examples/intents.py        # seconds on one core: prints some messages and a table, saves intents.png
+    python examples/intents.py  # seconds on one core: prints some messages and a table, saves intents.png
 
-It reads the folders clinc150 and text_embeddings in $BAYESMETA_DATA. With messages of your own, embed them by any frozen encoder,
-and give `bm.tasks.ClassTasks(embeddings, labels, ...)` the numbers: of each text a row.
+It reads the folders `clinc150` and `text_embeddings` in `$BAYESMETA_DATA`. With messages of your own, embed them by any frozen
+encoder, and give `bm.tasks.ClassTasks(embeddings, labels, ...)` the numbers: of each text a row.
 
 The picture: how many messages have which probability of being none of the five; those that are of one crowd at 0, others at 1.
 """

@@ -6,7 +6,7 @@ one, each fed back, until it has a whole rule book that may be the right one, pl
 something new: Thompson's sampling. Beside it one who plays by the mean of the same predictions, as if it were right; the exact
 posterior, by enumeration of all 14,400 rule books; one who sees nothing; and one who knows the rules.
 
-    python examples/new_rules.py        # half a minute or so on one core: prints a table, saves new_rules.png
+    python examples/new_rules.py  # half a minute or so on one core: prints a table, saves new_rules.png
 
 The picture: what each level of the game pays to five players; who draws from the neural process comes near the exact posterior
 and who knows the rules, and who plays by the mean stays near who sees nothing.

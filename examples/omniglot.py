@@ -4,9 +4,9 @@ A Gaussian-process classifier with learned features is meta-trained on alphabets
 drawing of each character of Tengwar's first fifteen, and asked about other people's drawings of them; and about drawings of
 characters that it was not shown, where all it can rightly say is that it does not know.
 
-    python examples/omniglot.py        # about five minutes on two cores: prints a table, saves omniglot.png
+    python examples/omniglot.py  # three minutes or more on one core: prints a table, saves omniglot.png
 
-It reads Omniglot from the folder omniglot in $BAYESMETA_DATA; bm.tasks.Omniglot(download=True) fetches it for you.
+It reads Omniglot from the folder `omniglot` in `$BAYESMETA_DATA`; `bm.tasks.Omniglot(download=True)` fetches it for you.
 
 The picture: a row of the fifteen drawings that it was shown; below, those it is surest of and those it doubts most, each beside
 the character that it takes them for, blue where that is right. Some that it was not shown look like one that it was.

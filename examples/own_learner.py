@@ -4,7 +4,7 @@ A learner is a function from tasks' points to a posterior. This one is a Bayesia
 form and there already, and it says which features, prior and noise tasks share. `fit` learns these; the learner is then
 compared, calibrated, standardised, put into ensembles, saved and drawn as all others.
 
-    python examples/own_learner.py        # half a minute on one core: prints a table, saves own_learner.png
+    python examples/own_learner.py  # a quarter of a minute on one core: prints a table, saves own_learner.png
 
 The picture: bands of a function that is known by three points. Before meta-training the band is wide wherever there is no
 point; after it three points tell the whole sinusoid, and only noise is left.

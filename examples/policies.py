@@ -7,7 +7,7 @@ and in some crafts backwards. Two ways to learn from other crafts how to learn o
   which a single step of policy gradient, on twenty attempts with the new craft, leads to one that pays most.
 - A Bayesian last layer of how crafts move (`ALPaCA`), told of some steps at random, and plans under it (`Planner`).
 
-    python examples/policies.py        # half a minute on one core: prints a table, saves policies.png
+    python examples/policies.py  # a quarter of a minute on one core: prints a table, saves policies.png
 
 The picture: what an attempt pays in 64 new crafts, a dot each, and the mean: it rises from the policy before it adapts to that
 after, to the models after two and ten steps, which is near who knows the craft.

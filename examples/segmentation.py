@@ -4,9 +4,9 @@ Functions of the colours around a pixel, and a Bayesian linear head on them, are
 three drives through Cambridge. Then they are given five frames of a fourth drive, on which somebody has marked the trees, and
 asked about other frames.
 
-    python examples/segmentation.py        # a minute or two on one core: prints a table, saves segmentation.png
+    python examples/segmentation.py  # half a minute or more on one core: prints a table, saves segmentation.png
 
-It reads the folder camvid in $BAYESMETA_DATA. With pictures of your own: bm.tasks.mask_folder("cells", size=(96, 128)).
+It reads the folder `camvid` in `$BAYESMETA_DATA`. With pictures of your own: `bm.tasks.mask_folder("cells", size=(96, 128))`.
 
 The picture: frames of the new drive, the trees that somebody marked, the probability of a tree at each pixel, and the doubt.
 """

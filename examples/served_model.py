@@ -4,7 +4,7 @@ Body weights of 72 pigs, a row a weighing. `autofit` tries lines, smooth functio
 held out weigh them, and reports what they showed. The learner is saved. Another process loads it, without the table and without
 the code that trained it, and answers: a table of known weighings and one of questions go in, means and intervals come out.
 
-    python examples/served_model.py        # half a minute on one core: prints a report and answers, saves served_model.png
+    python examples/served_model.py  # a quarter of a minute on one core: prints a report and answers, saves served_model.png
 
 The picture: three pigs that were held back, the three weighings that are known of each, and the forecast with its 90 % band;
 later weighings lie in it.
@@ -66,7 +66,7 @@ def main(steps: int = STEPS, path: str = "served_model.png") -> pd.DataFrame:
         pane.plot(rows.time, rows["weight mean"], color=BLUE, label="mean")
         for these, style, label in ((known, "ko", "known"), (later, "k+", "came later")):
             pane.plot("time", "weight", style, data=these[these.pig == pig], markersize=5, label=label)
-        pane.set(title=f"pig {pig}", xlabel="week")
+        pane.set(title=f"pig {pig}", xlabel="week", xticks=range(0, 13, 3))
     panes[0].set_ylabel("weight, kg")
     panes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=100)

@@ -1,6 +1,6 @@
 """One task encoder, two learners: what a neural process has learned of sinusoids, VERSA need not learn again.
 
-    python examples/shared_encoder.py      # some two minutes on two cores: prints a table, saves shared_encoder.png
+    python examples/shared_encoder.py  # a minute or more on one core: prints a table, saves shared_encoder.png
 
 Both read a task's points with the same deep set on the same features. We train the neural process, then VERSA on top of its
 encoder for a few steps, beside a VERSA that starts from nothing; and last both together, on the sum of their losses.

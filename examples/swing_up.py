@@ -4,7 +4,7 @@ A Bayesian last layer on learned features is meta-trained on steps of other pend
 with motors that turn either way. Then it watches fifty steps of new ones, moved at random, and plans with what it has made of
 them, beside the same plans without these steps, and those of one who knows the physics.
 
-    python examples/swing_up.py        # two minutes or so on one core: prints a table, saves swing_up.png
+    python examples/swing_up.py  # a minute or so on one core: prints a table, saves swing_up.png
 
 The picture: one pendulum at every eighth step, from left to right: with nothing known of it it stays below, after fifty steps
 it stands upright, as with its physics known.

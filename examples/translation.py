@@ -5,9 +5,9 @@ changed places, and tens stand before or after ones. English is what they are tr
 dialects how to adapt to a new one, by first-order MAML, two times with other weights. Then both are given thirty pairs of a new
 dialect, and translate numbers that these did not show.
 
-    python examples/translation.py        # two minutes on one core: prints translations and a table, saves translation.png
+    python examples/translation.py  # two minutes on one core: prints translations and a table, saves translation.png
 
-With languages of your own: bm.tasks.pair_file("pairs.tsv"), three columns with tabs between.
+With languages of your own: `bm.tasks.pair_file("pairs.tsv")`, three columns with tabs between.
 
 The picture: how probable the translations of numbers are said to be that the thirty pairs did not show. PICTURE
 """

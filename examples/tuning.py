@@ -4,10 +4,10 @@ A Gaussian process with a learned mean on learned features is meta-trained on ho
 some data sets. On new ones it gets ten evaluations, of which the first three are random: BoTorch's expected improvement under
 `to_botorch(posterior)` says what to try next. Beside it the same without meta-training, and settings at random.
 
-    python examples/tuning.py        # a quarter of a minute on one core: prints a table, saves tuning.png
+    python examples/tuning.py  # a quarter of a minute on one core: prints a table, saves tuning.png
 
-With the folder hpo_svm in $BAYESMETA_DATA (288 settings on 50 data sets, Wistuba et al. 2015) it reads that; without, it makes
-up 50 data sets whose best settings lie near each other. Needs the extra bo.
+With the folder `hpo_svm` in `$BAYESMETA_DATA` (288 settings on 50 data sets, Wistuba et al. 2015) it reads that; without, it
+makes up 50 data sets whose best settings lie near each other. Needs the extra `bo`.
 
 The picture: how far the best setting so far is below the best of all, by the number of evaluations: other data sets' lesson
 falls fastest.

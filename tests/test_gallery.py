@@ -24,7 +24,7 @@ def hook(name: str) -> ModuleType:
     return module
 
 
-gallery, reference = hook("gallery"), hook("reference")
+gallery, markup, reference = hook("gallery"), hook("markup"), hook("reference")
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 
@@ -53,9 +53,9 @@ def test_a_page_shows_code_output_and_picture(name: str) -> None:
 def test_a_page_says_which_packs_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BAYESMETA_DATA", str(tmp_path))
     (tmp_path / "camvid").mkdir()
-    assert "could not have been made anew: coil20_pose was not there" in gallery.page("detection")
+    assert "could not have been made anew: no coil20_pose there" in gallery.page("detection")
     monkeypatch.delenv("BAYESMETA_DATA")
-    assert "coil20_pose, camvid was not there" in gallery.page("detection")
+    assert "no coil20_pose and no camvid there" in gallery.page("detection")
     assert "anew" not in gallery.page("bands").split("## What it prints")[1]
 
 
@@ -91,3 +91,20 @@ def test_the_reference_has_all_that_is_public() -> None:
             if here and not any(f"::: {source}\n" in f"{page}\n" for page in pages.values()):
                 missing.add(f"{room}.{name} of {source}")
     assert not missing
+
+
+def test_sessions_are_coloured_and_other_blocks_stay() -> None:
+    page = "So:\n\n    >>> 1 + 1\n    2\n\n    >>> 3\n    3\n\nAnd:\n\n    make docs\n"
+    made = "So:\n\n```pycon\n>>> 1 + 1\n2\n\n>>> 3\n3\n```\n\nAnd:\n\n    make docs\n"
+    assert markup.on_page_markdown(page) == made
+    assert markup.on_page_markdown("    >>> 3\n    3\n") == "```pycon\n>>> 3\n3\n```\n\n"
+
+
+def test_a_described_picture_leads_to_itself() -> None:
+    picture = '<img alt="bands" src="../bands.png" />'
+    assert markup.on_page_content(f"<p>{picture}</p>") == f'<p><a class="picture" href="../bands.png">{picture}</a></p>'
+    for other in (
+        '<p><img alt="" src="a.png" /></p>',
+        f'<p><a href="x">{picture}</a></p>',
+    ):  # a thumbnail leads elsewhere
+        assert markup.on_page_content(other) == other

@@ -73,8 +73,8 @@ class JointNormal(MultivariateNormal):
 class GaussianProcess(Posterior):
     """The exact posterior of a Gaussian process with Gaussian noise, for B tasks at once.
 
-    f* | y ~ N(m* + K*ᵀ (K + σ² I)⁻¹ (y - m), K** - K*ᵀ (K + σ² I)⁻¹ K*) (Rasmussen & Williams 2006, eqs. 2.22 to 2.24).
-    Unobserved rows become rows of the identity, which leave the others as they are.
+    ``f* | y ~ N(m* + K*ᵀ (K + σ² I)⁻¹ (y - m), K** - K*ᵀ (K + σ² I)⁻¹ K*)`` (Rasmussen & Williams 2006, eqs. 2.22 to
+    2.24). Unobserved rows become rows of the identity, which leave the others as they are.
 
     Args:
         kernel: a gpytorch kernel on inputs ``(B, N, D)``.

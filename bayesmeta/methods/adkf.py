@@ -7,7 +7,7 @@ features. A task fits
     φ*(ω) = argmin_φ  L(φ, ω) = -log p(y_S | x_S, φ, ω) + ‖φ - φ₀‖² / 2τ²
 
 on its support S, less log p(φ) if the kernel was built with priors, from the shared φ₀, by J damped Newton steps, and ω and φ₀
-descend the query's -(1/M) Σ log p(y | x, S, φ*(ω), ω) with the hypergradient through φ*,
+descend the query's ``-(1/M) Σ log p(y | x, S, φ*(ω), ω)`` with the hypergradient through ``φ*``,
 
     dφ*/dω = -(∂²L/∂φ²)⁻¹ ∂²L/∂φ∂ω,
 

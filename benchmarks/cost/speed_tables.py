@@ -30,13 +30,13 @@ def table(results: dict[str, Any]) -> str:
     columns = ["meta-update", "adaptation", "prediction", "one task served", "evaluation", "drawing an episode"]
     lines = []
     for prefix, head in (("MLP: ", "MLP, 25 sinusoids"), ("Conv4: ", "Conv4, 4 tasks of drawings")):
-        lines += [f"| {head}, ms | {' | '.join(columns)} | update in matrix products |", "|---" * 8 + "|"]
+        lines += [f"### {head}\n", f"| ms | {' | '.join(columns)} | update in matrix products |", "|---" * 8 + "|"]
         for name, row in under(results, prefix).items():
             cells = " | ".join(f"{row[column]:.1f}" for column in columns)
             lines.append(f"| {name} | {cells} | {row['meta-update'] / row['matrix product']:.1f} |")
         lines.append("")
-    head = ["beside other libraries", "ms a meta-update", "times as fast", "share of a matrix product's rate"]
-    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head = ["", "ms a meta-update", "times as fast", "share of a matrix product's rate"]
+    lines += ["### Beside other libraries\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for setting, row in load(RATIOS).items():
         best = min(row["ms"][name] for name in ("higher", "torchopt", "loop over ExactGP") if name in row["ms"])
         for name, ms in row["ms"].items():
@@ -46,7 +46,11 @@ def table(results: dict[str, Any]) -> str:
             )
     lines.append("")
     axes = list(GROWTH)[:-1]
-    lines += ["| exponents of a meta-update: time, memory | " + " | ".join(axes) + " |", "|---" * (1 + len(axes)) + "|"]
+    lines += [
+        "### How costs grow\n",
+        f"| exponents: time, memory | {' | '.join(axes)} |",
+        "|---" * (1 + len(axes)) + "|",
+    ]
     for name in LEARNERS:
         cells = [both(GROWTH[axis][0], row) if (row := results.get(f"{axis}: {name}")) else "" for axis in axes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -60,13 +64,14 @@ def table(results: dict[str, Any]) -> str:
         cells = " | ".join(f"{ms:.0f}" for ms in row["ms"])
         lines.append(f"| {name} | {cells} | {both(values, row)} |")
     lines += [
-        "",
+        "\n### In slices\n",
         "| Conv4, 8 tasks of 15 queries a class | ms in one slice | in 8 | MiB in one slice | in 8 |",
         "|---" * 5 + "|",
     ]
     for name, row in under(results, "slices: ").items():
         lines.append(f"| {name} | {' | '.join(f'{value:.0f}' for value in row['ms'] + row['MiB'])} |")
-    lines += ["", "| `compile=True`, MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
+    lines += ["\n### What compiling gains\n"]
+    lines += ["| MLP, 25 sinusoids | ms | compiled | times as fast | compiled as | s to compile |"]
     lines.append("|---" * 6 + "|")
     for name, row in under(results, "compiled: ").items():
         how = "one graph" if row["whole"] else "parts"
@@ -85,15 +90,16 @@ def both(values: list[int], row: dict[str, list[float]]) -> str:
 
 def picture(results: dict[str, Any]) -> None:
     axes = list(GROWTH)[:-1]
-    figure, panes = plt.subplots(2, len(axes), figsize=(15, 8), layout="constrained", sharex="col")
-    colours = dict(zip(LEARNERS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
+    figure, panes = plt.subplots(2, len(axes), figsize=(12, 6.6), layout="constrained", sharex="col")
+    styles = [f"{line}C{colour}" for line in ("-", "--") for colour in range(10)]
     for column, name in zip(panes.T, axes, strict=True):
         values, learners = GROWTH[name]
         shown = learners if name != "tasks" else ["MAML", "ABML", "PLATIPUS", "VERSA", "ALPaCA", "DKT"]
         for pane, unit in zip(column, ("ms", "MiB"), strict=True):
             costs = {learner: results[f"{name}: {learner}"][unit] for learner in shown}
             for learner, row in costs.items():
-                pane.plot(values, row, color=colours[learner], marker="o", markersize=3, label=learner)
+                style = styles[list(LEARNERS).index(learner)]
+                pane.plot(values, row, style, marker="o", markersize=3, label=learner)
             low = min(row[0] for row in costs.values())
             pane.plot(values, [low * value / values[0] for value in values], "k:", linewidth=1, label="linear")
             pane.set(xscale="log", yscale="log", xticks=values, xticklabels=values)
@@ -103,8 +109,8 @@ def picture(results: dict[str, Any]) -> None:
     panes[1, 0].set_ylabel("MiB at its peak")
     found = [pane.get_legend_handles_labels() for pane in panes.flat]
     lines = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=9, frameon=False)
-    figure.savefig(DOCS / "growth_of_cost.png", dpi=100)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=7, frameon=False)
+    figure.savefig(DOCS / "growth_of_cost.png", dpi=125)
 
 
 def write(results: dict[str, Any]) -> None:
