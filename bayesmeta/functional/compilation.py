@@ -59,21 +59,18 @@ class CompiledGradient:
         name: str,
         say: Callable[[str], object],
     ) -> None:
-        _check_names(objective, name)
         self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
-        wanted = {id(parameter) for parameter in parameters}
-        self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
         from bayesmeta.functional.products import Turned  # seconds to import
 
         passes = {"fallback_random": True, "post_grad_custom_pre_pass": Turned()}
-        self.graph = _compile(self._slopes_and_value, options=passes)
-        self.chosen = self._whole
-        self.used: set[int] | None = None
+        self.whole = _compile(self._eager, options=passes)
+        self.chosen = self.whole
 
     def __call__(self, episode: Any) -> tuple[Tensor, Gradient]:
         dynamo, autograd = torch._dynamo.config, torch._functorch.config
-        before = dynamo.recompile_limit, autograd.donated_buffer
+        before = dynamo.recompile_limit, dynamo.trace_autograd_ops, autograd.donated_buffer
         dynamo.recompile_limit = _GRAPHS  # the configurations' patch() would take longer than a compiled step
+        dynamo.trace_autograd_ops = True
         autograd.donated_buffer = False  # implicit MAML goes backward through a part twice
         try:
             return self.chosen(episode)
@@ -89,24 +86,8 @@ class CompiledGradient:
             self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
             self.chosen = self._in_parts
         finally:
-            dynamo.recompile_limit, autograd.donated_buffer = before
+            dynamo.recompile_limit, dynamo.trace_autograd_ops, autograd.donated_buffer = before
         return self(episode)
-
-    def _slopes_and_value(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:
-        slopes, value = grad_and_value(lambda params: functional_call(self.objective, params, (episode,)))(params)
-        return slopes, value
-
-    def _whole(self, episode: Any) -> tuple[Tensor, Gradient]:
-        with torch.no_grad(), self.autocast():
-            slopes, value = self.graph({name: value.detach() for name, value in self.named.items()}, episode)
-        if (
-            self.used is None
-        ):  # where the objective does not depend on it, the graph has zeros, which optimisers may decay
-            with rewound({p.device for p in self.named.values()}):
-                eager = self._eager(episode)[1]
-            self.used = {id(p) for p, slope in zip(self.parameters, eager, strict=True) if slope is not None}
-        found = {id(self.named[name]): slope for name, slope in slopes.items()}
-        return value, [found[id(p)] if id(p) in self.used else None for p in self.parameters]
 
     def _in_parts(self, episode: Any) -> tuple[Tensor, Gradient]:
         token = _IN_PARTS.set(True)
