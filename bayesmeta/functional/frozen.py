@@ -45,7 +45,10 @@ def _forward(module: nn.Module, *inputs: Any) -> Any:
 def run(module: nn.Module, weights: Params, function: Callable[..., Any], *inputs: Any) -> Any:
     """What a function of the module and the inputs says with these tensors in the module, as in `call`."""
     if torch.compiler.is_compiling():  # which traces an exchange of parameters without making it
-        with plainly({type(part) for part in module.modules()}), _reparametrize_module(module, weights, tie_weights=True):
+        with (
+            plainly({type(part) for part in module.modules()}),
+            _reparametrize_module(module, weights, tie_weights=True),
+        ):
             return function(module, *inputs)
     copier = Copier(module, weights)
     with plainly(copier.kinds):

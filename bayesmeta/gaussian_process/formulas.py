@@ -1,8 +1,8 @@
 """Matrices of gpytorch's kernels: of the common ones by formula, which `torch.compile` traces, of others by gpytorch itself.
 
-Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", section 4.2, http://gaussianprocess.org/gpml. gpytorch makes a
-lazy matrix first, which takes as long as the rest of a small process, and compares the two sets of points, by which a compiler
-cannot branch.
+Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", sections 4.2.1 and 4.2.2, http://gaussianprocess.org/gpml.
+gpytorch makes a lazy matrix first, which takes as long as the rest of a small process, and compares the two sets of points, by
+which a compiler cannot branch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def _say_batches(kernel: Kernel) -> None:
 
 def _squares(kernel: Any, first: Tensor, second: Tensor, diag: bool) -> Tensor:
     """|x - x'|² in lengthscales."""
-    centre, inverse = first.detach().mean(-2, keepdim=True), 1 / kernel.lengthscale  # far from the origin squares would cancel
+    centre, inverse = (
+        first.detach().mean(-2, keepdim=True),
+        1 / kernel.lengthscale,
+    )  # far from the origin squares would cancel
     same, first = second is first, (first - centre) * inverse
     second = first if same else (second - centre) * inverse
     if diag:

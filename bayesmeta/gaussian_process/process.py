@@ -117,7 +117,8 @@ class GaussianProcess(Posterior):
     def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor, matrix: Tensor | None = None) -> None:
         self.x, self.y, self.mask, self.cholesky = x, y, mask, factor
         self.residual = (y - self.mean(x)) * mask[..., None]  # (B, N, Y)
-        of_matrix = solved if matrix is None else partial(Solved.apply, matrix)
+        of_matrix: Any = solved if matrix is None else partial(Solved.apply, matrix)
+        self.solution: Tensor
         self.solution, determinant = of_matrix(self.residual, factor)  # (B, N, Y), (B,)
         self._determined = factor, determinant
 
