@@ -79,7 +79,7 @@ def test_a_covariance_that_needs_jitter_is_mended_though_compiled_code_does_not_
     kernel = ScaleKernel(RBFKernel())
     kernel.outputscale = 1e9  # beside it the noise is lost in rounding
     learner = bm.DKT(torch.nn.Identity(), kernel, bm.likelihoods.Gaussian()).double()
-    same = bm.points(torch.zeros(1, 5, 1).double(), torch.ones(1, 5, 1).double())
+    same = bm.points(torch.zeros(5, 1).double(), torch.ones(5, 1).double())
     (value, slopes), (expected, exact) = (
         MetaGradient(learner, list(learner.parameters()), 1, 1, compile=compile)(bm.Episode(same, same))
         for compile in (True, False)
