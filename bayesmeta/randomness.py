@@ -7,7 +7,7 @@ is known to its own context alone (a `contextvars.ContextVar`: other threads nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -19,7 +19,6 @@ __all__ = [
     "Stream",
     "generator",
     "hashed",
-    "rewound",
     "seeded",
     "set_stream_state",
     "standard_normal",
@@ -92,16 +91,6 @@ def seeded(*seed: int) -> Iterator[Stream]:
         yield stream
     finally:
         _STREAM.reset(token)
-
-
-@contextmanager
-def rewound(devices: Iterable[torch.device]) -> Iterator[None]:
-    """Leaves this context's stream and torch's global generators as they were: for a computation that is made twice."""
-    stream, state = _STREAM.get(), stream_state()
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
-        yield
-    if stream is not None:
-        stream.set_state(state)
 
 
 def stream_state() -> Tensor:

@@ -5,7 +5,7 @@ Functions here see plain tensors and pytrees. Randomness is drawn outside and pa
 
 from bayesmeta.functional.copying import unfollowed
 from bayesmeta.functional.descent import Gradient, Objective, clamped, descend, first_order, second_order
-from bayesmeta.functional.frozen import Frozen, adaptable, call, redrawn
+from bayesmeta.functional.frozen import Frozen, adaptable, call, redrawn, run
 from bayesmeta.functional.mapping import Mapped, Strategy, chosen_strategy, each_by_itself, map_tasks
 from bayesmeta.functional.solvers import conjugate_gradient, hessian_product, stein_direction
 from bayesmeta.functional.vectors import Params, ravel, unravel, with_bias
@@ -29,6 +29,7 @@ __all__ = [
     "map_tasks",
     "ravel",
     "redrawn",
+    "run",
     "second_order",
     "stein_direction",
     "unfollowed",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.func import functional_call, grad_and_value
-
-from bayesmeta.randomness import rewound
 
 __all__ = ["CompiledGradient", "Gradient", "gradient", "part"]
 
@@ -37,12 +36,13 @@ def gradient(
 class CompiledGradient:
     """The same, compiled: value and gradient as one graph, else each function that the objective maps over tasks.
 
-    The second serves Pyro's programs, gpytorch's kernels, and gradients that the compiler does not know: they run as they are,
-    the tensor functions within them are compiled. Random numbers are those that the eager objective draws.
+    The second serves Pyro's programs and whatever the compiler does not know, which for torch 2.10 is every whole: they run as
+    they are, the tensor functions within them are compiled. Random numbers are those that the eager objective draws. A value that
+    is not finite is asked of the eager objective again, which mends a covariance matrix, or says what is wrong.
 
     Args:
         objective: the module that makes the value of an episode.
-        parameters: what the gradient is taken by; that of tensors which are no parameters of the module is None.
+        parameters: what the gradient is taken by.
         autocast: makes the context of the objective.
         name: the learner's name, for messages.
         say: a function that is given a line where not all is one graph, with the reason.
@@ -61,52 +61,39 @@ class CompiledGradient:
     ) -> None:
         _check_names(objective, name)
         self.objective, self.parameters, self.autocast, self.name, self.say = objective, parameters, autocast, name, say
-        wanted = {id(parameter) for parameter in parameters}
-        self.named = {name: value for name, value in objective.named_parameters() if id(value) in wanted}
         from bayesmeta.functional.products import Turned  # seconds to import
 
-        passes = {"fallback_random": True, "post_grad_custom_pre_pass": Turned()}
-        self.graph = _compile(self._slopes_and_value, options=passes)
-        self.chosen = self._whole
-        self.used: set[int] | None = None
+        options = {"fallback_random": True, "post_grad_custom_pre_pass": Turned(), "guard_filter_fn": _may_change}
+        self.whole = _compile(self._eager, options=options)
+        self.chosen = self.whole
+        self.traced: set[tuple[torch.Size, ...]] = set()
+        """The sizes of episodes that there is a graph for."""
 
     def __call__(self, episode: Any) -> tuple[Tensor, Gradient]:
-        dynamo, autograd = torch._dynamo.config, torch._functorch.config
-        before = dynamo.recompile_limit, autograd.donated_buffer
-        dynamo.recompile_limit = _GRAPHS  # the configurations' patch() would take longer than a compiled step
-        autograd.donated_buffer = False  # implicit MAML goes backward through a part twice
+        sizes = tuple(part.y.shape for part in episode)
+        known = sizes in self.traced
         try:
-            return self.chosen(episode)
-        except torch._dynamo.exc.FailOnRecompileLimitHit:
-            self.say(f"compile: {self.name} no longer, as episodes came in more than {_GRAPHS} shapes")
-            self.chosen = self._eager
+            with nullcontext() if known else _settings():
+                value, slopes = self.chosen(episode)
         except torch._dynamo.exc.TorchDynamoException as error:
-            if self.chosen == self._in_parts:
+            if known:  # but not all else is as it was
+                self.traced.clear()
+            elif isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+                self.say(f"compile: {self.name} no longer, as episodes came in more than {_GRAPHS} shapes")
+                self.chosen = self._eager
+            elif self.chosen == self._in_parts:
                 raise NotImplementedError(
                     f"compile: expected a learner that torch.compile takes, got {self.name}; train it with compile=False "
                     f"({_reason(error)})"
                 ) from error
-            self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
-            self.chosen = self._in_parts
-        finally:
-            dynamo.recompile_limit, autograd.donated_buffer = before
-        return self(episode)
-
-    def _slopes_and_value(self, params: dict[str, Tensor], episode: Any) -> tuple[dict[str, Tensor], Tensor]:
-        slopes, value = grad_and_value(lambda params: functional_call(self.objective, params, (episode,)))(params)
-        return slopes, value
-
-    def _whole(self, episode: Any) -> tuple[Tensor, Gradient]:
-        with torch.no_grad(), self.autocast():
-            slopes, value = self.graph({name: value.detach() for name, value in self.named.items()}, episode)
-        if (
-            self.used is None
-        ):  # where the objective does not depend on it, the graph has zeros, which optimisers may decay
-            with rewound({p.device for p in self.named.values()}):
-                eager = self._eager(episode)[1]
-            self.used = {id(p) for p, slope in zip(self.parameters, eager, strict=True) if slope is not None}
-        found = {id(self.named[name]): slope for name, slope in slopes.items()}
-        return value, [found[id(p)] if id(p) in self.used else None for p in self.parameters]
+            else:
+                self.say(f"compile: {self.name} in parts, as torch.compile does not take it whole ({_reason(error)})")
+                self.chosen = self._in_parts
+            return self(episode)
+        if self.chosen != self.whole:
+            return value, slopes
+        self.traced.add(sizes)
+        return (value, slopes) if math.isfinite(value) else self._eager(episode)
 
     def _in_parts(self, episode: Any) -> tuple[Tensor, Gradient]:
         token = _IN_PARTS.set(True)
@@ -119,6 +106,34 @@ class CompiledGradient:
 
     def _eager(self, episode: Any) -> tuple[Tensor, Gradient]:
         return gradient(self.objective, self.parameters, self.autocast, episode)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """The compiler's, for what may be traced: it takes some of a small step's time to set them."""
+    dynamo, autograd = torch._dynamo.config, torch._functorch.config
+    wanted: list[tuple[Any, str, object]] = [
+        (dynamo, "recompile_limit", _GRAPHS),
+        (dynamo, "trace_autograd_ops", True),
+        (autograd, "donated_buffer", False),  # implicit MAML goes backward through a part twice
+    ]
+    before = [(place, name, getattr(place, name)) for place, name, _ in wanted if hasattr(place, name)]
+    try:
+        for place, name, value in wanted:
+            if hasattr(place, name):
+                setattr(place, name, value)
+        yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+
+_LIBRARIES = re.compile(r"G\['__(builtins|import_(bayesmeta|torch|pyro|gpytorch|contextlib))")
+
+
+def _may_change(guards: Sequence[Any]) -> list[bool]:
+    """Of what a graph was made for: not the libraries' own functions and classes, which take long to compare."""
+    return [_LIBRARIES.search(guard.name) is None for guard in guards]
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_leaves
 
 from bayesmeta.functional.copying import Copier
@@ -16,7 +16,7 @@ from bayesmeta.functional.mapping import Strategy, each_by_itself, map_tasks
 from bayesmeta.functional.plain import plainly
 from bayesmeta.functional.vectors import Params, check_size, ravel, unravel
 
-__all__ = ["Frozen", "adaptable", "call", "redrawn"]
+__all__ = ["Frozen", "adaptable", "call", "redrawn", "run"]
 
 
 class _Linear(nn.Linear):
@@ -35,12 +35,24 @@ def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
     optimisers only ever see the module's own parameters, and whatever was done to the module since (eval(), hooks, replaced
     layers) holds. What `forward` writes to the module's attributes is thrown away too.
     """
+    return run(module, weights, _forward, *inputs)
+
+
+def _forward(module: nn.Module, *inputs: Any) -> Any:
+    return module(*inputs)
+
+
+def run(module: nn.Module, weights: Params, function: Callable[..., Any], *inputs: Any) -> Any:
+    """What a function of the module and the inputs says with these tensors in the module, as in `call`."""
     if torch.compiler.is_compiling():  # which traces an exchange of parameters without making it
-        with plainly({type(part) for part in module.modules()}):
-            return functional_call(module, weights, inputs)
+        with (
+            plainly({type(part) for part in module.modules()}),
+            _reparametrize_module(module, weights, tie_weights=True),
+        ):
+            return function(module, *inputs)
     copier = Copier(module, weights)
     with plainly(copier.kinds):
-        return copier.root(*inputs)
+        return function(copier.root, *inputs)
 
 
 def adaptable(module: nn.Module, count: int | None = None) -> Params:
@@ -96,10 +108,8 @@ class Frozen:
         return call(self.module, {**self.state, **(weights or {})}, *inputs)
 
     def run(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """What a function of the module as it was says: `function` is called with the module and the inputs. Not compiled."""
-        copier = Copier(self.module, self.state)
-        with plainly(copier.kinds):
-            return function(copier.root, *inputs)
+        """What a function of the module as it was says: `function` is called with the module and the inputs."""
+        return run(self.module, self.state, function, *inputs)
 
     def map(self, function: Callable[..., Any], *batched: Any) -> Any:
         """`map_tasks`, of a function that calls the module."""

@@ -8,11 +8,12 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
-from gpytorch.kernels import AdditiveKernel, CylindricalKernel, Kernel, PolynomialKernel, RFFKernel, ScaleKernel
+from gpytorch.kernels import Kernel, RFFKernel
 from gpytorch.means import Mean
 from torch import Tensor, nn
 
-from bayesmeta.functional import Frozen, Params, call
+from bayesmeta.functional import Frozen, Params, run
+from bayesmeta.gaussian_process.formulas import between
 
 __all__ = [
     "Asked",
@@ -21,64 +22,19 @@ __all__ = [
     "check_kernel",
     "check_mean",
     "covariance",
-    "dense",
     "log_prior",
     "priors",
     "trend",
 ]
 
 
-class _Dense(nn.Module):
-    """Evaluates a kernel at once: gpytorch itself would do so later, when swapped parameters are back in place."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.shaping = any(isinstance(part, (PolynomialKernel, CylindricalKernel)) for part in kernel.modules())
-
-    def forward(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
-        if self.shaping:
-            _say_batches(self.kernel)
-        if first is not second and first.shape == second.shape and not diag:
-            # Of sets that are equal in value gpytorch reads the first alone: the second would have no slope.
-            longer = torch.cat([second, second[:, :1]], 1)
-            return self(first, longer)[..., : second.shape[1]]
-        if torch.is_grad_enabled() and not first.requires_grad:
-            # For constant inputs gpytorch takes a function of its own whose second derivatives are wrong.
-            first = first.detach().requires_grad_()
-        return dense(self.kernel, first, second, diag)
-
-
-def dense(kernel: Kernel, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
-    """A kernel's values. Sums are added as matrices: gpytorch would decompose one part to append a linear kernel to it."""
-    if isinstance(kernel, AdditiveKernel) and kernel.active_dims is None:
-        return sum(dense(part, first, second, diag) for part in kernel.kernels)  # type: ignore[return-value]
-    if isinstance(kernel, ScaleKernel):
-        scale: Tensor = kernel.outputscale[..., None]
-        return (scale if diag else scale[..., None]) * dense(kernel.base_kernel, first, second, diag)
-    values: Any = kernel(first, second, diag=diag)
-    return values if diag else values.to_dense()
-
-
-def _say_batches(kernel: Kernel) -> None:
-    """Tells kernels that bring their parameters into the shape of their batch when each task has its own, ``(B, ...)``.
-
-    Of the kernel that a functional call runs, which is thrown away.
-    """
-    for part in kernel.modules():
-        if isinstance(part, PolynomialKernel):
-            part.batch_shape = part.raw_offset.shape[:-1]
-        elif isinstance(part, CylindricalKernel):
-            part.batch_shape = part.raw_alpha.shape[:-1]
-
-
-def _double(module: nn.Module) -> Callable[..., Any]:
-    """The module as a function in float64, with its present parameters or others: differentiable, unmoved by updates."""
+def _double(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the module in float64, with its present parameters or others: differentiable, unmoved by updates."""
     state = {name: _widened(value) for name, value in Frozen(module).state.items()}
 
     def evaluate(*arguments: Any, own: Params | None = None) -> Any:
         given = {name: _repeated(value.double(), *arguments[:1]) for name, value in (own or {}).items()}
-        return call(module, state | given, *arguments)
+        return run(module, state | given, function, *arguments)
 
     return evaluate
 
@@ -132,13 +88,12 @@ def covariance(kernel: Kernel) -> Callable[..., Tensor]:
         >>> covariance(RBFKernel())(x, x).dtype
         torch.float64
     """
-    evaluate = _double(_Dense(kernel))
+    evaluate = _double(kernel, between)
 
-    def between(first: Tensor, second: Tensor, diag: bool = False, parameters: Params | None = None) -> Tensor:
+    def at(first: Tensor, second: Tensor, diag: bool = False, parameters: Params | None = None) -> Tensor:
         if not (diag or torch.compiler.is_compiling()) and (found := _ASKED.get()) is not None:
             found.append(Asked(kernel, first.detach(), second.detach()))
-        own = {f"kernel.{name}": value for name, value in (parameters or {}).items()}
-        values: Tensor = evaluate(first, second, diag, own=own)
+        values: Tensor = evaluate(first, second, diag, own=parameters)
         expected = first.shape[:2] if diag else (*first.shape[:2], second.shape[1])
         if values.shape != expected:
             raise ValueError(
@@ -147,7 +102,7 @@ def covariance(kernel: Kernel) -> Callable[..., Tensor]:
             )
         return values
 
-    return between
+    return at
 
 
 def trend(mean: Mean | None) -> Callable[[Tensor], Tensor]:
@@ -158,7 +113,7 @@ def trend(mean: Mean | None) -> Callable[[Tensor], Tensor]:
     """
     if mean is None:
         return lambda x: x.new_zeros(*x.shape[:2], 1)
-    evaluate = _double(mean)
+    evaluate = _double(mean, _called)
 
     def at(x: Tensor) -> Tensor:
         values: Tensor = evaluate(x)
@@ -172,13 +127,12 @@ def trend(mean: Mean | None) -> Callable[[Tensor], Tensor]:
     return at
 
 
-class _LogPriors(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+def _called(mean: Mean, x: Tensor) -> Any:
+    return mean(x)
 
-    def forward(self) -> list[Tensor]:
-        return [prior.log_prob(closure(owner)) for _, owner, prior, closure in priors(self.module)]
+
+def _log_priors(module: nn.Module) -> list[Tensor]:
+    return [prior.log_prob(closure(owner)) for _, owner, prior, closure in priors(module)]
 
 
 def priors(module: nn.Module) -> list[tuple[str, Any, Any, Callable[[Any], Tensor]]]:
@@ -205,8 +159,7 @@ def log_prior(module: nn.Module | None, parameters: Params | None = None) -> Ten
     total = torch.zeros((), dtype=torch.float64)
     if module is None or not priors(module):
         return total
-    inner = {f"module.{name}": value for name, value in (parameters or {}).items()}
-    terms: Any = _double(_LogPriors(module))(own=inner)
+    terms: Any = _double(module, _log_priors)(own=parameters)
     for term in terms:
         own = parameters is not None and term.dim() > 0 and len(term) == len(next(iter(parameters.values())))
         total = total + (term.reshape(len(term), -1).sum(1) if own else term.sum())  # of frozen ones: all tasks'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pyro
@@ -19,6 +20,7 @@ from bayesmeta.distributions import apart
 from bayesmeta.functional import Params
 from bayesmeta.gaussian_process.functions import Paths, each
 from bayesmeta.gaussian_process.kernels import check_inputs, covariance, trend
+from bayesmeta.gaussian_process.solved import Solved, solved
 from bayesmeta.posterior import Posterior
 from bayesmeta.randomness import standard_normal
 
@@ -31,10 +33,15 @@ _JITTER = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 def cholesky(matrix: Tensor, name: str) -> Tensor:
     """The lower Cholesky factors of B matrices ``(B, N, N)``, with a little jitter where one needs it.
 
+    Compiled code, which does not branch by values, has NaN instead where one needs it.
+
     Raises:
         torch.linalg.LinAlgError: a matrix is not positive definite even with the largest jitter; the message names
             the kernel, the task and the condition number.
     """
+    if torch.compiler.is_compiling():
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return torch.where(info[:, None, None] > 0, torch.nan, factor)
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
     diagonal = torch.where(diagonal > 0, diagonal, 1.0)  # zeros, as of a linear kernel at the origin, are legal
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -97,7 +104,8 @@ class GaussianProcess(Posterior):
         self.mean = trend(mean)
         self.noise = noise.double().clone().reshape(-1, 1, 1).expand(len(support.mask), 1, 1)
         x, mask = support.x.double().clone(), support.mask.clone()  # the user may fill the same tensors anew
-        self._condition(x, support.y.double(), mask, cholesky(self._noisy(x, mask), self.name))
+        matrix = self._noisy(x, mask)
+        self._condition(x, support.y.double(), mask, cholesky(matrix, self.name), matrix)
 
     def kernel(self, first: Tensor, second: Tensor, diag: bool = False) -> Tensor:
         """The prior's covariances, see `bayesmeta.gaussian_process.kernels.covariance`, with each task's own parameters."""
@@ -106,17 +114,22 @@ class GaussianProcess(Posterior):
     def _noisy(self, x: Tensor, mask: Tensor) -> Tensor:
         return noisy(self.kernel(x, x), self.noise, mask)
 
-    def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor) -> None:
+    def _condition(self, x: Tensor, y: Tensor, mask: Tensor, factor: Tensor, matrix: Tensor | None = None) -> None:
         self.x, self.y, self.mask, self.cholesky = x, y, mask, factor
         self.residual = (y - self.mean(x)) * mask[..., None]  # (B, N, Y)
-        self.solution = torch.cholesky_solve(self.residual, factor)  # (B, N, Y)
+        of_matrix: Any = solved if matrix is None else partial(Solved.apply, matrix)
+        self.solution: Tensor
+        self.solution, determinant = of_matrix(self.residual, factor)  # (B, N, Y), (B,)
+        self._determined = factor, determinant
 
     def log_marginal_likelihood(self) -> Tensor:
         """log p(y | x) of each task's support, ``(B,)`` nats, summed over points and targets (eq. 2.30 of the book)."""
         count = self.mask.sum(1) * self.residual.shape[-1]
         quadratic = (self.residual * self.solution).sum((1, 2))
-        log_determinant = 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1) * self.residual.shape[-1]
-        log_density = -0.5 * (quadratic + log_determinant + count * math.log(2 * math.pi))
+        factor, log_determinant = self._determined
+        if factor is not self.cholesky:  # of other tasks, or read from a file
+            log_determinant = solved(self.residual, self.cholesky)[1]
+        log_density = -0.5 * (quadratic + log_determinant * self.residual.shape[-1] + count * math.log(2 * math.pi))
         return log_density.to(self.support.y.dtype)
 
     def _misfit(self) -> tuple[Tensor, Tensor]:

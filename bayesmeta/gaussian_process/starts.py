@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_map
 from bayesmeta.data import Episode, Points, move
 from bayesmeta.evaluation import evaluating
 from bayesmeta.functional import adaptable, ravel
-from bayesmeta.gaussian_process.kernels import Asked, asked, covariance, dense
+from bayesmeta.gaussian_process.formulas import dense
+from bayesmeta.gaussian_process.kernels import Asked, asked, covariance
 from bayesmeta.learner import Learner
 from bayesmeta.variational import HyperPosteriorLearner
 
