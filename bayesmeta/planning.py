@@ -106,9 +106,9 @@ def _returns(
     state = observation[..., None, :]  # (B, 1, O), or (S, B, 1, O)
     state = (state if state.dim() == 4 else state[None]).expand(-1, -1, drawn.shape[1], -1)
     total = drawn.new_zeros(())
-    for step in drawn.unbind(2):
+    for step in drawn.movedim(2, 0).contiguous():
         taken = step.expand(*state.shape[:-1], -1)
-        before, by = state, change(torch.cat([state, taken], -1))
+        before, by = state, change(_beside(state, taken))
         many = isinstance(by, Tensor) and by.dim() == 4 and (len(by) == len(state) or len(state) == 1)
         if not many or by.shape[1:] != state.shape[1:]:
             raise ValueError(
@@ -132,6 +132,12 @@ def _returns(
             )
         total = total + pays
     return total.mean(0), state
+
+
+def _beside(observation: Tensor, action: Tensor) -> Tensor:
+    """Observations with actions ``(S, B, C, O + A)``. Each number's values lie together, which is how a CPU computes fastest."""
+    columns = [part.permute(3, 1, 0, 2) for part in (observation, action)]
+    return torch.cat(columns).permute(2, 1, 3, 0)
 
 
 def _observed(observation: Any, dimensions: Sequence[int], name: str = "observation") -> Tensor:
