@@ -130,7 +130,7 @@ class Frozen:
                 return self.map(lambda draw: self(x, weights=draw), weights)
             return self(x, weights=weights)
 
-        if self._layer_by_layer(x, draws):
+        if self.layer_by_layer(x, draws):
             return self._together(x, weights)
         result = self.map(of_task, weights.movedim(-2, 0) if isinstance(weights, Tensor) else weights, x)
         return result.movedim(1, 0) if draws else result
@@ -164,7 +164,7 @@ class Frozen:
             return False
         return each_by_itself(self.module)
 
-    def _layer_by_layer(self, x: Any, draws: bool) -> bool:
+    def layer_by_layer(self, x: Any, draws: bool = False) -> bool:
         """Whether weights that differ make one product of matrices a layer, in half the time that vmap takes for a small one."""
         if torch.compiler.is_compiling() or self.strategy == "loop" or not (draws or len(tree_leaves(x)[0]) > 1):
             return False
