@@ -110,14 +110,20 @@ class BayesianLinear(Posterior):
         rows = (self.mean[:, :, None] + away.reshape(normal.shape)).permute(0, 2, 3, 1).contiguous()  # (B, S, Y, P)
         targets = rows.shape[2]
         each, together = functional.pad(rows, (0, 0, 0, int(targets == 3))).flatten(0, 1), rows.flatten(1, 2)
+        # With weights in hand nothing is solved: the features' own type will do, at half the time. Mostly it is the support's.
+        in_its_type = each.to(self.support.x.dtype)
 
         def ask(x: Any, own: bool) -> Distribution:
-            # With weights in hand nothing is solved: the features' own type will do, at half the time.
             if not own:
                 phi = features.over_tasks(x)
                 values = _linear(phi, together.to(phi)).unflatten(1, (samples, -1))
                 return self._normal(values.permute(1, 0, 3, 2), self.noise)
-            parts = features.in_blocks(x, samples, lambda phi, block: _linear(phi, each[block].to(phi))[:, :targets])
+
+            def answers(phi: Tensor, block: slice) -> Tensor:  # (B S, Y, M), of some of them
+                weights = in_its_type if phi.dtype == in_its_type.dtype else each.to(phi)
+                return _linear(phi, weights[block])[:, :targets]
+
+            parts = features.in_blocks(x, samples, answers)
             values = torch.cat([part.movedim(1, 0) for part in parts], 1)  # (Y, B S, M): each target's lie together
             return self._normal(values.unflatten(1, (-1, samples)).permute(2, 1, 3, 0), self.noise)
 
