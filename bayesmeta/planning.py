@@ -86,6 +86,8 @@ def plan(
             f"belief: expected finite numbers {tuple(start.shape)} for {worlds} worlds and {horizon} steps, got {got}; give what "
             "a plan for as many steps returned, or None"
         )
+    # What was free once, glibc keeps in like amounts later: up to 64 MB, whose pages would else be new, and cost more, at each step.
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
     rows = torch.arange(worlds, device=observation.device)[:, None]
     for _ in range(iterations):
         drawn = actions.draw(belief, candidates)
