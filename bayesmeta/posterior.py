@@ -114,6 +114,11 @@ class Posterior(ABC):
     def _functions(self, samples: int) -> Functions:
         """S functions, of inputs that are checked already."""
 
+    def _functions_on(self, features: Frozen, samples: int) -> Functions:
+        """S functions of features of the inputs, which `features` maps to the posterior's own."""
+        inner = self._functions(samples)
+        return lambda x, own: inner(features.over_tasks(x), own)
+
     def decompose(self, x: Any, samples: int = 256) -> Decomposition:
         """The uncertainty at x in two parts: total = aleatoric + epistemic.
 

@@ -44,7 +44,8 @@ class NormalFamily(Family):
         return moments_by(warp, [first, bend, last], lambda u: loc + scale * u, lambda u: -u.square() / 2, nodes)
 
     def affine(self, d: Any, loc: Tensor, scale: Tensor) -> Any:
-        return Normal(loc + scale * d.loc, scale * d.scale, validate_args=False)
+        moved = loc + scale * d.loc
+        return Normal(moved, (scale * _unexpanded(d.scale)).expand_as(moved), validate_args=False)
 
     def sample(self, d: Any, samples: int) -> Tensor:
         return d.loc + d.scale * standard_normal(samples, *d.batch_shape, like=d.loc)
@@ -61,6 +62,11 @@ class NormalFamily(Family):
             weight, order = weight[..., :needed], order[..., :needed]
             loc, scale = loc.gather(-1, order), scale.gather(-1, order)
         return (weight * _absolute(y[..., None] - loc, scale)).sum(-1) - _half_apart(weight, loc, scale)
+
+
+def _unexpanded(values: Tensor) -> Tensor:
+    """Values of which those that were expanded stand once, as a noise that all predictions share."""
+    return values[tuple(slice(None if stride else 1) for stride in values.stride())]
 
 
 _PAIRS = 128

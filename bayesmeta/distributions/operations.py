@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,22 +126,8 @@ def stack(distributions: Sequence[Distribution]) -> Distribution:
         raise TypeError(
             f"distributions: expected one family, got kinds {' and '.join(sorted(names))}; use learners of one kind"
         )
-    return _together(distributions, torch.stack)
-
-
-def joined(distributions: Sequence[Distribution], dim: int) -> Distribution:
-    """Distributions of one form, one after the other along a dimension of the batch, counted from the first.
-
-    Example:
-        >>> joined([Normal(torch.zeros(2, 1), 1.0), Normal(torch.ones(2, 3), 1.0)], 1).batch_shape
-        torch.Size([2, 4])
-    """
-    return _together(distributions, lambda parameters: torch.cat(parameters, dim))
-
-
-def _together(distributions: Sequence[Distribution], put: Callable[[Any], Tensor]) -> Distribution:
     columns = iter(list(zip(*map(_parameters, distributions), strict=True)))
-    result: Distribution = family(distributions[0]).map(distributions[0], lambda _: put(next(columns)))
+    result: Distribution = family(distributions[0]).map(distributions[0], lambda _: torch.stack(next(columns)))
     return result
 
 

@@ -26,8 +26,8 @@ def second_order(objective: Objective) -> Callable[[Params], Params]:
     """
 
     def differentiable(params: Params) -> Params:
-        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if not (transformed or torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+        transformed = _transformed()
+        if not (transformed or torch.is_grad_enabled()):
             return _constant(objective, params)
         if transformed or not (torch.is_grad_enabled() and all(value.requires_grad for value in params.values())):
             slope: Params = grad(objective)(params)
@@ -41,6 +41,13 @@ def second_order(objective: Objective) -> Callable[[Params], Params]:
         return dict(zip(views, slopes, strict=True))
 
     return differentiable
+
+
+def _transformed() -> bool:
+    """Whether torch.func or the compiler is at work, or inference mode, in which autograd is not."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_inference_mode_enabled()
 
 
 def _constant(objective: Objective, params: Params) -> Params:
@@ -93,6 +100,8 @@ def first_order(objective: Objective) -> Callable[[Params], Params]:
     """The gradient of an objective as a constant: what lies outside does not differentiate through it."""
 
     def constant(params: Params) -> Params:
+        if not _transformed():
+            return _constant(objective, params)
         with torch.no_grad():  # no_grad hides the outer graph only; grad still differentiates inside
             slope: Params = grad(objective)(params)
         return slope

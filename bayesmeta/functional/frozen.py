@@ -81,6 +81,10 @@ def _is_frozen(parameter: Tensor) -> bool:
     return isinstance(parameter, nn.Parameter) and not parameter.requires_grad
 
 
+_BLOCK = 8192
+"""Points whose outputs are held at once, where no gradient needs them: so many fit a cache."""
+
+
 class Frozen:
     """A module as it is now, as a function of its inputs and, if given, of other weights: later updates do not move it.
 
@@ -124,8 +128,11 @@ class Frozen:
                 vectors, ``(S, B, P)``, outputs are ``(S, B, M, *O)``.
         """
         if weights is None:
-            result: Tensor = self(x) if each_by_itself(self.module) else self.map(self, x)
-            return result
+            if not self._apart(x):
+                result: Tensor = self(x) if each_by_itself(self.module) else self.map(self, x)
+                return result
+            parts = self.in_blocks(x, 1, lambda outputs, block: outputs)
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
         draws = isinstance(weights, Tensor) and weights.dim() == 3
 
         def of_task(weights: Params | Tensor, x: Any) -> Any:
@@ -133,12 +140,41 @@ class Frozen:
                 return self.map(lambda draw: self(x, weights=draw), weights)
             return self(x, weights=weights)
 
-        if self._layer_by_layer(x, draws):
+        if self.layer_by_layer(x, draws):
             return self._together(x, weights)
         result = self.map(of_task, weights.movedim(-2, 0) if isinstance(weights, Tensor) else weights, x)
         return result.movedim(1, 0) if draws else result
 
-    def _layer_by_layer(self, x: Any, draws: bool) -> bool:
+    def in_blocks(self, x: Any, parts: int, then: Callable[[Tensor, slice], Tensor]) -> list[Tensor]:
+        """What `then` makes of outputs ``(B S, M, *O)`` at x ``(B, S M, *X)``: of some of the B S parts at a time.
+
+        So what is between fits a cache, where no gradient needs it: memory that is new costs more than a small network.
+
+        Args:
+            x: inputs of B tasks.
+            parts: S, in which each task's points come.
+            then: is told the slice of the B S, too.
+        """
+        if not self._apart(x):
+            outputs = self.over_tasks(x)
+            return [then(outputs.unflatten(1, (parts, outputs.shape[1] // parts)).flatten(0, 1), slice(None))]
+        each = x.unflatten(1, (parts, x.shape[1] // parts)).flatten(0, 1)
+        size = max(1, _BLOCK // max(1, each.shape[1]))
+
+        def run(network: nn.Module) -> list[Tensor]:  # on a matrix of points, which need not lie row by row
+            blocks = [(each[start : start + size], slice(start, start + size)) for start in range(0, len(each), size)]
+            return [then(network(part.flatten(0, 1)).unflatten(0, part.shape[:2]), block) for part, block in blocks]
+
+        found: list[Tensor] = self.run(run)
+        return found
+
+    def _apart(self, x: Any) -> bool:
+        """Whether points are asked some at a time: where the network takes any of them, and no gradient is needed."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+            return False
+        return each_by_itself(self.module)
+
+    def layer_by_layer(self, x: Any, draws: bool = False) -> bool:
         """Whether weights that differ make one product of matrices a layer, in half the time that vmap takes for a small one."""
         if torch.compiler.is_compiling() or self.strategy == "loop" or not (draws or len(tree_leaves(x)[0]) > 1):
             return False

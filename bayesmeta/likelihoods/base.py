@@ -185,22 +185,24 @@ def _check_inside(inside: Tensor, given: Points, expected: str) -> None:
         )
 
 
-def mean_error(support: Points, like: Tensor) -> Callable[[Tensor], Tensor]:
+def mean_error(support: Points, like: Tensor, lead: int = 1) -> Callable[[Tensor], Tensor]:
     """The mean of errors ``(N, *Y)`` or ``(N,)`` over what is observed of one task's targets; with nothing observed, zero.
 
     Args:
         support: one task's points, without B.
         like: of whose floating type and device the errors are.
+        lead: 1, or 2 for the points of B tasks, whose means are added.
     """
-    mask = support.mask.flatten(1) if support.mask.dim() > 1 else support.mask[:, None]
-    share = mask.to(like) / observed(support, lead=1).sum().clamp(min=1)  # once, and not at each step
-    entries = mask.shape[1]
+    mask = support.mask.flatten(lead) if support.mask.dim() > lead else support.mask[..., None]
+    counts = observed(support, lead).sum(-1).clamp(min=1)
+    share = mask.to(like) / counts[..., None, None]  # once, and not at each step
+    entries = mask.shape[-1]
 
     def mean(errors: Tensor) -> Tensor:
-        each = errors.reshape(len(errors), -1)
-        if entries not in (1, each.shape[1]):
+        each = errors.reshape(*errors.shape[:lead], -1)
+        if entries not in (1, each.shape[-1]):
             raise ValueError(
-                f"mask: expected errors of {entries} entries a point, as the mask has them, got {each.shape[1]}; let the "
+                f"mask: expected errors of {entries} entries a point, as the mask has them, got {each.shape[-1]}; let the "
                 "likelihood's error be (..., *Y), without a sum"
             )
         return (each * share).sum()
@@ -208,14 +210,23 @@ def mean_error(support: Points, like: Tensor) -> Callable[[Tensor], Tensor]:
     return mean
 
 
-def support_error(network: Frozen, likelihood: Likelihood, support: Points) -> Callable[[Params | Tensor], Tensor]:
+def support_error(
+    network: Frozen, likelihood: Likelihood, support: Points, lead: int = 1
+) -> Callable[[Params | Tensor], Tensor]:
     """One task's inner objective: the mean error over its observed support targets, as a function of the adapted weights.
 
-    `support` is one task's, without B. With nothing observed the objective is zero.
+    With nothing observed the objective is zero.
+
+    Args:
+        network: what is adapted.
+        likelihood: whose error it is.
+        support: one task's, without B.
+        lead: 1, or 2 for the points of B tasks, whose objectives are added: the gradient of each task's weights is its own.
     """
-    mean = mean_error(support, next(iter(network.state.values())))
+    mean = mean_error(support, next(iter(network.state.values())), lead)
+    outputs = network if lead == 1 else network.over_tasks
 
     def objective(weights: Params | Tensor) -> Tensor:
-        return mean(likelihood.error(network(support.x, weights=weights), support.y))
+        return mean(likelihood.error(outputs(support.x, weights=weights), support.y))
 
     return objective

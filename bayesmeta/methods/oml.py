@@ -124,4 +124,5 @@ class OML(Learner):
             start = {name: value.expand(self.classes, *value.shape[1:]) for name, value in start.items()}
         embedded = support._replace(x=features.over_tasks(support.x))
         weights = head.map(lambda points: learn(points, start), embedded)
-        return on_features(PointEstimate(head, likelihood, weights, embedded, learn), support, features)
+        inner = PointEstimate(head, likelihood, weights, embedded, lambda *known: head.map(learn, *known))
+        return on_features(inner, support, features)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesmeta.data import Episode, Points, concatenate
-from bayesmeta.functional import Frozen, Params, descend, first_order
+from bayesmeta.functional import first_order
 from bayesmeta.learner import Learner
-from bayesmeta.likelihoods import Likelihood, nll, support_error
-from bayesmeta.posterior import Posterior
+from bayesmeta.likelihoods import Likelihood, nll
 from bayesmeta.posteriors import PointEstimate, adapt, check_inner_loop
 
 __all__ = ["Reptile"]
@@ -52,7 +51,7 @@ class Reptile(Learner):
         self.steps = steps
         self.rate = rate
 
-    def forward(self, support: Points) -> Posterior:
+    def forward(self, support: Points) -> PointEstimate:
         return adapt(
             self.network,
             self.likelihood,
@@ -64,19 +63,11 @@ class Reptile(Learner):
         )
 
     def loss(self, episode: Episode) -> Tensor:
-        network = Frozen(self.network, self.strategy)
-        initial = network.weights
-
-        def descended(task: Points, start: Params) -> Params:
-            return descend(support_error(network, self.likelihood, task), start, self.steps, self.rate, first_order)
-
-        def train(support: Points, everything: Points) -> tuple[Params, Params]:
-            adapted = descended(support, {name: weight.detach() for name, weight in initial.items()})
-            return adapted, descended(everything, adapted)
-
-        adapted, trained = network.map(train, episode.support, concatenate(*episode))
-        posterior = PointEstimate(network, self.likelihood, adapted, episode.support)
+        posterior = self.forward(episode.support)
+        posterior.weights = {name: weight.detach() for name, weight in posterior.weights.items()}
+        trained = posterior.learn(concatenate(*episode), posterior.weights)  # type: ignore[misc]
         values = nll(posterior(episode.query.x), episode.query)
+        initial = posterior.network.weights
         distance = torch.stack(
             [0.5 * (weight - trained[name]).square().flatten(1).sum(1) for name, weight in initial.items()]
         ).sum(0)

@@ -37,7 +37,7 @@ class PointEstimate(Posterior):
         likelihood: maps outputs to distributions.
         weights: the adapted parameters by name, each ``(B, ...)``; the others are the network's own.
         support: what was learned from.
-        learn: moves one task's weights to where its further points lead, for updates; None if there are none.
+        learn: moves the tasks' weights to where their further points lead, for updates; None if there are none.
     """
 
     _of_tasks: ClassVar[tuple[str, ...]] = ("weights",)
@@ -62,7 +62,7 @@ class PointEstimate(Posterior):
             return super()._updated(points)
         check_padding(self.network.module, seen(points), "points")
         later = self._later()
-        later.weights = self.network.map(self.learn, points, self.weights)
+        later.weights = self.learn(points, self.weights)
         return later
 
     def _predictive(self, x: Any, samples: int | None = None) -> Distribution:
@@ -105,8 +105,17 @@ def adapt(
     frozen = Frozen(network, strategy)
     start = frozen.weights
 
-    def learn(points: Points, weights: Params) -> Params:
-        return descend(support_error(frozen, likelihood, points), weights, steps, rates, gradient)
+    def descended(points: Points, weights: Params, lead: int = 1) -> Params:
+        return descend(support_error(frozen, likelihood, points, lead), weights, steps, rates, gradient)
 
-    weights = frozen.map(lambda support: learn(support, start), support)
+    def learn(points: Points, weights: Params) -> Params:
+        if frozen.layer_by_layer(points.x):  # contiguous, so that what a file gives back is of the same bits in use
+            return {name: value.contiguous() for name, value in descended(points, weights, lead=2).items()}
+        found: Params = frozen.map(descended, points, weights)
+        return found
+
+    if frozen.layer_by_layer(support.x):
+        weights = learn(support, {name: value.expand(len(support.mask), *value.shape) for name, value in start.items()})
+    else:
+        weights = frozen.map(lambda support: descended(support, start), support)
     return PointEstimate(frozen, likelihood, weights, support, learn)

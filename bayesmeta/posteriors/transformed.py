@@ -12,8 +12,7 @@ from torch.distributions import Distribution
 
 from bayesmeta.answers import Functions, Joint, refuse_update
 from bayesmeta.data import Points
-from bayesmeta.distributions import joined
-from bayesmeta.functional import Frozen, each_by_itself
+from bayesmeta.functional import Frozen
 from bayesmeta.networks import BatchNorm
 from bayesmeta.posterior import Posterior
 
@@ -106,10 +105,6 @@ def on_features(inner: Posterior, support: Points, features: Frozen) -> Transfor
     return _OnFeatures(inner, support, features)
 
 
-_BLOCK = 8192
-"""Points whose features are held at once, where no gradient needs them: so many fit a cache."""
-
-
 class _OnFeatures(Transformed):
     def __init__(self, inner: Posterior, support: Points, features: Frozen) -> None:
         super().__init__(inner, support, features.over_tasks, further=self._told)
@@ -120,18 +115,7 @@ class _OnFeatures(Transformed):
         return points._replace(x=self.features.over_tasks(points.x))
 
     def _functions(self, samples: int) -> Functions:
-        inner = self.inner._functions(samples)
-
-        def ask(x: Any, own: bool) -> Distribution:
-            large = own and isinstance(x, Tensor) and len(x) * x.shape[1] > _BLOCK
-            if not large or torch.is_grad_enabled() or not each_by_itself(self.features.module):
-                return inner(self._inward(x), own)
-            size = max(1, _BLOCK // (len(x) * samples))
-            blocks = [part.flatten(1, 2) for part in x.unflatten(1, (samples, -1)).split(size, 2)]
-            answers = self.features.run(lambda network: [inner(network(block), own) for block in blocks])
-            return joined(answers, 2)
-
-        return ask
+        return self.inner._functions_on(self.features, samples)
 
 
 def check_pointwise(network: nn.Module) -> None:

@@ -105,7 +105,7 @@ class Pendulum(World):
     def reward(self, observation: Tensor, action: Tensor, after: Tensor) -> Tensor:
         cosine, sine, speed = observation.unbind(-1)
         angle = torch.atan2(sine, cosine)
-        return -(angle.square() + 0.1 * speed.square() + 0.001 * action.square().sum(-1))
+        return -angle.square().add(speed.square(), alpha=0.1).add(action[..., 0].square(), alpha=0.001)
 
     def moved(self, observation: Tensor, change: Tensor) -> Tensor:
         """On the circle again, and no faster than can be."""

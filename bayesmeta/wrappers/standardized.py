@@ -165,7 +165,7 @@ class Standardized(Learner):
         x_loc, x_scale, y_loc, y_scale = (b.clone() for b in (self.x_loc, self.x_scale, self.y_loc, self.y_scale))
 
         def scale(x: Any) -> Any:
-            return tree_map(lambda leaf: (leaf - x_loc) / x_scale if leaf.is_floating_point() else leaf, x)
+            return tree_map(lambda leaf: (leaf - x_loc).div_(x_scale) if leaf.is_floating_point() else leaf, x)
 
         def unscale(distribution: Distribution) -> Distribution:
             return affine(distribution, y_loc, y_scale)

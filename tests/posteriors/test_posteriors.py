@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 from pyro import distributions as dist
 
-from bayesmeta import Points
+from bayesmeta import ALPaCA, Points, Standardized
 from bayesmeta.likelihoods import Gaussian
 from bayesmeta.networks import MLP
 from bayesmeta.posteriors import BayesianLinear, Particles, PointEstimate, Transformed, adapt
@@ -162,3 +162,25 @@ def test_two_thousand_single_updates_are_one_batch_in_float32():
     assert at.mean.dtype == torch.float32
     torch.testing.assert_close(at.mean, batch.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(at.stddev, batch.stddev, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_functions_of_many_points_are_those_of_few(targets: int) -> None:
+    # Without gradients, what is asked of features comes in blocks: here two functions of a task at a time, at last a single one.
+    torch.manual_seed(0)
+    network = MLP(2, targets, hidden=(6,), activation=torch.nn.Tanh)
+    scales = [torch.tensor(value) for value in ([1.0, 2.0], [0.5, 3.0], 3.0, 0.5)]
+    alpaca = ALPaCA(network.features, network.head, Gaussian(0.1))
+    learner = Standardized(alpaca, x_loc=scales[0], x_scale=scales[1], y_loc=scales[2], y_scale=scales[3]).double()
+    functions = learner(Points(normal(B, N, P), normal(B, N, targets), MASK.new_ones(B, N))).functions(5)
+    x = normal(2, 5, B, 3_000).permute(1, 2, 3, 0)  # which lies in columns
+    expected, at_first = (
+        functions(x.contiguous()),
+        functions(x[0]),
+    )  # at once, and all functions at the inputs of the first
+    with torch.no_grad():
+        found, found_at_first = functions(x), functions(x[0])
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found_at_first.mean, at_first.mean)
+    torch.testing.assert_close(found.mean[0], at_first.mean[0])
+    torch.testing.assert_close(found.stddev, torch.full_like(found.mean, 0.05))

@@ -31,12 +31,12 @@ def test_it_answers_the_same_and_is_told_further_points(name: str, likelihood: s
     before = torch.get_rng_state()
     loaded = bm.load(tmp_path / "a", learner)
     assert torch.equal(torch.get_rng_state(), before)
-    close = (
-        {"rtol": 1e-12, "atol": 1e-12} if "Dense" in name else {"rtol": 0, "atol": 0}
-    )  # pixels lie otherwise in memory
+    same, near = {"rtol": 0, "atol": 0}, {"rtol": 1e-12, "atol": 1e-12}
+    close = near if "Dense" in name else same  # pixels lie otherwise in memory
     torch.testing.assert_close(answers(loaded, likelihood), answers(posterior, likelihood), **close)
     later = [answers(updated(each, second), likelihood) for each in (loaded, posterior)]
-    torch.testing.assert_close(*later, **close)
+    # Weights from a file are not in training: of a logit's loss torch.func then sums the slope in another order than autograd.
+    torch.testing.assert_close(*later, **(near if (name, likelihood) == ("MAML", "yes or no") else close))
 
 
 def test_what_was_drawn_for_all_tasks_is_kept(tmp_path: Path) -> None:
