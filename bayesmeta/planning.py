@@ -86,7 +86,7 @@ def plan(
             f"belief: expected finite numbers {tuple(start.shape)} for {worlds} worlds and {horizon} steps, got {got}; give what "
             "a plan for as many steps returned, or None"
         )
-    # What was free once, glibc keeps in like amounts later: up to 64 MB, whose pages would else be new, and cost more, at each step.
+    # As much as was free once, and twice that, glibc keeps from then on; new pages at each step would cost more than the step.
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
     rows = torch.arange(worlds, device=observation.device)[:, None]
     for _ in range(iterations):
