@@ -9,7 +9,9 @@ dialect, and translate numbers that these did not show.
 
 With languages of your own: `bm.tasks.pair_file("pairs.tsv")`, three columns with tabs between.
 
-The picture: how probable the translations of numbers are said to be that the thirty pairs did not show. PICTURE
+The picture: how probable the translations of numbers are said to be that the thirty pairs did not show. About three in four are
+right, and the surest are; the wrong ones are among those that are said to be in doubt. Before adaptation the learner translates
+nothing ("as trained", in the table): where to start from is not what to answer.
 """
 
 import random
