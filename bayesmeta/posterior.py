@@ -27,9 +27,8 @@ __all__ = ["Posterior"]
 class Posterior(ABC):
     """What B tasks' supports taught: a value that later updates of the learner do not move.
 
-    ``posterior(x)`` is the predictive distribution of y at x, batch ``(B, M)`` and event ``*Y``.
-    ``posterior.functions(S)`` are S functions of the posterior, which may be asked again and again, each time with the batch
-    ``(S, B, M)``; ``posterior.draws(x, S)`` asks them once.
+    ``posterior(x)`` is the predictive distribution of y at x, batch ``(B, M)`` and event ``*Y``. ``posterior.functions(S)`` are S
+    functions, to be asked again and again, each time with the batch ``(S, B, M)``; ``posterior.draws(x, S)`` asks them once.
 
     x is ``(B, M, *X)``; for a single task ``(M, *X)`` will do, and for one feature ``(M,)``. It may be an array, a tensor or
     a list, and is taken to the support's device and floating type.
@@ -44,11 +43,9 @@ class Posterior(ABC):
 
     _of_tasks: ClassVar[tuple[str, ...] | None] = None
     """The attributes that hold what was learned of each task, beside `support`: trees of tensors ``(B, ...)`` and of posteriors.
-
     All others are the same for all tasks. `expand` and `save` need to know; None where it is not said."""
     _drawn: ClassVar[tuple[str, ...]] = ()
     """The attributes that are the same for all tasks, but were drawn at random from the learner: trees of tensors, for `save`."""
-
     _entries: ClassVar[bool] = False
     """Whether updates leave out single entries of a target, by a mask of the shape of y."""
 
@@ -79,8 +76,7 @@ class Posterior(ABC):
         """S functions of the posterior, drawn once: asked twice, each gives the answers that it gave before.
 
         They take x as a prediction does, ``(B, M, *X)``, or ``(S, B, M, *X)``: inputs of its own for each function. Answers are
-        p(y | x, f), batch ``(S, B, M)`` and event ``*Y``, and differentiable by x. Later updates of the learner do not move the
-        functions.
+        p(y | x, f), batch ``(S, B, M)`` and event ``*Y``, and differentiable by x. Later updates of the learner do not move them.
 
         A Gaussian process is drawn as far as it is asked: the values at new inputs given all its own earlier ones, by random
         numbers of the moment. So each question costs time and memory in proportion to the square of the number of all points
@@ -97,9 +93,8 @@ class Posterior(ABC):
         Example:
             >>> posterior = DKT(nn.Identity(), RBFKernel(), Gaussian())(points([0.0, 1.0], [0.0, 1.0]))
             >>> functions = posterior.functions(3)
-            >>> before = functions([0.5]).mean
             >>> ahead = functions(torch.rand(3, 1, 10, 1))  # each function at 10 inputs of its own
-            >>> torch.allclose(functions([0.5]).mean, before, atol=1e-4), ahead.batch_shape
+            >>> torch.allclose(functions([0.5]).mean, functions([0.5]).mean, atol=1e-4), ahead.batch_shape
             (True, torch.Size([3, 1, 10]))
         """
         check_count("samples", samples)

@@ -157,10 +157,9 @@ def measure() -> None:
     for axis, (values, names) in GROWTH.items():
         for name in names:
             once(f"{axis}: {name}", lambda name=name, axis=axis, values=values: grown(name, axis, values))
-    for name, make in (
-        (name, make) for name, make in LEARNERS.items() if not name.startswith("PACOH")
-    ):  # two names of a layer
-        once(f"compiled: {name}", lambda make=make: compiled(make(WIDTH, STEPS, DRAWS), tasks[0]))
+    for name, make in LEARNERS.items():
+        if not name.startswith("PACOH"):  # whose likelihood has two names, which compiling refuses
+            once(f"compiled: {name}", lambda make=make: compiled(make(WIDTH, STEPS, DRAWS), tasks[0]))
     for name, command in OTHERS.items():
         if name not in load(RATIOS):
             environment = {key: value for key, value in os.environ.items() if key not in PAGES}

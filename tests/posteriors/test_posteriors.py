@@ -174,10 +174,7 @@ def test_functions_of_many_points_are_those_of_few(targets: int) -> None:
     learner = Standardized(alpaca, x_loc=scales[0], x_scale=scales[1], y_loc=scales[2], y_scale=scales[3]).double()
     functions = learner(Points(normal(B, N, P), normal(B, N, targets), MASK.new_ones(B, N))).functions(5)
     x = normal(2, 5, B, 3_000).permute(1, 2, 3, 0)  # which lies in columns
-    expected, at_first = (
-        functions(x.contiguous()),
-        functions(x[0]),
-    )  # at once, and all functions at the inputs of the first
+    expected, at_first = functions(x.contiguous()), functions(x[0])  # at once, and all at the inputs of the first
     with torch.no_grad():
         found, found_at_first = functions(x), functions(x[0])
     torch.testing.assert_close(found.mean, expected.mean)
