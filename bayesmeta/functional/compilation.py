@@ -64,6 +64,8 @@ class CompiledGradient:
         from bayesmeta.functional.products import Turned  # seconds to import
 
         options = {"fallback_random": True, "post_grad_custom_pre_pass": Turned(), "guard_filter_fn": _may_change}
+        if all(p.device.type == "cpu" for p in parameters):
+            options["cpp_wrapper"] = True  # all of it in one C++ file: fewer headers to read, no Python between kernels
         self.whole = _compile(self._eager, options=options)
         self.chosen = self.whole
         self.traced: set[tuple[torch.Size, ...]] = set()
@@ -156,8 +158,8 @@ def _check_names(module: nn.Module, learner: str) -> None:
     for name, part in module.named_modules(remove_duplicate=False):
         if part._parameters and names.setdefault(id(part), name) != name:
             raise ValueError(
-                f"compile: expected each layer of {learner} under one name, got {names[id(part)]!r} and {name!r}; keep one of "
-                "them and call it twice, or train with compile=False"
+                f"compile: expected each layer of {learner} under one name, but {names[id(part)]!r} and {name!r} are one; train "
+                "with compile=False or, where both are in a network of yours, keep one and call it twice"
             )
 
 

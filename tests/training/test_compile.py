@@ -112,6 +112,17 @@ def test_what_cannot_be_compiled_says_so_before_any_update(name: str) -> None:
     assert torch.distributions.Distribution._validate_args  # which the compiler switches off
 
 
+def test_a_layer_under_two_names_is_refused() -> None:
+    pacoh = bm.PACOH(features(), ScaleKernel(RBFKernel()), bm.likelihoods.Gaussian(), tasks=4)
+    twice = torch.nn.Sequential(layer := torch.nn.Linear(1, 1), layer)
+    for learner, names in (
+        (pacoh, "'learner.likelihood' and 'learner.prior.likelihood'"),
+        (bm.MAML(twice, bm.likelihoods.Gaussian()), "'learner.network.0' and 'learner.network.1'"),
+    ):
+        with pytest.raises(ValueError, match=f"each layer of {type(learner).__name__} under one name, but {names} are one"):
+            bm.fit(learner, bm.tasks.Sinusoids(batch=4), steps=1, progress=False, compile=True)
+
+
 def test_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="threads: expected 1 with compile=True"):
         bm.fit(WHOLE["MAML"](), bm.tasks.Sinusoids(batch=4), steps=1, slices=2, threads=2, compile=True)
