@@ -61,6 +61,7 @@ class NormalFamily(Family):
             needed = int((weight.cumsum(-1) < 1 - 1e-9).sum(-1).max()) + 1
             weight, order = weight[..., :needed], order[..., :needed]
             loc, scale = loc.gather(-1, order), scale.gather(-1, order)
+        loc, scale = loc.contiguous(), scale.contiguous()  # draws were the first dimension
         return (weight * _absolute(y[..., None] - loc, scale)).sum(-1) - _half_apart(weight, loc, scale)
 
 

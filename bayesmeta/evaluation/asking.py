@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from bayesmeta.data import Episode, Points, join
-from bayesmeta.evaluation.evaluate import Predictor, answers, check_statistic
+from bayesmeta.evaluation.evaluate import Predictor, answers, judged
 from bayesmeta.metrics import Metric
 
 __all__ = ["Asked", "LabelSpace", "check_seen", "first_answer"]
@@ -69,11 +69,8 @@ class Asked:
         prediction = answers(lambda support: posterior, part)
         if self.labels != "all":
             prediction = _among(prediction, come if self.labels == "seen" else _own(part, len(come.T)))
-        rows = []
-        for metric in self.metrics:
-            rows.append(metric.statistic(prediction, part.query).double().cpu())
-            check_statistic(metric, rows[-1], self.learner, prediction, f"part {number}")
-        return rows
+        rows = judged(self.metrics, prediction, part.query, self.learner, f"part {number}")
+        return [row.double() for row in rows]
 
 
 def _stacked(row: Row, like: Row) -> list[Tensor]:

@@ -28,9 +28,9 @@ __all__ = [
     "Predictor",
     "answers",
     "check_defined",
-    "check_statistic",
     "evaluate",
     "evaluating",
+    "judged",
     "predict",
     "reading",
     "statistics",
@@ -109,27 +109,30 @@ def statistics(
         The metrics; of each its statistics of every task or cluster, ``(T, K)``; and the units of each task, ``(T, W)``, where
         tasks have several.
     """
-    rows: dict[str, list[Tensor]] = {}
+    rows: list[list[Tensor]] = []
     units = Units(tasks, clusters)
     metrics = check_metrics(metrics)
     with reading(learner, tasks, episodes=episodes, seed=seed, progress=progress) as read:
         for index, episode in read:
             prediction = answers(learner, episode)
             metrics = metrics or default_metrics(prediction)
-            for metric in metrics:
-                row = metric.statistic(prediction, episode.query).cpu()
-                check_statistic(metric, row, learner, prediction, f"episode {index}")
-                rows.setdefault(metric.name, []).append(row)
+            rows.append(judged(metrics, prediction, episode.query, learner, f"episode {index}"))
             units.read(index, len(episode.query.mask))
-    chosen = metrics or []
-    return chosen, *units.pooled([torch.cat(rows[metric.name]) for metric in chosen])
+    return metrics or [], *units.pooled([torch.cat(each) for each in zip(*rows, strict=True)])
 
 
-def check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction: Distribution, where: str) -> None:
-    """Raises a ValueError where a metric has no number for a task: one such would make the whole figure NaN."""
-    bad = row.isnan()
-    if bad.any():
-        name, task = getattr(learner, "__qualname__", type(learner).__name__), int(bad.nonzero()[0, 0])
+def judged(
+    metrics: Sequence[Metric], prediction: Distribution, given: Points, learner: Predictor, where: str
+) -> list[Tensor]:
+    """Each metric's statistic of predictions, ``(B, K)``.
+
+    Raises:
+        ValueError: a metric has no number for a task: one such would make the whole figure NaN.
+    """
+    rows = [metric.statistic(prediction, given).cpu() for metric in metrics]
+    if rows and torch.cat(rows, 1).isnan().any():
+        metric, row = next(pair for pair in zip(metrics, rows, strict=True) if pair[1].isnan().any())
+        name, task = getattr(learner, "__qualname__", type(learner).__name__), int(row.isnan().nonzero()[0, 0])
         why = (
             "it gives standard deviations of 0, for which there is no density; let it give a smallest one, or judge it by RMSE"
             if _without_spread(prediction)
@@ -139,6 +142,7 @@ def check_statistic(metric: Metric, row: Tensor, learner: Predictor, prediction:
             f"learner: expected predictions of which {metric.name} is a number, got NaN for {name} at task {task} of "
             f"{where}; {why}"
         )
+    return rows
 
 
 def _without_spread(prediction: Distribution) -> bool:

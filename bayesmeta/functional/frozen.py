@@ -23,9 +23,11 @@ class _Linear(nn.Linear):
     """A linear layer with weights of its own for each of K tasks, ``(K, O, I)``, for inputs ``(K, M, I)``."""
 
     def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight.mT
         if self.bias is None:
-            return input @ self.weight.mT
-        return torch.baddbmm(self.bias[..., None, :], input, self.weight.mT.expand(len(input), -1, -1))
+            return input @ weight
+        weight = weight if weight.dim() == 3 else weight.expand(len(input), -1, -1)
+        return torch.baddbmm(self.bias.unsqueeze(-2), input, weight)
 
 
 def call(module: nn.Module, weights: Params, *inputs: Any) -> Any:
@@ -184,9 +186,34 @@ class Frozen:
         lead = weights.shape[:-1] if isinstance(weights, Tensor) else x.shape[:1]
         if isinstance(weights, Tensor):
             weights = unravel(weights.flatten(0, -2), self.weights)
-        copier = Copier(self.module, {**self.state, **weights}, {nn.Linear: _Linear})
-        values: Tensor = copier.root(x.expand(*lead, *x.shape[1:]).flatten(0, len(lead) - 1))
+        values: Tensor = self._copied(weights)(x.expand(*lead, *x.shape[1:]).flatten(0, len(lead) - 1))
         return values.unflatten(0, lead)
+
+    def _copied(self, weights: Params) -> nn.Module:
+        """The module with weights of its own for each task, `layer_by_layer`."""
+        return Copier(self.module, {**self.state, **weights}, {nn.Linear: _Linear}).root
+
+    def pullback(self, x: Any, weights: Tensor) -> Callable[[Callable[[Tensor], Tensor]], Tensor]:
+        """What takes gradients by outputs back to the weights, as these are when it is asked: they may change in place.
+
+        Args:
+            x: inputs of K tasks, ``(K, M, *X)``.
+            weights: each task's, ``(K, P)``.
+
+        Returns:
+            From the function that makes the gradient by outputs ``(K, M, *O)`` of them, to that by the weights ``(K, P)``.
+        """
+        leaves = {name: part.detach().requires_grad_() for name, part in unravel(weights, self.weights).items()}
+        copied = self._copied(leaves) if self.layer_by_layer(x) else lambda x: self.over_tasks(x, leaves)
+
+        def gradient(by_outputs: Callable[[Tensor], Tensor]) -> Tensor:
+            with torch.enable_grad():
+                values = copied(x)
+            slope, wanted = by_outputs(values.detach()), list(leaves.values())
+            slopes = torch.autograd.grad(values, wanted, slope, materialize_grads=True)
+            return torch.cat([part.flatten(1) for part in slopes], 1)
+
+        return gradient
 
 
 def redrawn(network: nn.Module, count: int) -> Tensor:

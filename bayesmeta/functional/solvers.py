@@ -71,12 +71,11 @@ def stein_direction(particles: Tensor, scores: Tensor) -> Tensor:
     centred = particles - particles.detach().mean(-2, keepdim=True)  # products of large numbers round differences away
     products = centred @ centred.mT  # (..., K, K)
     norm = products.diagonal(dim1=-2, dim2=-1)
-    distance = (norm[..., None] + norm[..., None, :] - 2 * products).clamp(min=0)
-    others = distance.detach().flatten(-2).sort(-1).values[..., count:]  # without the K zeros of each with itself
-    median = others[..., others.shape[-1] // 2] if count > 1 else torch.ones_like(distance[..., 0, 0])
-    bandwidth = median / (math.log(count) or 1.0)
-    bandwidth = bandwidth.clamp(min=1e-6).maximum(1e-4 * norm.detach().amax(-1))  # rounding decides what is smaller
-    bandwidth = bandwidth[..., None, None]
-    kernel = torch.exp(-distance / bandwidth)
-    laplacian = kernel.sum(-1).diag_embed() - kernel  # Σ_j ∇_j k(θ_j, θ_i) is 2 / bandwidth times its product with θ
-    return (kernel / count) @ scores + (2 / (bandwidth * count) * laplacian) @ centred
+    distance = (norm[..., None] + norm[..., None, :]).sub(products, alpha=2)
+    middle = (count * count + count) // 2 + (count > 1)  # behind the K zeros of each with itself
+    bandwidth = distance.detach().flatten(-2).kthvalue(middle).values / (math.log(count) or 1.0)
+    bandwidth = bandwidth.maximum(1e-4 * norm.detach().amax(-1)).clamp(min=1e-6)  # rounding decides what is smaller
+    pull = 2 / bandwidth[..., None, None]
+    kernel = torch.exp(-0.5 * pull * distance) / count
+    drawn = kernel @ torch.addcmul(scores, pull, centred, value=-1)
+    return torch.addcmul(drawn, pull * kernel.sum(-1, keepdim=True), centred)

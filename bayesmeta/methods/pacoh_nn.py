@@ -139,42 +139,35 @@ class PACOHNN(HyperPosteriorLearner):
 
     def forward(self, support: Points) -> Posterior:
         mean, spread, noise = (part.detach().clone() for part in self._split(self.theta()))
-        count, tasks, network = len(mean), len(support.mask), Frozen(self.network, self.strategy)
+        network, lead = Frozen(self.network, self.strategy), (len(mean), len(support.mask), self.weights)  # K, B, L
+        mean, spread = mean[:, None, None], spread[:, None, None]
+        y, precision = support.y[:, None], (support.mask / noise.square().reshape(-1, 1, 1))[:, :, None, :, None]
 
-        def networks(standard: Tensor) -> Tensor:
-            """Weights ``(K L, B, P)`` from those in units of the prior ``(K, B, L, P)``."""
-            return torch.addcmul(mean[:, None, None], spread[:, None, None], standard).movedim(2, 1).flatten(0, 1)
+        def slope(values: Tensor) -> Tensor:
+            """The gradient of log p(y | x, w) by the networks' outputs ``(K B L, N, Y)``."""
+            check_event(values.shape[-1:], support.y.shape[2:])
+            return (y - values.unflatten(0, lead)).mul_(precision).flatten(0, 2).to(values)
 
-        def score(standard: Tensor) -> Tensor:
-            """The gradient of log p(y | x, w) + log P(w) in the units of `standard`: by autograd through the network alone."""
-            with torch.enable_grad():
-                values = network.over_tasks(support.x, weights := networks(standard).requires_grad_())
-                check_event(values.shape[-1:], support.y.shape[2:])
-            misfit = (support.y - values.detach().unflatten(0, (count, -1))) * support.mask[
-                ..., None
-            ]  # (K, L, B, N, Y)
-            slope = misfit / noise.square().reshape(-1, 1, 1, 1, 1)
-            (slope,) = torch.autograd.grad(values, weights, slope.flatten(0, 1).to(values))
-            return slope.unflatten(0, (count, -1)).movedim(1, 2).mul_(spread[:, None, None]).sub_(standard)
-
-        shared = standard_normal(count, 1, self.weights, mean.shape[1], like=mean)
-        standard = shared.expand(-1, tasks, -1, -1).clone()
+        shared = standard_normal(lead[0], 1, self.weights, mean.shape[-1], like=mean)
+        standard = shared.expand(*lead, -1).clone()  # weights in units of the prior
+        weights = torch.empty_like(standard)
+        x = tree_map(lambda leaf: leaf[None, :, None].expand(*lead, *leaf.shape[1:]).flatten(0, 2), support.x)
+        by_weights = network.pullback(x, weights.flatten(0, 2))
         optimizer = torch.optim.Adam([standard], self.rate, fused=True, maximize=True)
         for _ in range(self.steps):
-            direction = stein_direction(standard, score(standard))
-            standard.grad = direction.to(
-                standard
-            ).contiguous()  # of another type under autocast; as Adam's kernel reads it
+            torch.addcmul(mean, spread, standard, out=weights)
+            score = by_weights(slope).view(standard.shape).mul_(spread).sub_(standard)  # of log p(y | x, w) + log P(w)
+            standard.grad = stein_direction(standard, score).to(standard)  # of another type under autocast
             optimizer.step()
-        learned = networks(standard).movedim(1, 0)
+        learned = torch.addcmul(mean, spread, standard, out=weights).movedim(1, 0).flatten(1, 2)
 
         def predictions(known: tuple[Tensor, Tensor], x: Any) -> Distribution:
             learned, noise = known
-            values = network.over_tasks(x, learned.movedim(1, 0)).unflatten(0, (count, -1))
+            values = network.over_tasks(x, learned.movedim(1, 0)).unflatten(0, lead[::2])
             scale = noise.mT[:, None, :, None, None].expand_as(values)
             return Normal(values.flatten(0, 1), scale.flatten(0, 1), validate_args=False).to_event(1)
 
-        known = (learned, noise.expand(tasks, -1))
+        known = (learned, noise.expand(len(learned), -1))
         return Particles(predictions, known, mean.new_zeros(learned.shape[:2]), support)
 
 

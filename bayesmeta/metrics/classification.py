@@ -51,10 +51,9 @@ def top(distribution: Distribution, given: Points) -> tuple[Tensor, Tensor, Tens
 
 def binned(confidence: Tensor, correct: Tensor, weight: Tensor, bins: int) -> Tensor:
     """Count, sum of confidence and number right in bins (a, b] of confidence, as is customary: ``(B, 3 bins)``."""
-    place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1).flatten(1)
-    weight = weight.double().expand_as(confidence)
-    parts = torch.stack([weight, weight * confidence, weight * correct], 1).flatten(2)
-    return parts.new_zeros(len(parts), 3, bins).scatter_add(2, place[:, None].expand_as(parts), parts).flatten(1)
+    place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1).flatten(1)
+    parts = torch.stack([torch.ones_like(confidence), confidence, correct], 1).mul_(weight[:, None]).flatten(2)
+    return parts.new_zeros(len(parts), 3, bins).scatter_add_(2, place[:, None].expand_as(parts), parts).flatten(1)
 
 
 def bin_parts(sums: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:

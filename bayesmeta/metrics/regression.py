@@ -31,9 +31,9 @@ def _check_numbers(distribution: Distribution, y: Tensor) -> None:
 
 def _entries(values: Tensor, given: Points) -> Tensor:
     """Sums over points of the mean over the entries of y, or over all entries that are observed: ``(B, M, *Y)`` to ``(B, 2)``."""
-    if given.mask.dim() > 2:
+    if values.numel() == given.mask.numel():  # an entry a point, or a mask of entries
         return total(values.flatten(1), given.mask.flatten(1))
-    return total(values.flatten(2).mean(2) if values.dim() > 2 else values, given.mask)
+    return total(values.flatten(2).mean(2), given.mask)
 
 
 @final
@@ -91,11 +91,12 @@ def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:
     So coverage and histograms of counts are those of the randomised transform without its noise (Czado, Gneiting & Held 2009,
     https://doi.org/10.1111/j.1541-0420.2009.01191.x, section 2.1).
     """
-    below, at_most = (step.double() for step in steps)
-    if steps[0] is steps[1]:
-        return (at_most <= level).double()
-    inside = ((level - below) / (at_most - below)).clamp(0, 1)
-    return torch.where(at_most > below, inside, (at_most <= level).double())
+    below, at_most = steps
+    share = (at_most.double() <= level).double()
+    if below is at_most:
+        return share
+    below, at_most = below.double(), at_most.double()
+    return torch.where(at_most > below, ((level - below) / (at_most - below)).clamp(0, 1), share)
 
 
 @final

@@ -23,8 +23,8 @@ import torch
 
 import bayesmeta as bm
 from bayesmeta import metrics
-from bayesmeta.evaluation.evaluate import answers, check_statistic, reading
-from bayesmeta.evaluation.evaluate import statistics as judged
+from bayesmeta.evaluation.evaluate import answers, judged, reading
+from bayesmeta.evaluation.evaluate import statistics as whole
 from benchmarks.cost.speed_learners import LEARNERS
 from benchmarks.store import keep, load
 
@@ -82,9 +82,7 @@ def turn(learner: bm.Learner, tasks: list[bm.Episode], chosen: list[metrics.Metr
         for _, episode in read:
             prediction = answers(learner, episode)
             now = time.process_time()
-            for metric in chosen:
-                row = metric.statistic(prediction, episode.query).cpu()
-                check_statistic(metric, row, learner, prediction, "")
+            judged(chosen, prediction, episode.query, learner, "")
             predictions, judging, last = (
                 predictions + now - last,
                 judging + time.process_time() - now,
@@ -101,7 +99,7 @@ def intervals(found: Any) -> float:
 
 def measure(name: str, rounds: int) -> dict[str, float]:
     learner, tasks, chosen = build(name)
-    found = judged(learner, tasks, episodes=EPISODES, metrics=chosen)
+    found = whole(learner, tasks, episodes=EPISODES, metrics=chosen)
     turns = [(*turn(learner, tasks, chosen), intervals(found)) for _ in range(rounds)]
     each = (statistics.median(column) for column in zip(*turns, strict=True))
     return dict(zip(("predictions", "metrics", "intervals"), each, strict=True))

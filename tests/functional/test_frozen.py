@@ -484,6 +484,23 @@ def test_weights_that_differ_are_a_product_a_layer_as_one_by_one(name: str, lead
     torch.testing.assert_close(*slopes)
 
 
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("name", [*LAYERS, "mapped"])
+def test_a_pullback_is_of_the_weights_as_they_are(name: str, cast: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Linear(4, 3)) if name == "mapped" else LAYERS[name]()
+    frozen, x = Frozen(network), torch.randn(3, 7, 2)
+    weights = torch.randn(3, sum(value.numel() for value in adaptable(network).values()))
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):  # which keeps what it has cast
+        pullback = frozen.pullback(x, weights)
+        for _ in range(2):
+            found = pullback(lambda values: 2 * values)
+            leaf = weights.clone().requires_grad_()
+            (expected,) = torch.autograd.grad(frozen.over_tasks(x, leaf).square().sum(), leaf)
+            torch.testing.assert_close(found, expected)
+            weights.normal_()
+
+
 def test_a_hook_sees_one_task_at_a_time() -> None:
     network = bm.networks.MLP(2, 3)
     seen: list[int] = []
