@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
@@ -21,6 +22,8 @@ Context: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 _GRAPHS = 64
 """The most graphs of one function, one for each shape it meets: an episode may have another shape than the last."""
+_IN_CPP = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
+"""Kernels in one C++ file, what calls them in another: headers are read twice, not once a kernel, and no Python runs between."""
 _IN_PARTS: ContextVar[bool] = ContextVar("_IN_PARTS", default=False)
 
 
@@ -65,7 +68,7 @@ class CompiledGradient:
 
         options = {"fallback_random": True, "post_grad_custom_pre_pass": Turned(), "guard_filter_fn": _may_change}
         if all(p.device.type == "cpu" for p in parameters):
-            options["cpp_wrapper"] = True  # all of it in one C++ file: fewer headers to read, no Python between kernels
+            options |= _IN_CPP
         self.whole = _compile(self._eager, options=options)
         self.chosen = self.whole
         self.traced: set[tuple[torch.Size, ...]] = set()
@@ -120,12 +123,16 @@ def _settings() -> Iterator[None]:
         (autograd, "donated_buffer", False),  # implicit MAML goes backward through a part twice
     ]
     before = [(place, name, getattr(place, name)) for place, name, _ in wanted if hasattr(place, name)]
+    log = logging.getLogger("torch._inductor.ir")  # which tells of each operation that its C++ calls by name
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         for place, name, value in wanted:
             if hasattr(place, name):
                 setattr(place, name, value)
         yield
     finally:
+        log.setLevel(level)
         for place, name, value in before:
             setattr(place, name, value)
 
