@@ -119,7 +119,9 @@ def test_a_layer_under_two_names_is_refused() -> None:
         (pacoh, "'learner.likelihood' and 'learner.prior.likelihood'"),
         (bm.MAML(twice, bm.likelihoods.Gaussian()), "'learner.network.0' and 'learner.network.1'"),
     ):
-        with pytest.raises(ValueError, match=f"each layer of {type(learner).__name__} under one name, but {names} are one"):
+        with pytest.raises(
+            ValueError, match=f"each layer of {type(learner).__name__} under one name, but {names} are one"
+        ):
             bm.fit(learner, bm.tasks.Sinusoids(batch=4), steps=1, progress=False, compile=True)
 
 
