@@ -95,8 +95,7 @@ def _share_below(steps: tuple[Tensor, Tensor], level: float) -> Tensor:
     share = (at_most.double() <= level).double()
     if below is at_most:
         return share
-    below, at_most = below.double(), at_most.double()
-    return torch.where(at_most > below, ((level - below) / (at_most - below)).clamp(0, 1), share)
+    return torch.where(at_most > below, ((level - below.double()) / (at_most.double() - below)).clamp(0, 1), share)
 
 
 @final
